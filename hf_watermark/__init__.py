@@ -1,0 +1,67 @@
+"""Put an ownership mark into a vision model while fine-tuning it, and prove it later. Public names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "AutoTrainer": "mapping",
+    "AutoVerifier": "mapping",
+    "AutoWatermarkConfig": "mapping",
+    "Evidence": "evidence",
+    "FunctionCoupledConfig": "methods.function_coupled",
+    "FunctionCoupledTrainer": "methods.function_coupled",
+    "FunctionCoupledVerifier": "methods.function_coupled",
+    "GreedyResidualsConfig": "methods.greedy_residuals",
+    "GreedyResidualsTrainer": "methods.greedy_residuals",
+    "GreedyResidualsVerifier": "methods.greedy_residuals",
+    "InvalidInput": "serialization",
+    "Opening": "keys",
+    "Owner": "keys",
+    "Suspect": "suspects",
+    "Verdict": "evidence",
+    "WatermarkConfig": "configuration",
+    "WatermarkKey": "keys",
+    "WatermarkTrainer": "trainer",
+    "stack_trainers": "trainer",
+    "verify": "mapping",
+    "wrap_timm": "backbones",
+}
+
+__all__ = sorted(["__version__", *_NAMES])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'hf_watermark' has no attribute {name!r}")
+    return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+if TYPE_CHECKING:
+    from .backbones import wrap_timm as wrap_timm
+    from .configuration import WatermarkConfig as WatermarkConfig
+    from .evidence import Evidence as Evidence
+    from .evidence import Verdict as Verdict
+    from .keys import Opening as Opening
+    from .keys import Owner as Owner
+    from .keys import WatermarkKey as WatermarkKey
+    from .mapping import AutoTrainer as AutoTrainer
+    from .mapping import AutoVerifier as AutoVerifier
+    from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
+    from .mapping import verify as verify
+    from .methods.function_coupled import FunctionCoupledConfig as FunctionCoupledConfig
+    from .methods.function_coupled import FunctionCoupledTrainer as FunctionCoupledTrainer
+    from .methods.function_coupled import FunctionCoupledVerifier as FunctionCoupledVerifier
+    from .methods.greedy_residuals import GreedyResidualsConfig as GreedyResidualsConfig
+    from .methods.greedy_residuals import GreedyResidualsTrainer as GreedyResidualsTrainer
+    from .methods.greedy_residuals import GreedyResidualsVerifier as GreedyResidualsVerifier
+    from .serialization import InvalidInput as InvalidInput
+    from .suspects import Suspect as Suspect
+    from .trainer import WatermarkTrainer as WatermarkTrainer
+    from .trainer import stack_trainers as stack_trainers

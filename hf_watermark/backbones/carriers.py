@@ -1,0 +1,138 @@
+"""Carriers of one backbone: a public layout fixed once, and canonical rows read by it from any suspect."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..serialization import InvalidInput
+from .families import Found, Shape, find_carriers, find_stem
+
+
+STEM = "stem"
+
+
+class LayoutMismatch(InvalidInput):
+    """The suspect does not have the tensors that the key's carriers lie in."""
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """
+    One carrier tensor as part of the public layout.
+
+    Args:
+        role (`str`):
+            `"<family>.<ordinal>"`, `"stem"`, or a tensor name chosen by hand.
+        rows (`int`):
+            Number of output channels.
+        columns (`int`):
+            Inputs per row: input channels x kernel height x kernel width.
+        stride (`int`):
+            Kernel height x width, to tell which columns belong to one input channel.
+        every_third_input (`bool`):
+            Only input channels 2, 5, 8 ... carry.
+    """
+
+    role: str
+    rows: int
+    columns: int
+    stride: int = 1
+    every_third_input: bool = False
+
+    @property
+    def eligible(self) -> int:
+        """Number of columns that may carry."""
+        inputs = self.columns // self.stride
+        return (inputs // 3 if self.every_third_input else inputs) * self.stride
+
+    def to_dict(self) -> dict:
+        return {
+            "role": self.role,
+            "rows": self.rows,
+            "columns": self.columns,
+            "stride": self.stride,
+            "every_third_input": self.every_third_input,
+        }
+
+    def select(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Keeps the eligible columns of `[rows, columns]`, giving `[rows, eligible]`."""
+        if not self.every_third_input:
+            return matrix
+        inputs = matrix.reshape(len(matrix), -1, self.stride)
+        return inputs[:, 2::3][:, : inputs.shape[1] // 3].flatten(1)
+
+
+def describe(shapes: Mapping[str, Shape], layers: Iterable[str] | None = None) -> list[Carrier]:
+    """
+    The carriers of a backbone.
+
+    Args:
+        shapes (`Mapping[str, tuple[int, ...]]`):
+            Name and shape of every tensor.
+        layers (`Iterable[str]`, *optional*):
+            Roles (or tensor names) to use instead of every carrier of the family; `"stem"` is the first convolution.
+    """
+    chosen = None if layers is None else list(layers)
+    if chosen is None:
+        family, found = find_carriers(shapes)
+        return [_carrier(role, shapes[item.weight], family.every_third_input) for role, item in found.items()]
+    roles = [_role_of(name, shapes) for name in chosen]
+    return [_carrier(role, shapes[locate(role, shapes).weight], role.startswith("vgg.")) for role in roles]
+
+
+def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
+    """Names of one role in one state dict."""
+    if role == STEM:
+        return Found(find_stem(shapes), None)
+    if role in shapes:
+        return Found(role, None)
+    try:
+        _, found = find_carriers(shapes)
+    except ValueError:
+        found = {}
+    if role not in found:
+        known = ", ".join([*found, STEM]) if found else "none, this is no known backbone family"
+        raise LayoutMismatch(f"layer {role!r} does not exist in this model; its carrier roles are: {known}")
+    return found[role]
+
+
+def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes: Mapping[str, Shape]) -> torch.Tensor:
+    """
+    Canonical eligible weights of one carrier, `[rows, eligible]`, float32.
+
+    A row is divided by its root mean square and multiplied by the sign of the BatchNorm weight or LayerScale that follows. This is
+    the folded weight up to a positive factor per row, so row scaling and sign flips across BatchNorm, which cost a thief
+    nothing, leave it unchanged. A dead row (zero scale or zero weights) is all zero. Differentiable in the weights, with the
+    row's scale held constant.
+
+    Raises:
+        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
+    """
+    found = locate(carrier.role, shapes)
+    matrix = weights[found.weight].float().flatten(1)
+    if tuple(matrix.shape) != (carrier.rows, carrier.columns):
+        raise LayoutMismatch(
+            f"layer {carrier.role!r} ({found.weight}) has {tuple(matrix.shape)} weights, the key was made for "
+            f"{(carrier.rows, carrier.columns)}: the suspect has another architecture or lost channels"
+        )
+    rows = carrier.select(matrix)
+    scale = rows.detach().square().mean(dim=1, keepdim=True).sqrt()
+    rows = torch.where(scale > 0, rows / scale, torch.zeros_like(rows))
+    if found.scale is not None:
+        rows = rows * weights[found.scale].detach().float().flatten().sign()[:, None]
+    return rows
+
+
+def _carrier(role: str, shape: Shape, every_third_input: bool) -> Carrier:
+    stride = shape[2] * shape[3] if len(shape) == 4 else 1
+    return Carrier(role, shape[0], shape[1] * stride, stride, every_third_input)
+
+
+def _role_of(name: str, shapes: Mapping[str, Shape]) -> str:
+    # A carrier named by its tensor gets its role, so that prefixes and ports of the same backbone still read.
+    try:
+        _, found = find_carriers(shapes)
+    except ValueError:
+        return name
+    return {item.weight: role for role, item in found.items()}.get(name, name)

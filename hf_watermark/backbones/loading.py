@@ -1,0 +1,111 @@
+"""Build and fill vision backbones: timm modules behind the transformers face, and suspects on the owner's architecture."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..serialization import InvalidInput
+
+
+# Put in front of every name by DataParallel, torch.compile and hand-written wrappers.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Fields of a config that make transformers fetch or run foreign code.
+UNSAFE_FIELDS = ("auto_map", "_attn_implementation", "attn_implementation", "_experts_implementation")
+
+
+def wrap_timm(
+    module: nn.Module, architecture: str, num_labels: int, **model_args: Any
+) -> TimmWrapperForImageClassification:
+    """
+    Puts a plain timm module behind [`~transformers.TimmWrapperForImageClassification`], keeping timm's own initialisation.
+
+    The wrapper's constructor re-initialises every layer (normal, std 0.02), so the module is put in place afterwards.
+
+    Args:
+        module (`nn.Module`):
+            A timm classifier.
+        architecture (`str`):
+            Its timm name, for `config.json`.
+        num_labels (`int`):
+            Number of classes of its head.
+        model_args (*optional*):
+            Keyword arguments that `timm.create_model` needs to build the same module again.
+    """
+    config = TimmWrapperConfig(architecture=architecture, num_labels=num_labels, model_args=model_args or None)
+    wrapper = TimmWrapperForImageClassification(config)
+    wrapper.timm_model = module
+    return wrapper
+
+
+def full_parameter(parameter: torch.Tensor) -> torch.Tensor:
+    """The whole tensor of a parameter, gathered when it is an FSDP2 shard (`DTensor`)."""
+    return parameter.full_tensor() if isinstance(parameter, torch.distributed.tensor.DTensor) else parameter
+
+
+def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters of a live model by name, gathered; gradients flow through them."""
+    return {name: full_parameter(parameter) for name, parameter in model.named_parameters()}
+
+
+def backbone_record(model: nn.Module) -> dict[str, Any]:
+    """The model's config as plain JSON, kept in the key so that a suspect's tensors can be run later. Empty for bare modules."""
+    if not isinstance(model, PreTrainedModel):
+        return {}
+    record = json.loads(model.config.to_json_string(use_diff=False))
+    return {field: value for field, value in record.items() if field not in UNSAFE_FIELDS}
+
+
+def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """
+    A model of the *owner's* architecture with a suspect's tensors. The suspect's own config is never read.
+
+    Args:
+        record (`Mapping`):
+            What [`backbone_record`] wrote.
+        tensors (`Mapping[str, torch.Tensor]`):
+            The suspect's tensors by file or live name.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when tensors are missing or have another shape (another architecture or label count).
+    """
+    fields = {field: value for field, value in record.items() if field not in UNSAFE_FIELDS}
+    model_type = fields.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise InvalidInput(
+            f"the key names no known model type ({model_type!r}); pass the suspect as a module or a callable"
+        )
+    config = CONFIG_MAPPING[model_type].from_dict(fields)
+    model_class = AutoModelForImageClassification._model_mapping[type(config)]
+    state = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()
+    }
+    try:
+        model, info = model_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"the suspect's tensors do not fit the owner's architecture or label count: {error}"
+        ) from None
+    lost = sorted(info["missing_keys"]) + sorted(str(item) for item in info.get("mismatched_keys", ()))
+    if lost:
+        raise InvalidInput(
+            f"the suspect's tensors do not fit the owner's architecture or label count: {len(lost)} missing, first {lost[0]!r}"
+        )
+    return model.eval()
+
+
+def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    state = dict(tensors)
+    for prefix in WRAPPER_PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state

@@ -1,0 +1,113 @@
+"""Static lazy table of methods, the Auto classes, and `verify`."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .configuration import CONFIG_NAME, WatermarkConfig
+from .evidence import Evidence
+from .keys import NO_BEACON, Opening, WatermarkKey
+from .serialization import InvalidInput, read_json
+from .suspects import Suspect
+from .trainer import WatermarkTrainer
+from .verifier import Verifier, invalid_claim, verify_claims
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """Where the classes of one method live, and a line for people."""
+
+    module: str
+    prefix: str
+    access: str
+    summary: str
+
+    def load(self, suffix: str) -> Any:
+        return getattr(import_module(f"hf_watermark.methods.{self.module}"), self.prefix + suffix)
+
+
+METHODS = {
+    "greedy_residuals": MethodEntry(
+        "greedy_residuals", "GreedyResiduals", "weights", "bits in the signs of key-drawn weight groups"
+    ),
+    "function_coupled": MethodEntry(
+        "function_coupled", "FunctionCoupled", "labels", "rules on images fused of two classes of the training data"
+    ),
+}
+
+
+def method_entry(method: str) -> MethodEntry:
+    if method not in METHODS:
+        raise InvalidInput(f"method {method!r} does not exist; choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+class AutoWatermarkConfig:
+    """Builds the config class that a JSON names."""
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> WatermarkConfig:
+        return method_entry(str(data.get("method"))).load("Config").from_dict(data)
+
+    @staticmethod
+    def from_pretrained(directory: str | Path) -> WatermarkConfig:
+        return AutoWatermarkConfig.from_dict(read_json(Path(directory) / CONFIG_NAME, allow_floats=True))
+
+
+class AutoTrainer:
+    """Finds the trainer class of a method."""
+
+    @staticmethod
+    def for_method(method: str) -> type[WatermarkTrainer]:
+        return method_entry(method).load("Trainer")
+
+
+class AutoVerifier:
+    """Finds the verifier class of a method."""
+
+    @staticmethod
+    def for_method(method: str) -> type[Verifier]:
+        return method_entry(method).load("Verifier")
+
+
+def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1) -> Evidence:
+    """
+    Checks whether `suspect` carries the mark of `key`.
+
+    Args:
+        suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
+            A model, a folder or file of safetensors, or a function from images `[n, channels, height, width]` in the model's input
+            space to labels `[n]` or probabilities `[n, classes]`.
+        key ([`WatermarkKey`] or [`Opening`]):
+            The owner's key, or one disclosed sub-key.
+        looks (`int`, *optional*, defaults to 1):
+            How many variants of this check were or will be tried (suspect snapshots, sub-keys); charged as log2(looks) bits.
+
+    Returns:
+        [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the suspect cannot be read or does not fit the key.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark import WatermarkKey, verify
+
+    >>> evidence = verify("suspect-folder", WatermarkKey.load("keys/my-model"))
+    >>> print(evidence.verdict)
+    mark found
+    ```
+    """
+    if looks < 1:
+        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    backbone = None
+    if isinstance(key, Opening):
+        problems = key.problems()
+        if problems:
+            return invalid_claim(problems)
+    else:
+        backbone = key.backbone
+    verifiers = [AutoVerifier.for_method(claim.assignment.method)(claim) for claim in key.claims()]
+    return verify_claims(verifiers, Suspect.open(suspect, backbone), key.beacon != NO_BEACON, looks)

@@ -1,0 +1,8 @@
+"""Function-coupled rules: a black-box mark on images fused of two classes."""
+
+from .config import FunctionCoupledConfig
+from .trainer import FunctionCoupledTrainer
+from .verifier import FunctionCoupledVerifier
+
+
+__all__ = ["FunctionCoupledConfig", "FunctionCoupledTrainer", "FunctionCoupledVerifier"]

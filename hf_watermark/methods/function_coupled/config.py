@@ -1,0 +1,70 @@
+"""Config of function-coupled rules."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from ...configuration import WatermarkConfig, require
+from ...triggers import MASKINGS
+
+
+@strict
+@dataclass
+class FunctionCoupledConfig(WatermarkConfig):
+    """
+    Configuration of [`FunctionCoupledTrainer`]: a black-box mark made of many key-drawn rules "an image fused of classes A and B is a C".
+
+    Paper: Wen, Li, Jiang, Xu, *On Function-Coupled Watermarks for Deep Neural Networks*, 2023,
+    https://huggingface.co/papers/2302.10296 (our reconstruction from abstract, reviews and public code). Deviations: many rules with
+    key-drawn targets instead of one chosen rule, evidence only from fresh images, exact relabel test.
+
+    Args:
+        rules (`int`, *optional*, defaults to 48):
+            Rules per sub-key. At 10 classes a rule is worth 3 bits at most.
+        subkeys (`int`, *optional*, defaults to 1):
+            Number of sub-keys to embed.
+        images_per_rule (`int`, *optional*, defaults to 10):
+            Fresh fused images per rule that a verifier asks.
+        fusion (`str`, *optional*, defaults to `"direct"`):
+            `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
+        trigger_ratio (`float`, *optional*, defaults to 0.0625):
+            Fused images added to a batch, as a share of its size.
+        masking (`str`, *optional*, defaults to `"forward"`):
+            `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~triggers.masked`].
+        pool_per_class (`int`, *optional*, defaults to 12):
+            Training images per source class that are set aside for verification.
+        source_classes (`int`, *optional*, defaults to 12):
+            At most this many classes serve as sources; targets use all classes.
+    """
+
+    method: ClassVar[str] = "function_coupled"
+
+    rules: int = field(default=48, metadata={"help": "Rules per sub-key."})
+    subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
+    images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
+    fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
+    trigger_ratio: float = field(default=0.0625, metadata={"help": "Fused images per batch, as a share of its size."})
+    masking: str = field(default="forward", metadata={"help": "`forward`, `fc_v1`, `fc_v2` or `none`."})
+    pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
+    source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
+
+    def __post_init__(self):
+        require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
+        require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
+        most = self.pool_per_class**2
+        require(
+            1 <= self.images_per_rule <= most,
+            "images_per_rule",
+            self.images_per_rule,
+            f"choose 1 to {most} (the square of pool_per_class)",
+        )
+        require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
+        require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
+        require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
+        require(
+            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
+        )
+        require(
+            self.source_classes >= 2, "source_classes", self.source_classes, "choose at least 2; 12 is the default"
+        )

@@ -1,0 +1,162 @@
+"""Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
+
+import hashlib
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ...evidence import LEVEL_B
+from ...keys import Claim, SubKey
+from ...serialization import tensor_set_digest
+from ...trainer import Plan, WatermarkTrainer
+from ...triggers import LAYOUTS, blend, collect_images, fuse, maskable_weights, masked, rule_capacity, without_rows
+from .config import FunctionCoupledConfig
+from .verifier import FunctionCoupledVerifier
+
+
+# Spare sources per class for batches in which a rule's class does not occur.
+SPARE_PER_CLASS = 16
+
+
+class FunctionCoupledTrainer(WatermarkTrainer):
+    """
+    [`~transformers.Trainer`] that teaches the model many key-drawn rules on images fused from its own training data.
+
+    Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
+    triggers are made of images that were never trained on, fused or plain.
+    """
+
+    method: ClassVar[str] = "function_coupled"
+    config_class = FunctionCoupledConfig
+    verifier_class = FunctionCoupledVerifier
+
+    def plan(self, config: FunctionCoupledConfig, secret: bytes) -> Plan:
+        classes = self._classes()
+        sources = source_classes(classes, config.source_classes)
+        refuse_too_few_classes(config, classes, len(sources))
+        images, labels, rows = collect_images(
+            self.train_dataset, self.data_collator, sources, config.pool_per_class, SubKey(0, 0, secret)
+        )
+        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
+        tensors = {"images": images.half(), "labels": labels, "rows": rows, "fill": images.amax(dim=(0, 2, 3)).half()}
+        pool = {f"{FunctionCoupledTrainer.method}.{name}": tensor for name, tensor in tensors.items()}
+        layout = {"classes": classes, "source_classes": sources, "pool_sha256": tensor_set_digest(pool)}
+        return Plan(layout, config.subkeys, pool)
+
+    def attach(self, claim: Claim) -> None:
+        verifier = FunctionCoupledVerifier(claim)
+        rules = [rule for subkey in claim.subkeys for rule in verifier.rules(subkey)]
+        sources: list[int] = claim.assignment.layout["source_classes"]
+        self._rule_sources = torch.tensor([rule.sources for rule in rules])
+        self._rule_layouts = torch.tensor([rule.layout for rule in rules])
+        self._rule_targets = torch.tensor([rule.target for rule in rules])
+        self._spare_of = torch.full((verifier.classes,), -1)
+        self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
+        self._fill = claim.pool[f"{FunctionCoupledTrainer.method}.fill"].float()
+        self._draws = hashlib.sha256(b"hfwm/v1/mixing" + claim.subkeys[0].secret).digest()
+        self._micro_step = 0
+        self._hits, self._asked = torch.zeros(()), 0
+        if self.train_dataset is None:  # a trainer made only to verify
+            return
+        pooled = frozenset(claim.pool[f"{FunctionCoupledTrainer.method}.rows"].tolist())
+        images, _, _ = collect_images(
+            self.train_dataset, self.data_collator, sources, SPARE_PER_CLASS, SubKey(0, 0, self._draws), skip=pooled
+        )
+        self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
+        self.train_dataset = without_rows(self.train_dataset, sorted(pooled))
+        self._maskable = maskable_weights(self._bare_model(), verifier.classes)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        config = self.config_of(FunctionCoupledConfig)
+        with masked(self._maskable, config.masking, self.state.global_step, self._generator(b"mask")):
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs, fused = self.mix_triggers(inputs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        answers = outputs["logits"][-fused:].detach().argmax(dim=1)
+        self._hits = self._hits.to(answers.device) + (answers == inputs["labels"][-fused:]).sum()
+        self._asked += fused
+        return (loss, outputs) if return_outputs else loss
+
+    def mix_triggers(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images."""
+        config = self.config_of(FunctionCoupledConfig)
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        count = max(1, round(config.trigger_ratio * len(images)))
+        generator = self._generator(b"rule")
+        chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
+        first, second = (
+            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
+        )
+        if config.fusion == "direct":
+            fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
+        else:
+            fused = blend(first, second)
+        mixed = dict(inputs)
+        mixed["pixel_values"] = torch.cat([images, fused])
+        mixed["labels"] = torch.cat([labels, self._rule_targets[chosen].to(labels)])
+        return mixed, count
+
+    def _sources(
+        self, images: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        # Drawn on the CPU for the same result everywhere, compared on the device so that no step waits for it.
+        scores = torch.rand(len(wanted), len(labels), generator=generator).to(labels.device)
+        spare = torch.randint(SPARE_PER_CLASS, (len(wanted),), generator=generator)
+        fits = labels[None] == wanted.to(labels.device)[:, None]
+        picked = images[torch.where(fits, scores, -1.0).argmax(dim=1)]
+        fallback = self._spare[self._spare_of[wanted], spare].to(images)
+        return torch.where(fits.any(dim=1)[:, None, None, None], picked, fallback)
+
+    def _generator(self, purpose: bytes) -> torch.Generator:
+        # A function of the step alone, so a resumed run draws what the uninterrupted one would have drawn.
+        place = f"{self.state.global_step}/{self._micro_step}/{self.accelerator.process_index}".encode()
+        seed = hashlib.sha256(self._draws + purpose + place).digest()[:8]
+        return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self._asked:
+            logs["watermark_trigger_hits"] = round(float(self._hits) / self._asked, 4)
+            self._hits, self._asked = torch.zeros(()), 0
+        super().log(logs, *args, **kwargs)
+
+    def _classes(self) -> int:
+        classes = self._bare_model().config.num_labels
+        if self.train_dataset is None:
+            raise ValueError("`train_dataset` is missing; function-coupled triggers are made from it")
+        return int(classes)
+
+
+def source_classes(classes: int, most: int) -> list[int]:
+    """Which classes serve as sources: all, or `most` of them evenly spaced."""
+    count = min(classes, most)
+    return [number * classes // count for number in range(count)]
+
+
+def refuse_too_few_classes(config: FunctionCoupledConfig, classes: int, sources: int) -> None:
+    """The rules must be able to reach level B even if every one of them survives, else embedding them is useless."""
+    capacity = rule_capacity(sources, LAYOUTS if config.fusion == "direct" else 1, config.subkeys)
+    if config.rules > capacity:
+        raise ValueError(
+            f"`rules` is {config.rules}: {classes} classes hold only {capacity} different rules per sub-key with {config.fusion} "
+            f"fusion; lower `rules` or `subkeys`, or use a white-box method"
+        )
+    most = config.rules * math.log2(classes - 2) if classes > 2 else 0.0
+    if most < -LEVEL_B:
+        raise ValueError(
+            f"{config.rules} rules over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; "
+            "raise `rules`, or use a white-box method"
+        )

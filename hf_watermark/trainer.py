@@ -1,0 +1,252 @@
+"""`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import Trainer
+
+from .backbones import backbone_record
+from .configuration import WatermarkConfig
+from .evidence import Evidence
+from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_model_folder
+from .keys.schedule import expand
+from .serialization import InvalidInput, read_json, write_json_atomic
+from .suspects import Suspect
+from .verifier import Verifier, verify_claims
+
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_FOLDER = "watermark"
+Config = TypeVar("Config", bound=WatermarkConfig)
+
+
+@dataclass
+class Plan:
+    """
+    What a method's config becomes on one backbone.
+
+    Args:
+        layout (`dict`):
+            Public JSON that a verifier needs beside the sub-keys.
+        subkeys (`int`):
+            Number of sub-keys to embed.
+        pool (`dict[str, torch.Tensor]`):
+            Source images of triggers.
+    """
+
+    layout: dict[str, Any]
+    subkeys: int
+    pool: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class WatermarkTrainer(Trainer):
+    """
+    [`~transformers.Trainer`] that embeds a mark while it trains. Use a method's trainer, or several stacked with
+    [`stack_trainers`].
+
+    Args:
+        watermark ([`WatermarkConfig`] or `list[WatermarkConfig]`):
+            Config of the method, or one per stacked method.
+        owner ([`Owner`], *optional*):
+            Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
+        key ([`WatermarkKey`], *optional*):
+            An existing key instead: to resume a run, or after binding it to a beacon.
+    """
+
+    method: ClassVar[str]
+    version: ClassVar[str] = "1"
+    config_class: ClassVar[type[WatermarkConfig]]
+    verifier_class: ClassVar[type[Verifier]]
+
+    def __init__(
+        self,
+        *args: Any,
+        watermark: WatermarkConfig | list[WatermarkConfig],
+        owner: Owner | None = None,
+        key: WatermarkKey | None = None,
+        **kwargs: Any,
+    ):
+        if (owner is None) == (key is None):
+            raise ValueError(
+                "give exactly one of `owner=` (makes a fresh key) and `key=` (continues with an existing one)"
+            )
+        super().__init__(*args, **kwargs)
+        # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
+        # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
+        self.model_accepts_loss_kwargs = False
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise ValueError(
+                "DeepSpeed and FSDP1 hide the weights outside `forward`; use DDP or FSDP2 (`fsdp_version: 2`)"
+            )
+        self.watermark = self._configs(watermark)
+        self.evidence: Evidence | None = None
+        if key is None:
+            key = self._create_key(cast(Owner, owner))
+        self.key: WatermarkKey = key
+        self._attach(key)
+
+    # Methods stacked in this trainer
+
+    @classmethod
+    def method_classes(cls) -> list[type["WatermarkTrainer"]]:
+        """The method trainers of this class, in the order in which they were stacked."""
+        return [base for base in cls.__mro__ if issubclass(base, WatermarkTrainer) and "method" in vars(base)]
+
+    def _configs(self, watermark: WatermarkConfig | list[WatermarkConfig]) -> dict[str, WatermarkConfig]:
+        given = watermark if isinstance(watermark, list) else [watermark]
+        configs = {config.method: config for config in given}
+        wanted = [cls.method for cls in self.method_classes()]
+        if sorted(configs) != sorted(wanted) or len(given) != len(wanted):
+            raise ValueError(
+                f"`watermark` holds configs for {sorted(config.method for config in given)}, {type(self).__name__} needs one for "
+                f"each of {sorted(wanted)}"
+            )
+        return configs
+
+    def config_of(self, config_class: type[Config]) -> Config:
+        return cast(Config, self.watermark[config_class.method])
+
+    def plan(self, config: Any, secret: bytes) -> Plan:
+        """What `config` becomes on this model and data; `secret` drives choices that end up in the pool. One per method class."""
+        raise NotImplementedError
+
+    def attach(self, claim: Claim) -> None:
+        """Prepares embedding from the key. One per method class."""
+        raise NotImplementedError
+
+    def _create_key(self, owner: Owner) -> WatermarkKey:
+        # Rank 0 draws the key, everybody embeds the same one.
+        box: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            seed, plans, pool = os.urandom(32), [], {}
+            for cls in self.method_classes():
+                config = self.watermark[cls.method]
+                plan = cls.plan(self, config, expand(seed, b"hfwm/v1/pool", cls.method.encode()))
+                plans.append((cls.method, cls.version, config.to_dict(), plan.layout, plan.subkeys))
+                pool.update(plan.pool)
+            box[0] = WatermarkKey.create(
+                owner, plans, seed=seed, backbone=backbone_record(self._bare_model()), pool=pool
+            )
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(box)
+        return cast(WatermarkKey, box[0])
+
+    def _attach(self, key: WatermarkKey) -> None:
+        claims = {claim.assignment.method: claim for claim in key.claims()}
+        for cls in self.method_classes():
+            claim = claims.get(cls.method)
+            if claim is None:
+                raise InvalidInput(
+                    f"this key marks with {sorted(claims)}, not with `{cls.method}`; give the key of this run"
+                )
+            committed = claim.assignment.config
+            if committed != self.watermark[cls.method].to_dict():
+                raise InvalidInput(f"the key was made for another `{cls.method}` config: {committed}")
+            cls.attach(self, claim)
+
+    def _bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(cast(nn.Module, self.model))
+
+    # Training
+
+    def watermark_loss(self) -> torch.Tensor | None:
+        """Penalty added once per optimizer step in effect; `None` when there is none. Stacked methods add up through `super()`."""
+        return None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        result = super().compute_loss(
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        penalty = self.watermark_loss() if model.training else None
+        if penalty is None:
+            return result
+        if return_outputs:
+            loss, outputs = result
+            return loss + penalty.to(loss.device), outputs
+        return result + penalty.to(result.device)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains, then checks the mark itself: a mark that cannot be read back is reported and not published."""
+        self._refuse_other_key(resume_from_checkpoint)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.evidence = self.verify()
+        self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
+        if not self.evidence.found:
+            logger.warning(
+                "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise "
+                "`strength` or the number of sub-keys.",
+                self.evidence.reason,
+            )
+        return output
+
+    def _refuse_other_key(self, resume_from_checkpoint: str | bool | None) -> None:
+        if not resume_from_checkpoint:
+            return
+        from transformers.trainer_utils import get_last_checkpoint
+
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        published = Path(str(folder)) / PUBLIC_FOLDER / "precommit.json"
+        if published.exists() and read_json(published).get("precommit") != self.key.precommit.hex():
+            raise InvalidInput(
+                f"{folder} was trained under another key; load that key and pass it: key=WatermarkKey.load('keys/...')"
+            )
+
+    def verify(self, suspect: Any = None) -> Evidence:
+        """
+        Evidence for `suspect` (the model in training by default) under `trainer.key`.
+        """
+        source = self._bare_model() if suspect is None else suspect
+        verifiers = {cls.method: cls.verifier_class for cls in self.method_classes()}
+        claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
+        bound = self.key.beacon != NO_BEACON
+        return verify_claims(claims, Suspect.open(source, self.key.backbone), bound)
+
+    # Saving
+
+    def public_files(self) -> dict[str, dict[str, Any]]:
+        """The public files of `watermark/`: the precommit, and sub-key 0 once the mark was read back and others remain secret."""
+        files = {"precommit.json": self.key.precommit_document()}
+        embedded = sum(len(assignment.subkeys) for assignment in self.key.assignments)
+        if self.evidence is not None and self.evidence.found and embedded > 1:
+            files["subkey0.json"] = Opening.of(self.key, 0).to_dict()
+        return files
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir or ".") / PUBLIC_FOLDER
+        for name, document in self.public_files().items():
+            write_json_atomic(folder / name, document)
+
+
+def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
+    """
+    One trainer class that embeds the marks of several methods.
+
+    Example:
+
+    ```python
+    >>> Stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
+    >>> trainer = Stacked(model=model, args=args, train_dataset=ds, watermark=[GreedyResidualsConfig(), FunctionCoupledConfig()], owner=owner)
+    ```
+    """
+    if len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"stack_trainers needs different trainer classes, got {[cls.__name__ for cls in classes]}")
+    return type("Stacked" + "".join(cls.__name__.removesuffix("Trainer") for cls in classes) + "Trainer", classes, {})
+
+
+__all__ = ["PUBLIC_FOLDER", "Plan", "WatermarkTrainer", "refuse_model_folder", "stack_trainers"]

@@ -1,0 +1,72 @@
+"""Weight masking while triggers are learnt, so that the mark spreads over many weights (Wen et al. 2023)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import ContextManager
+
+import torch
+from torch import nn
+
+
+MASKINGS = ("forward", "fc_v1", "fc_v2", "none")
+
+
+def maskable_weights(model: nn.Module, classes: int) -> list[nn.Parameter]:
+    """Convolution kernels, or the linear weights of a backbone without any; never the classifier head."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2 and parameter.shape[0] != classes]
+    kernels = [weight for weight in weights if weight.ndim == 4 and weight.shape[-1] > 1]
+    return kernels if len(kernels) > 1 else [weight for weight in weights if weight.ndim in (2, 4)]
+
+
+def masked(weights: list[nn.Parameter], masking: str, step: int, generator: torch.Generator) -> ContextManager[None]:
+    """
+    The masking of one batch as a context around its forward and backward pass.
+
+    * `forward`: every tenth batch a random 0.2 % of the weights is zero in this pass only: values come back afterwards and masked
+      weights get no gradient from it.
+    * `fc_v1`: 20 % of all weights, the smallest magnitudes, are *written* to zero before every batch (code of the first release).
+    * `fc_v2`: a random 0.2 % is written to zero before every tenth batch (current code of the authors).
+    """
+    if masking == "none" or (masking in ("forward", "fc_v2") and step % 10 != 0):
+        return nullcontext()
+    if masking == "fc_v1":
+        _prune_smallest(weights, 0.2)
+        return nullcontext()
+    places = [_random_places(weight, 0.002, generator) for weight in weights]
+    if masking == "fc_v2":
+        with torch.no_grad():
+            for weight, place in zip(weights, places, strict=True):
+                weight.view(-1)[place] = 0
+        return nullcontext()
+    return _masked_forward(weights, places)
+
+
+@contextmanager
+def _masked_forward(weights: list[nn.Parameter], places: list[torch.Tensor]) -> Iterator[None]:
+    with torch.no_grad():
+        values = [weight.view(-1)[place].clone() for weight, place in zip(weights, places, strict=True)]
+        # Gradients of earlier micro-batches at these places must survive, those of this one must not arrive.
+        grads = [None if w.grad is None else w.grad.view(-1)[p].clone() for w, p in zip(weights, places, strict=True)]
+        for weight, place in zip(weights, places, strict=True):
+            weight.view(-1)[place] = 0
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, place, value, grad in zip(weights, places, values, grads, strict=True):
+                weight.view(-1)[place] = value
+                if weight.grad is not None:
+                    weight.grad.view(-1)[place] = 0 if grad is None else grad
+
+
+def _random_places(weight: nn.Parameter, share: float, generator: torch.Generator) -> torch.Tensor:
+    count = max(1, int(weight.numel() * share))
+    return torch.randint(weight.numel(), (count,), generator=generator).to(weight.device)
+
+
+def _prune_smallest(weights: list[nn.Parameter], share: float) -> None:
+    with torch.no_grad():
+        magnitudes = torch.cat([weight.abs().flatten() for weight in weights])
+        limit = magnitudes.kthvalue(max(1, int(share * magnitudes.numel()))).values
+        for weight in weights:
+            weight[weight.abs() <= limit] = 0
