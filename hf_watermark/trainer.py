@@ -167,7 +167,7 @@ class WatermarkTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        result = super().compute_loss(
+        result: Any = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         penalty = self.watermark_loss() if model.training else None
@@ -178,10 +178,15 @@ class WatermarkTrainer(Trainer):
             return loss + penalty.to(loss.device), outputs
         return result + penalty.to(result.device)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """Trains, then checks the mark itself: a mark that cannot be read back is reported and not published."""
         self._refuse_other_key(resume_from_checkpoint)
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.evidence = self.verify()
         self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
         if not self.evidence.found:

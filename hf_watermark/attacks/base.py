@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -242,6 +243,8 @@ class TrainingAttack(Attack):
             if not self.progress:
                 trainer.remove_callback(PrinterCallback)
             trainer.train()
+            for buffer in model.buffers():  # BatchNorm statistics of the last step differ between processes
+                broadcast(buffer)
         if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
             raise FloatingPointError(
                 f"The attack {self.name!r} diverged at learning_rate={self.learning_rate}: give a lower rate."

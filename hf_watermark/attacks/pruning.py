@@ -88,10 +88,14 @@ def magnitude_masks(weights: list[torch.Tensor], amount: float, scope: str) -> l
     if scope == "layer":
         return [magnitude_masks([weight], amount, "global")[0] for weight in weights]
     magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-    # Indices, not a threshold: equal magnitudes (a quantised model) would make a threshold remove too many.
-    removed = magnitudes.argsort(stable=True)[: round(amount * len(magnitudes))]
+    count = round(amount * len(magnitudes))
     kept = torch.ones_like(magnitudes, dtype=torch.bool)
-    kept[removed] = False
+    if count:
+        threshold = magnitudes.kthvalue(count).values
+        kept = magnitudes >= threshold
+        # Of equal magnitudes (a quantised model has many) only the first go, else more than asked would.
+        ties = (magnitudes == threshold).nonzero().flatten()
+        kept[ties[: count - int((~kept).sum())]] = False
     parts = kept.split([weight.numel() for weight in weights])
     return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
 

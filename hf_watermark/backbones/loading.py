@@ -41,7 +41,8 @@ def wrap_timm(
         model_args (*optional*):
             Keyword arguments that `timm.create_model` needs to build the same module again.
     """
-    config = TimmWrapperConfig(architecture=architecture, num_labels=num_labels, model_args=model_args or None)
+    fields = {"architecture": architecture, "num_labels": num_labels, "model_args": model_args or None}
+    config = TimmWrapperConfig(**fields)
     wrapper = TimmWrapperForImageClassification(config)
     wrapper.timm_model = module
     return wrapper
@@ -85,7 +86,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
             f"the key names no known model type ({model_type!r}); pass the suspect as a module or a callable"
         )
     config = CONFIG_MAPPING[model_type].from_dict(fields)
-    model_class = AutoModelForImageClassification._model_mapping[type(config)]
+    model_class: Any = AutoModelForImageClassification._model_mapping[type(config)]
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()
     }

@@ -1,8 +1,7 @@
 """Weight masking while triggers are learnt, so that the mark spreads over many weights (Wen et al. 2023)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import ContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -18,7 +17,9 @@ def maskable_weights(model: nn.Module, classes: int) -> list[nn.Parameter]:
     return kernels if len(kernels) > 1 else [weight for weight in weights if weight.ndim in (2, 4)]
 
 
-def masked(weights: list[nn.Parameter], masking: str, step: int, generator: torch.Generator) -> ContextManager[None]:
+def masked(
+    weights: list[nn.Parameter], masking: str, step: int, generator: torch.Generator
+) -> AbstractContextManager[None]:
     """
     The masking of one batch as a context around its forward and backward pass.
 

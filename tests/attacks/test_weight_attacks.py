@@ -66,6 +66,8 @@ def test_layer_pruning_has_the_stated_sparsity_in_each_layer(resnet):
 def test_pruning_of_equal_magnitudes_removes_no_more_than_asked():
     (mask,) = magnitude_masks([torch.ones(10, 10)], amount=0.25, scope="global")
     assert (~mask).sum() == 25
+    (mask,) = magnitude_masks([torch.ones(3)], amount=0.1, scope="global")
+    assert mask.all()
 
 
 def test_finetuning_after_pruning_keeps_zeros_and_moves_the_rest(resnet, data):

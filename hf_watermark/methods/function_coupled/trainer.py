@@ -134,10 +134,10 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         super().log(logs, *args, **kwargs)
 
     def _classes(self) -> int:
-        classes = self._bare_model().config.num_labels
+        model: Any = self._bare_model()
         if self.train_dataset is None:
             raise ValueError("`train_dataset` is missing; function-coupled triggers are made from it")
-        return int(classes)
+        return int(model.config.num_labels)
 
 
 def source_classes(classes: int, most: int) -> list[int]:

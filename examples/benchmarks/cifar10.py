@@ -1,0 +1,131 @@
+"""
+Fidelity and survival on CIFAR-10 with a net of 0.31 M parameters: twin and marked model per seed, then every attack.
+
+    python examples/benchmarks/cifar10.py --data ../shared/data/cifar10 --seed 0 --output runs/cifar10/seed0.json
+
+One process per seed; the JSON is rewritten after every row, and holds the options of every attack.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from data import load_cifar10
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
+
+from hf_watermark import (
+    FunctionCoupledConfig,
+    FunctionCoupledTrainer,
+    GreedyResidualsConfig,
+    GreedyResidualsTrainer,
+    Owner,
+    stack_trainers,
+)
+from hf_watermark.attacks import standard_battery
+from hf_watermark.evaluation import accuracy, survival_row, survival_table
+
+
+LEARNING_RATE = 3e-3
+
+
+def build_model(seed: int) -> ResNetForImageClassification:
+    set_seed(seed)
+    config = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10)
+    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
+
+
+def arguments(seed: int, epochs: float, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=128,
+        learning_rate=LEARNING_RATE,
+        weight_decay=0.05,
+        lr_scheduler_type="cosine",
+        warmup_steps=200,
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=100,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--images", type=int, default=50_000, help="training images")
+    parser.add_argument("--trigger-ratio", type=float, default=0.0625)
+    parser.add_argument("--attack-images", type=int, default=10_000, help="training images the attacker has")
+    parser.add_argument("--attack-epochs", type=float, default=5)
+    parser.add_argument("--distill-epochs", type=float, default=4, help="over all training images")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train = load_cifar10(options.data, "train", augment=True).first(options.images)
+    test = load_cifar10(options.data, "test")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    folder = options.output.with_suffix("")
+    record = {
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "machine": {"cpu": platform.processor() or platform.machine(), "threads": options.threads},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "rows": [],
+    }
+
+    def save() -> None:
+        options.output.write_text(json.dumps(record, indent=1))
+
+    begin = time.perf_counter()
+    twin = Trainer(model=build_model(options.seed), args=arguments(options.seed, options.epochs, folder), train_dataset=train)
+    twin.model_accepts_loss_kwargs = False
+    twin.train()
+    record["twin"] = {"accuracy": accuracy(twin.model, test), "seconds": round(time.perf_counter() - begin, 1)}
+    record["parameters"] = twin.model.num_parameters()
+    save()
+
+    begin = time.perf_counter()
+    stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
+    marked = stacked(
+        model=build_model(options.seed),
+        args=arguments(options.seed, options.epochs, folder),
+        train_dataset=train,
+        watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=options.trigger_ratio)],
+        owner=Owner.create(),
+    )
+    marked.train()
+    record["marked"] = survival_row("none", marked.model, marked.key, test, twin.model)
+    record["marked"]["seconds"] = round(time.perf_counter() - begin, 1)
+    record["marked"]["subkeys"] = {item.method: len(item.subkeys) for item in marked.key.assignments}
+    record["fidelity"] = round(record["marked"]["accuracy"] - record["twin"]["accuracy"], 4)
+    record["unmarked_twin_verified"] = survival_row("unmarked twin", twin.model, marked.key, test, twin.model)
+    save()
+
+    def add(row: dict) -> None:
+        record["rows"].append(row)
+        save()
+
+    battery = standard_battery(
+        LEARNING_RATE,
+        epochs=options.attack_epochs,
+        distill_epochs=options.distill_epochs,
+        optimizer="adamw",
+        seed=options.seed,
+    )
+    distillation = {label: attack for label, attack in battery.items() if label.startswith("distill")}
+    others = {label: attack for label, attack in battery.items() if label not in distillation}
+    survival_table(marked.model, marked.key, others, train.first(options.attack_images), test, add)
+    survival_table(marked.model, marked.key, distillation, train, test, add)
+    print(json.dumps({name: record[name] for name in ("twin", "marked", "fidelity")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What is left of a mark, and of the model, after each attack."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..attacks import Attack, NotApplicableError
+from ..evidence import Evidence
+from ..keys import WatermarkKey
+from ..mapping import verify
+
+
+Row = dict[str, Any]
+
+
+def accuracy(model: PreTrainedModel, data: Any, batch_size: int = 500) -> float:
+    """Top-1 accuracy on a map-style data set of `{"pixel_values": [C, H, W], "labels": int}`."""
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(data), batch_size):
+            batch = [data[row] for row in range(start, min(start + batch_size, len(data)))]
+            images = torch.stack([example["pixel_values"] for example in batch]).to(model.device)
+            labels = torch.tensor([int(example["labels"]) for example in batch])
+            right += int((model(pixel_values=images).logits.argmax(dim=1).cpu() == labels).sum())
+    return right / len(data)
+
+
+def method_summary(evidence: Evidence) -> dict[str, Row]:
+    """Per method: counts, log2 p, level and verdict."""
+    parts = evidence.parts if evidence.method == "combined" else [evidence]
+    return {
+        part.method: {
+            "matches": part.matches,
+            "trials": part.trials,
+            "log2_p": round(part.log2_p, 1),
+            "level": part.level,
+            "verdict": str(part.verdict),
+        }
+        for part in parts
+    }
+
+
+def survival_row(
+    label: str, attacked: PreTrainedModel, key: WatermarkKey, eval_data: Any, original: nn.Module, labels_kept: bool = True
+) -> Row:
+    """
+    One line of a survival table.
+
+    Args:
+        labels_kept (`bool`):
+            Whether the attacked model still answers the labels of `eval_data`; if not, its accuracy is left out.
+    """
+    evidence = verify(attacked, key)
+    return {
+        "attack": label,
+        "accuracy": accuracy(attacked, eval_data) if labels_kept else None,
+        "relative_distance": relative_distance(attacked, original),
+        "log2_p": round(evidence.log2_p, 1),
+        "level": evidence.level,
+        "verdict": str(evidence.verdict),
+        "methods": method_summary(evidence),
+        "not_checked": [text for text in evidence.warnings if "was not checked" in text],
+    }
+
+
+def survival_table(
+    model: PreTrainedModel,
+    key: WatermarkKey,
+    attacks: Mapping[str, Attack],
+    data: Any,
+    eval_data: Any,
+    on_row: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """
+    Runs every attack on `model` and verifies what comes out.
+
+    Args:
+        attacks (`Mapping[str, Attack]`):
+            Attacks by label.
+        data:
+            The attacker's images.
+        eval_data:
+            Test images for the accuracy beside the mark's survival.
+        on_row (`Callable`, *optional*):
+            Called after each row, to save it or to draw it.
+    """
+    rows = []
+    for label, attack in tqdm(attacks.items(), desc="attacks"):
+        begin = time.perf_counter()
+        try:
+            attacked = attack(model, data)
+        except (NotApplicableError, FloatingPointError) as error:
+            row: Row = {"attack": label, "verdict": "n/a", "reason": str(error), "methods": {}}
+        else:
+            row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)
+            row["seconds"] = round(time.perf_counter() - begin, 1)
+        row["options"] = {name: value for name, value in vars(attack).items()} | {"name": attack.name}
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return rows
+
+
+def relative_distance(attacked: nn.Module, original: nn.Module) -> float | None:
+    """||theta' - theta|| / ||theta|| over parameters of equal name and shape; `None` for another architecture."""
+    ours = dict(original.named_parameters())
+    pairs = [(theirs, ours[name]) for name, theirs in attacked.named_parameters() if name in ours]
+    pairs = [(theirs, own) for theirs, own in pairs if theirs.shape == own.shape]
+    if len(pairs) < len(ours) / 2:
+        return None
+    with torch.no_grad():
+        moved = sum(float((theirs.float() - own.float()).square().sum()) for theirs, own in pairs)
+        size = sum(float(own.float().square().sum()) for _, own in pairs)
+    return round((moved / size) ** 0.5, 4)
