@@ -34,7 +34,9 @@ LEARNING_RATE = 3e-3
 
 def build_model(seed: int) -> ResNetForImageClassification:
     set_seed(seed)
-    config = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10)
+    config = ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10
+    )
     return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
 
 
@@ -85,7 +87,9 @@ def main() -> None:
         options.output.write_text(json.dumps(record, indent=1))
 
     begin = time.perf_counter()
-    twin = Trainer(model=build_model(options.seed), args=arguments(options.seed, options.epochs, folder), train_dataset=train)
+    twin = Trainer(
+        model=build_model(options.seed), args=arguments(options.seed, options.epochs, folder), train_dataset=train
+    )
     twin.model_accepts_loss_kwargs = False
     twin.train()
     record["twin"] = {"accuracy": accuracy(twin.model, test), "seconds": round(time.perf_counter() - begin, 1)}

@@ -41,7 +41,7 @@ def wrap_timm(
         model_args (*optional*):
             Keyword arguments that `timm.create_model` needs to build the same module again.
     """
-    fields = {"architecture": architecture, "num_labels": num_labels, "model_args": model_args or None}
+    fields: dict[str, Any] = {"architecture": architecture, "num_labels": num_labels, "model_args": model_args or None}
     config = TimmWrapperConfig(**fields)
     wrapper = TimmWrapperForImageClassification(config)
     wrapper.timm_model = module

@@ -47,7 +47,12 @@ def method_summary(evidence: Evidence) -> dict[str, Row]:
 
 
 def survival_row(
-    label: str, attacked: PreTrainedModel, key: WatermarkKey, eval_data: Any, original: nn.Module, labels_kept: bool = True
+    label: str,
+    attacked: PreTrainedModel,
+    key: WatermarkKey,
+    eval_data: Any,
+    original: nn.Module,
+    labels_kept: bool = True,
 ) -> Row:
     """
     One line of a survival table.

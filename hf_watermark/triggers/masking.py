@@ -37,32 +37,37 @@ def masked(
     if masking == "fc_v2":
         with torch.no_grad():
             for weight, place in zip(weights, places, strict=True):
-                weight.view(-1)[place] = 0
+                weight[place] = 0
         return nullcontext()
     return _masked_forward(weights, places)
 
 
+# One index tensor per dimension: weights may be stored channels last, so there is no flat view to write through.
+Places = tuple[torch.Tensor, ...]
+
+
 @contextmanager
-def _masked_forward(weights: list[nn.Parameter], places: list[torch.Tensor]) -> Iterator[None]:
+def _masked_forward(weights: list[nn.Parameter], places: list[Places]) -> Iterator[None]:
     with torch.no_grad():
-        values = [weight.view(-1)[place].clone() for weight, place in zip(weights, places, strict=True)]
+        values = [weight[place] for weight, place in zip(weights, places, strict=True)]
         # Gradients of earlier micro-batches at these places must survive, those of this one must not arrive.
-        grads = [None if w.grad is None else w.grad.view(-1)[p].clone() for w, p in zip(weights, places, strict=True)]
+        grads = [None if w.grad is None else w.grad[place] for w, place in zip(weights, places, strict=True)]
         for weight, place in zip(weights, places, strict=True):
-            weight.view(-1)[place] = 0
+            weight[place] = 0
     try:
         yield
     finally:
         with torch.no_grad():
             for weight, place, value, grad in zip(weights, places, values, grads, strict=True):
-                weight.view(-1)[place] = value
+                weight[place] = value
                 if weight.grad is not None:
-                    weight.grad.view(-1)[place] = 0 if grad is None else grad
+                    weight.grad[place] = 0 if grad is None else grad
 
 
-def _random_places(weight: nn.Parameter, share: float, generator: torch.Generator) -> torch.Tensor:
+def _random_places(weight: nn.Parameter, share: float, generator: torch.Generator) -> Places:
     count = max(1, int(weight.numel() * share))
-    return torch.randint(weight.numel(), (count,), generator=generator).to(weight.device)
+    flat = torch.randint(weight.numel(), (count,), generator=generator).to(weight.device)
+    return torch.unravel_index(flat, weight.shape)
 
 
 def _prune_smallest(weights: list[nn.Parameter], share: float) -> None:
