@@ -14,7 +14,7 @@ from transformers import Trainer
 from .backbones import backbone_record
 from .configuration import WatermarkConfig
 from .evidence import Evidence
-from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_model_folder
+from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_keys_inside
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
 from .suspects import Suspect
@@ -232,10 +232,11 @@ class WatermarkTrainer(Trainer):
         return files
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        refuse_keys_inside(folder)
         super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir or ".") / PUBLIC_FOLDER
         for name, document in self.public_files().items():
-            write_json_atomic(folder / name, document)
+            write_json_atomic(folder / PUBLIC_FOLDER / name, document)
 
 
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
@@ -254,4 +255,4 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
     return type("Stacked" + "".join(cls.__name__.removesuffix("Trainer") for cls in classes) + "Trainer", classes, {})
 
 
-__all__ = ["PUBLIC_FOLDER", "Plan", "WatermarkTrainer", "refuse_model_folder", "stack_trainers"]
+__all__ = ["PUBLIC_FOLDER", "Plan", "WatermarkTrainer", "stack_trainers"]

@@ -1,0 +1,80 @@
+"""The owner: an Ed25519 identity whose private key never leaves the owner's disk."""
+
+import hashlib
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ..serialization import InvalidInput
+from .envelope import read_envelope, write_envelope
+
+
+class Owner:
+    """
+    An Ed25519 signing identity.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark import Owner
+
+    >>> owner = Owner.create()
+    >>> owner.save("me/owner.json", passphrase="correct horse battery")
+    >>> owner = Owner.load("me/owner.json", passphrase="correct horse battery")
+    ```
+    """
+
+    def __init__(self, private_key: Ed25519PrivateKey):
+        self._private_key = private_key
+
+    @classmethod
+    def create(cls) -> "Owner":
+        return cls(Ed25519PrivateKey.generate())
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32 public bytes."""
+        return self._private_key.public_key().public_bytes_raw()
+
+    @property
+    def fingerprint(self) -> str:
+        """Short public name of this identity: the first 16 hex digits of the SHA-256 of the public key."""
+        return fingerprint(self.public_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return self._private_key.sign(message)
+
+    def save(self, path: str | Path, passphrase: str | None = None) -> Path:
+        """Writes the private key to `path` (mode 0600). Refuses to overwrite an existing file."""
+        path = Path(path)
+        payload = {"kind": "owner", "private_key": self._private_key.private_bytes_raw().hex()}
+        write_envelope(path, payload, passphrase, overwrite=False)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, passphrase: str | None = None) -> "Owner":
+        payload = read_envelope(Path(path), passphrase)
+        if payload.get("kind") != "owner":
+            raise InvalidInput(
+                f"{path}: holds a {payload.get('kind')!r}, not an owner; use `hf-watermark owner create`"
+            )
+        try:
+            return cls(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(payload["private_key"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"{path}: not a valid owner file ({error})") from None
+
+    def __repr__(self) -> str:
+        return f"Owner({self.fingerprint})"
+
+
+def fingerprint(public_key: bytes) -> str:
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

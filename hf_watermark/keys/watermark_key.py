@@ -1,0 +1,358 @@
+"""The secret of one marked model: a tree of K sub-keys, each able to prove alone."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..serialization import (
+    InvalidInput,
+    SafetensorsFolder,
+    canonical_json,
+    tensor_set_digest,
+    write_bytes_atomic,
+)
+from . import schedule
+from .envelope import read_envelope, write_envelope
+from .owner import Owner, is_signed_by
+
+
+PRECOMMIT_SCHEMA = "hf-watermark/precommit/v1"
+KEY_FILE, POOL_FILE = "key.json", "pool.safetensors"
+
+
+@dataclass(frozen=True)
+class SubKey:
+    """One derived secret and where it stands: `slot` counts the sub-keys of the same method from 0."""
+
+    index: int
+    slot: int
+    secret: bytes = field(repr=False)
+
+    def stream(self, name: str) -> schedule.Stream:
+        return schedule.Stream(self.secret, name)
+
+    def decoy(self) -> "SubKey":
+        """The same place with an unrelated secret: what an independent key would look like to the same code."""
+        return replace(self, secret=os.urandom(32))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """
+    Which sub-keys carry which method, and everything public that fixes what they mean.
+
+    Args:
+        method (`str`):
+            Name of the method in `mapping.py`.
+        config (`dict`):
+            The method's config as JSON.
+        layout (`dict`):
+            What the config became on this backbone: carrier roles and shapes, number of classes, digest of the pool.
+        subkeys (`tuple[int, ...]`):
+            Indices into the tree.
+        salt (`bytes`):
+            Hides the method from readers of the precommit until an opening discloses it.
+    """
+
+    method: str
+    version: str
+    config: dict
+    layout: dict
+    subkeys: tuple[int, ...]
+    salt: bytes = field(repr=False)
+
+    @property
+    def spec(self) -> bytes:
+        """Salted SHA-256 of the method and its parameters (protocol.md §2.1)."""
+        public = {"method": self.method, "version": self.version, "config": self.config, "layout": self.layout}
+        return hashlib.sha256(self.salt + canonical_json(public | {"subkeys": list(self.subkeys)})).digest()
+
+    def to_dict(self) -> dict:
+        return {
+            "method": self.method,
+            "version": self.version,
+            "config": self.config,
+            "layout": self.layout,
+            "subkeys": list(self.subkeys),
+            "salt": self.salt.hex(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Assignment":
+        return cls(
+            method=str(data["method"]),
+            version=str(data["version"]),
+            config=dict(data["config"]),
+            layout=dict(data["layout"]),
+            subkeys=tuple(int(index) for index in data["subkeys"]),
+            salt=bytes.fromhex(data["salt"]),
+        )
+
+
+def common_spec(specs: list[bytes]) -> bytes:
+    return schedule.digest(b"hfwm/v1/spec", *specs)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One method as a verifier needs it: parameters, the disclosed sub-keys, and the pool of trigger images."""
+
+    assignment: Assignment
+    subkeys: tuple[SubKey, ...]
+    pool: dict[str, torch.Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class WatermarkKey:
+    """
+    The secret of one marked model.
+
+    A key is made by a trainer (or by [`WatermarkKey.create`]), saved into a folder of its own beside the model, never inside it,
+    and loaded again to verify. It survives `save` and `load` unchanged.
+
+    Args:
+        seed (`bytes`):
+            32 random bytes; everything secret is derived from them.
+        public_key (`bytes`):
+            The owner's Ed25519 public key.
+        assignments (`tuple[Assignment, ...]`):
+            Methods and the sub-keys they use.
+        count (`int`, *optional*, defaults to 16):
+            Number of leaves of the tree (a power of two).
+        beacon (`bytes`, *optional*):
+            A public random value that did not exist when the precommit was published. 32 zero bytes mean none, and then the
+            verdict needs level N.
+        backbone (`dict`, *optional*):
+            Config of the owner's own model, so that a suspect's tensors can be run without its own config.
+        pool (`dict[str, torch.Tensor]`, *optional*):
+            Source images of black-box triggers; their digest is part of the method's layout.
+    """
+
+    seed: bytes = field(repr=False)
+    public_key: bytes
+    assignments: tuple[Assignment, ...]
+    count: int = 16
+    beacon: bytes = schedule.NO_BEACON
+    beacon_source: str = "none"
+    signature: bytes = field(default=b"", repr=False)
+    backbone: dict = field(default_factory=dict, repr=False)
+    pool: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def create(
+        cls,
+        owner: Owner,
+        plans: list[tuple[str, str, dict, dict, int]],
+        seed: bytes | None = None,
+        count: int = 16,
+        backbone: dict | None = None,
+        pool: dict[str, torch.Tensor] | None = None,
+    ) -> "WatermarkKey":
+        """
+        A fresh key for the given plans.
+
+        Args:
+            plans (`list`):
+                Tuples `(method, version, config, layout, number of sub-keys)`. Indices are handed out in this order.
+            seed (`bytes`, *optional*):
+                32 bytes; random by default.
+        """
+        seed = os.urandom(32) if seed is None else seed
+        wanted = sum(plan[-1] for plan in plans)
+        if wanted > count:
+            raise ValueError(
+                f"the methods ask for {wanted} sub-keys, the tree has {count}; lower `subkeys` in a config"
+            )
+        assignments, first = [], 0
+        for number, (method, version, config, layout, subkeys) in enumerate(plans):
+            salt = schedule.expand(seed, b"hfwm/v1/salt", schedule.u32(number))
+            indices = tuple(range(first, first + subkeys))
+            assignments.append(Assignment(method, version, config, layout, indices, salt))
+            first += subkeys
+        key = cls(seed, owner.public_key, tuple(assignments), count, backbone=backbone or {}, pool=pool or {})
+        return replace(key, signature=owner.sign(b"hf-watermark/precommit/v1\x00" + key.precommit))
+
+    # What is public
+
+    @property
+    def spec(self) -> bytes:
+        return common_spec([assignment.spec for assignment in self.assignments])
+
+    @property
+    def root(self) -> bytes:
+        return self._levels()[-1][0]
+
+    @property
+    def precommit(self) -> bytes:
+        """The 32-byte commitment that is published before training."""
+        return schedule.precommit_hash(self.public_key, self.root, self.count, self.spec)
+
+    def precommit_document(self) -> dict:
+        """The content of `watermark/precommit.json`; nothing in it is secret."""
+        return {
+            "schema": PRECOMMIT_SCHEMA,
+            "public_key": self.public_key.hex(),
+            "subkey_root": self.root.hex(),
+            "subkey_count": self.count,
+            "spec_sha256": self.spec.hex(),
+            "precommit": self.precommit.hex(),
+            "signature": self.signature.hex(),
+        }
+
+    # What is secret
+
+    def _levels(self) -> list[list[bytes]]:
+        leaves = [schedule.leaf_hash(i, *self.leaf(i)) for i in range(self.count)]
+        return schedule.merkle_levels(leaves)
+
+    def leaf(self, index: int) -> tuple[bytes, bytes]:
+        return schedule.leaf_secret(self.seed, index), schedule.leaf_blind(self.seed, index)
+
+    def inclusion_path(self, index: int) -> list[bytes]:
+        return schedule.inclusion_path(self._levels(), index)
+
+    def claims(self) -> list[Claim]:
+        """One claim per method, with all of its sub-keys."""
+        return [
+            Claim(
+                assignment,
+                subkeys_of(assignment, self.beacon, self.public_key, self.leaf),
+                pool_of(assignment.method, self.pool),
+            )
+            for assignment in self.assignments
+        ]
+
+    def bind_beacon(self, value: bytes, source: str) -> "WatermarkKey":
+        """
+        The same key bound to a public random value; do it after the precommit is published and *before* training, because
+        every sub-key changes.
+        """
+        if len(value) != 32 or value == schedule.NO_BEACON:
+            raise ValueError(
+                f"a beacon is 32 bytes, not all zero; got {len(value)} bytes. Hash the public value with SHA-256"
+            )
+        return replace(self, beacon=value, beacon_source=source)
+
+    # At rest
+
+    def save(self, folder: str | Path, passphrase: str | None = None, overwrite: bool = False) -> Path:
+        """
+        Writes `key.json` (mode 0600) and, where triggers need source images, `pool.safetensors` into `folder` (mode 0700).
+
+        Raises:
+            `ValueError`: when `folder` is, or lies inside, a model folder, where it would be published with the model.
+            `FileExistsError`: when a key is already there and `overwrite` is not set.
+        """
+        folder = Path(folder)
+        refuse_model_folder(folder)
+        write_envelope(folder / KEY_FILE, self._payload(), passphrase, overwrite)
+        if self.pool:
+            from safetensors.torch import save
+
+            write_bytes_atomic(folder / POOL_FILE, save(self.pool), mode=0o600, overwrite=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, passphrase: str | None = None) -> "WatermarkKey":
+        """
+        Raises:
+            [`~keys.WrongPassphrase`]: when the passphrase is missing or wrong.
+            [`~serialization.InvalidInput`]: when a file is missing, truncated, edited, or belongs to another key.
+        """
+        folder = Path(folder)
+        path = folder / KEY_FILE
+        if not path.exists():
+            raise InvalidInput(f"{folder}: no {KEY_FILE} in this folder; give the folder that `key.save` wrote")
+        payload = read_envelope(path, passphrase)
+        pool = dict(SafetensorsFolder(folder / POOL_FILE)) if (folder / POOL_FILE).exists() else {}
+        try:
+            key = cls(
+                seed=bytes.fromhex(payload["seed"]),
+                public_key=bytes.fromhex(payload["public_key"]),
+                assignments=tuple(Assignment.from_dict(item) for item in payload["assignments"]),
+                count=int(payload["count"]),
+                beacon=bytes.fromhex(payload["beacon"]),
+                beacon_source=str(payload["beacon_source"]),
+                signature=bytes.fromhex(payload["signature"]),
+                backbone=dict(payload["backbone"]),
+                pool=pool,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"{path}: not a watermark key ({type(error).__name__}: {error})") from None
+        key._check(path)
+        return key
+
+    def _payload(self) -> dict:
+        return {
+            "kind": "watermark-key",
+            "seed": self.seed.hex(),
+            "public_key": self.public_key.hex(),
+            "assignments": [assignment.to_dict() for assignment in self.assignments],
+            "count": self.count,
+            "beacon": self.beacon.hex(),
+            "beacon_source": self.beacon_source,
+            "signature": self.signature.hex(),
+            "backbone": self.backbone,
+        }
+
+    def _check(self, path: Path) -> None:
+        message = b"hf-watermark/precommit/v1\x00" + self.precommit
+        if not is_signed_by(self.public_key, message, self.signature):
+            raise InvalidInput(f"{path}: the owner's signature does not fit this key; the file was edited")
+        check_pool(self.assignments, self.pool, path.parent / POOL_FILE)
+
+
+def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, leaf) -> tuple[SubKey, ...]:
+    return tuple(
+        SubKey(
+            index,
+            slot,
+            schedule.derive_subkey(
+                leaf(index)[0], beacon, public_key, index, assignment.method, assignment.version, assignment.spec
+            ),
+        )
+        for slot, index in enumerate(assignment.subkeys)
+    )
+
+
+def pool_of(method: str, pool: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of one method: their names start with the method's."""
+    return {name: tensor for name, tensor in pool.items() if name.startswith(f"{method}.")}
+
+
+def check_pool(assignments: tuple[Assignment, ...], pool: dict[str, torch.Tensor], path: Path) -> None:
+    for assignment in assignments:
+        wanted = assignment.layout.get("pool_sha256")
+        if wanted is None:
+            continue
+        own = pool_of(assignment.method, pool)
+        if not own:
+            raise InvalidInput(f"{path}: missing; the triggers of `{assignment.method}` are made from it")
+        if tensor_set_digest(own) != wanted:
+            raise InvalidInput(
+                f"{path}: its digest is not the one in the key; it belongs to another key or was edited"
+            )
+
+
+def refuse_model_folder(folder: Path) -> None:
+    """Secrets and published files live apart: raises when `folder` is inside a model or checkpoint folder."""
+    resolved = folder.resolve()
+    for parent in (resolved, *resolved.parents):
+        published = [name for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
+                     if (parent / name).exists()]  # fmt: skip
+        if published:
+            raise ValueError(
+                f"{folder} lies inside a model folder ({parent / published[0]} exists) and would be published with it; "
+                "save the key beside the model, for example in `keys/`"
+            )
+
+
+def refuse_keys_inside(folder: Path) -> None:
+    """Raises when a key file lies in a folder that is about to be saved as a model, and so would be published with it."""
+    for path in folder.rglob(KEY_FILE):
+        raise ValueError(
+            f"{path} is a secret inside the model folder {folder}; move it out, for example to `keys/`, and save again"
+        )
