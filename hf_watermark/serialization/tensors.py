@@ -1,30 +1,19 @@
-"""Safe reading of untrusted files and atomic writing.
-
-Whatever is wrong with a file, the reader raises [`InvalidInput`]. Nothing here unpickles, unpacks an archive or uses a
-name from inside a file as a path without checking it first.
-"""
+"""Safetensors from strangers: strict headers with limits, tensors read one at a time, digests of contents."""
 
 import hashlib
-import json
 import math
-import os
 import re
-import secrets
-import stat
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import rfc8785
+from .documents import parse_json, read_json
+from .files import InvalidInput, naming, open_regular
 
 
 if TYPE_CHECKING:
     import torch
 
-JSON_BYTES = 262_144
-JSON_BRACKETS = 20_000
 HEADER_BYTES = 8 * 2**20
 WEIGHT_BYTES = 16 * 2**30
 TENSORS = 20_000
@@ -56,16 +45,6 @@ _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-if sys.platform == "win32":
-    _OPEN_FLAGS, _NO_FOLLOW = os.O_BINARY, 0
-else:
-    # O_NONBLOCK: opening a named pipe must not wait for somebody to write into it.
-    _OPEN_FLAGS, _NO_FOLLOW = os.O_NONBLOCK, os.O_NOFOLLOW
-
-
-class InvalidInput(ValueError):
-    """An untrusted file or document breaks its format or a limit; the message says which and where."""
-
 
 class TensorInfo(NamedTuple):
     """One entry of a safetensors header; `begin` and `end` count bytes from the start of the data, after the header."""
@@ -74,155 +53,6 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-def parse_json(
-    raw: bytes, max_bytes: int = JSON_BYTES, max_brackets: int = JSON_BRACKETS, allow_floats: bool = False
-) -> dict[str, Any]:
-    """
-    Parses a JSON object strictly: UTF-8, no repeated names, integers below 2^53, no NaN, no floats.
-
-    Args:
-        raw (`bytes`): The document.
-        max_bytes (`int`, *optional*, defaults to 262144): Largest accepted size.
-        max_brackets (`int`, *optional*, defaults to 20000): Most opening brackets, counted before parsing.
-        allow_floats (`bool`, *optional*, defaults to `False`): Accept finite floats (documents that are not signed).
-
-    Returns:
-        `dict`: The object.
-
-    Raises:
-        [`InvalidInput`]: when the document breaks any of these rules.
-    """
-    if len(raw) > max_bytes:
-        raise InvalidInput(f"JSON is longer than {max_bytes} bytes.")
-    if raw.count(b"[") + raw.count(b"{") > max_brackets:
-        raise InvalidInput(f"JSON has more than {max_brackets} opening brackets.")
-    try:
-        document = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_object_without_duplicates,
-            parse_int=_small_integer,
-            parse_float=_finite_float if allow_floats else _refuse_number,
-            parse_constant=_refuse_number,
-        )
-        # Escapes can smuggle in half of a surrogate pair, which is no text and cannot be signed or printed.
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
-    except InvalidInput:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"Not valid JSON ({error}).") from None
-    if not isinstance(document, dict):
-        raise InvalidInput(f"JSON holds a {type(document).__name__} at the top, expected an object.")
-    return document
-
-
-def read_json(path: str | Path, max_bytes: int = JSON_BYTES, allow_floats: bool = False) -> dict[str, Any]:
-    """
-    Reads a JSON object from an untrusted file with the rules of [`parse_json`].
-
-    Args:
-        path (`str` or `Path`): The file.
-        max_bytes (`int`, *optional*, defaults to 262144): Largest accepted size.
-        allow_floats (`bool`, *optional*, defaults to `False`): Accept finite floats.
-
-    Returns:
-        `dict`: The object.
-
-    Raises:
-        [`InvalidInput`]: when the file is missing, unreadable, too large or not such a document.
-    """
-    with _naming(path), _open_regular(path) as (file, _):
-        return parse_json(_read_all(file, max_bytes), max_bytes, allow_floats=allow_floats)
-
-
-def canonical_json(document: Any) -> bytes:
-    """The one byte string of a JSON document that is hashed or signed (RFC 8785)."""
-    return rfc8785.dumps(document)
-
-
-def write_bytes_atomic(path: str | Path, data: bytes, mode: int = 0o644, overwrite: bool = True) -> None:
-    """
-    Writes a file completely or not at all.
-
-    The bytes go to a new file in the same folder, reach the disk, and only then take the name; a failure leaves an
-    existing file untouched and no temporary file behind. A symlink at `path` is replaced, never followed.
-
-    Args:
-        path (`str` or `Path`): Target, in an existing folder.
-        data (`bytes`): Content.
-        mode (`int`, *optional*, defaults to `0o644`): Permission bits, reduced by the umask.
-        overwrite (`bool`, *optional*, defaults to `True`): Replace an existing file.
-
-    Raises:
-        `FileExistsError`: when `overwrite=False` and the name is taken.
-    """
-    path = Path(path)
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(f"{path} exists and is left as it is; choose another path or allow overwriting.")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS | _NO_FOLLOW
-    descriptor = os.open(temporary, create, mode)
-    leftovers = [temporary]
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not overwrite:
-            # Takes the name, or fails if somebody else just did; unlike a hard link it works on every file system.
-            os.close(os.open(path, create, mode))
-            leftovers.append(path)
-        os.replace(temporary, path)
-    except BaseException:
-        for leftover in leftovers:
-            leftover.unlink()
-        raise
-
-
-def write_json_atomic(
-    path: str | Path, document: Mapping[str, Any], mode: int = 0o644, overwrite: bool = True
-) -> None:
-    """Writes indented, sorted JSON for people to read, with [`write_bytes_atomic`]; NaN and infinity are refused."""
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(path, text.encode("utf-8") + b"\n", mode, overwrite)
-
-
-def make_private_dir(path: str | Path) -> None:
-    """
-    Creates a folder for secrets with mode 0700, parents with the usual mode.
-
-    An existing folder keeps its rights: it may hold other things, and [`read_private_bytes`] checks each secret file.
-    """
-    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def read_private_bytes(path: str | Path, max_bytes: int) -> bytes:
-    """
-    Reads a secret file, but only one that nobody else could have read or put there.
-
-    Args:
-        path (`str` or `Path`): The file.
-        max_bytes (`int`): Largest accepted size.
-
-    Returns:
-        `bytes`: The content.
-
-    Raises:
-        [`InvalidInput`]: when the file is missing, a symlink, too large or, on POSIX systems, owned by another user or
-            open to group or others.
-    """
-    with _naming(path):
-        if Path(path).is_symlink():
-            raise InvalidInput("is a symlink; secrets are only read from the file itself.")
-        with _open_regular(path, _NO_FOLLOW) as (file, status):
-            if sys.platform != "win32":
-                if status.st_uid != os.geteuid():
-                    raise InvalidInput(f"belongs to user {status.st_uid}, not to you; do not trust it.")
-                if status.st_mode & 0o077:
-                    rights = stat.S_IMODE(status.st_mode)
-                    raise InvalidInput(f"has mode {rights:04o}, others have access; run `chmod 600` on it.")
-            return _read_all(file, max_bytes)
 
 
 def parse_safetensors_header(header: bytes, data_bytes: int) -> dict[str, TensorInfo]:
@@ -274,7 +104,7 @@ def read_safetensors_header(path: str | Path, max_bytes: int = WEIGHT_BYTES) -> 
     Raises:
         [`InvalidInput`]: when the file is missing, truncated, too large or malformed.
     """
-    with _naming(path), _open_regular(path) as (file, status):
+    with naming(path), open_regular(path) as (file, status):
         if status.st_size > max_bytes:
             raise InvalidInput(f"has {status.st_size} bytes, limit {max_bytes}.")
         length = int.from_bytes(file.read(8), "little")
@@ -436,58 +266,3 @@ def _why_no_pickle(name: str) -> str:
         f"{name} is pickled, and reading a pickle can run code. Have the model saved as safetensors "
         "(save_pretrained does so) by somebody who trusts it."
     )
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except InvalidInput as error:
-        raise InvalidInput(f"{path}: {error}") from None
-
-
-@contextmanager
-def _open_regular(path: str | Path, flags: int = 0) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS | flags)
-    except OSError as error:
-        raise InvalidInput(f"cannot be opened ({error.strerror}).") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise InvalidInput("is not a regular file.")
-    with os.fdopen(descriptor, "rb") as file:
-        yield file, status
-
-
-def _read_all(file: BinaryIO, max_bytes: int) -> bytes:
-    data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InvalidInput(f"is larger than {max_bytes} bytes.")
-    return data
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise InvalidInput(f"name {name[:64]!r} appears twice in one object.")
-        result[name] = value
-    return result
-
-
-def _small_integer(text: str) -> int:
-    # Length first: converting a million digits takes seconds.
-    if len(text) > 17 or abs(int(text)) >= 2**53:
-        raise InvalidInput(f"integer {text[:20]} is not below 2^53.")
-    return int(text)
-
-
-def _finite_float(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise InvalidInput(f"number {text[:20]} is not finite.")
-    return float(text)
-
-
-def _refuse_number(text: str) -> NoReturn:
-    raise InvalidInput(f"number {text[:20]} is not an integer; this document allows integers only.")

@@ -1,0 +1,36 @@
+"""
+Safe reading of untrusted files and atomic writing.
+
+Whatever is wrong with a file, the reader raises [`InvalidInput`]. Nothing here unpickles, unpacks an archive or uses a name from
+inside a file as a path without checking it first.
+"""
+
+from .documents import JSON_BYTES, canonical_json, parse_json, read_json, write_json_atomic
+from .files import InvalidInput, make_private_dir, read_private_bytes, write_bytes_atomic
+from .tensors import (
+    DTYPES,
+    SafetensorsFolder,
+    TensorInfo,
+    parse_safetensors_header,
+    read_safetensors_header,
+    tensor_set_digest,
+)
+
+
+__all__ = [
+    "DTYPES",
+    "JSON_BYTES",
+    "InvalidInput",
+    "SafetensorsFolder",
+    "TensorInfo",
+    "canonical_json",
+    "make_private_dir",
+    "parse_json",
+    "parse_safetensors_header",
+    "read_json",
+    "read_private_bytes",
+    "read_safetensors_header",
+    "tensor_set_digest",
+    "write_bytes_atomic",
+    "write_json_atomic",
+]
