@@ -140,12 +140,12 @@ class WatermarkTrainer(Trainer):
 
     def _attach(self, key: WatermarkKey) -> None:
         claims = {claim.assignment.method: claim for claim in key.claims()}
+        if sorted(claims) != sorted(self.watermark):
+            raise InvalidInput(
+                f"this key marks with {sorted(claims)}, this trainer with {sorted(self.watermark)}; give the key of this run"
+            )
         for cls in self.method_classes():
-            claim = claims.get(cls.method)
-            if claim is None:
-                raise InvalidInput(
-                    f"this key marks with {sorted(claims)}, not with `{cls.method}`; give the key of this run"
-                )
+            claim = claims[cls.method]
             committed = claim.assignment.config
             if committed != self.watermark[cls.method].to_dict():
                 raise InvalidInput(f"the key was made for another `{cls.method}` config: {committed}")

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from .configuration import WatermarkConfig
 from .evidence import SELF_CHECK, Access, Evidence, Verdict, combine
 from .keys import Claim, SubKey
+from .serialization import InvalidInput
 from .statistics import log2_binomial_tail
 from .suspects import Suspect
 
@@ -102,7 +103,7 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
     for verifier in verifiers:
         try:
             parts = verifier.verify(suspect, bound=bound)
-        except ValueError as error:
+        except InvalidInput as error:
             # One method that cannot run must not hide what the others see; if none can, the caller gets the error.
             skipped.append(f"{verifier.method} was not checked: {error}")
             last_error = error

@@ -89,7 +89,7 @@ def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
         return Found(role, None)
     try:
         _, found = find_carriers(shapes)
-    except ValueError:
+    except InvalidInput:
         found = {}
     if role not in found:
         known = ", ".join([*found, STEM]) if found else "none, this is no known backbone family"
@@ -133,6 +133,6 @@ def _role_of(name: str, shapes: Mapping[str, Shape]) -> str:
     # A carrier named by its tensor gets its role, so that prefixes and ports of the same backbone still read.
     try:
         _, found = find_carriers(shapes)
-    except ValueError:
+    except InvalidInput:
         return name
     return {item.weight: role for role, item in found.items()}.get(name, name)

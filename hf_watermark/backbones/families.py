@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..serialization import InvalidInput
+
 
 Shape = tuple[int, ...]
 
@@ -28,13 +30,10 @@ class Dialect:
             Pattern of the candidate weight; its numeric groups order the candidates by depth.
         scale (`str`, *optional*):
             Template of the vector that multiplies the rows afterwards (BatchNorm weight or LayerScale).
-        reads (`str`, *optional*):
-            Template of the weight that reads the stream at the start of the same block (linear bottlenecks only).
     """
 
     carrier: str
     scale: str | None = None
-    reads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,6 @@ class Family:
             Number of leading groups that name a block; only the last candidate of each block is a carrier.
         every_third_input (`bool`):
             Columns of input channels 2, 5, 8 ... carry, the others align.
-        residual_only (`bool`):
-            Keep only blocks whose output has the width of their input (where a stream is written a second time).
-        skip_first (`int`):
-            Number of leading candidates that are anchors.
     """
 
     name: str
@@ -56,8 +51,6 @@ class Family:
     stem: str
     last_of: int | None = None
     every_third_input: bool = False
-    residual_only: bool = False
-    skip_first: int = 0
 
 
 # Order matters: the ViT pattern is the least specific one.
@@ -96,26 +89,20 @@ FAMILIES = (
     Family(
         "inverted_residual",
         (
+            # The first block of a stage starts a stream; equal widths do not tell, because narrow nets have stages of one width.
+            Dialect(r"blocks\.(\d+)\.([1-9]\d*)\.conv_pwl\.weight", r"blocks.\1.\2.bn3.weight"),
             Dialect(
-                r"blocks\.(\d+)\.(\d+)\.conv_pwl\.weight",
-                r"blocks.\1.\2.bn3.weight",
-                reads=r"blocks.\1.\2.conv_pw.weight",
-            ),
-            Dialect(
-                r"layer\.(\d+)\.reduce_1x1\.convolution\.weight",
+                r"layer\.(1|3|4|6|7|8|10|11|13|14)\.reduce_1x1\.convolution\.weight",
                 r"layer.\1.reduce_1x1.normalization.weight",
-                reads=r"layer.\1.expand_1x1.convolution.weight",
             ),
         ),
         stem=r"(?:conv_stem|conv_stem\.first_conv\.convolution)\.weight",
-        residual_only=True,
     ),
     Family(
         "vgg",
-        (Dialect(r"features\.(\d+)\.weight"),),
+        (Dialect(r"features\.([1-9]\d*)\.weight"),),
         stem=r"features\.0\.weight",
         every_third_input=True,
-        skip_first=1,
     ),
     Family(
         "vit",
@@ -150,7 +137,7 @@ def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]
         The family and `{role: names}`, with roles `"<family>.<ordinal>"`.
 
     Raises:
-        `ValueError`: when no family fits, or two copies of a model lie in one state dict.
+        [`~serialization.InvalidInput`]: when no family fits, or two copies of a model lie in one state dict.
     """
     for family in FAMILIES:
         for dialect in family.dialects:
@@ -158,7 +145,7 @@ def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]
             if found:
                 return family, {f"{family.name}.{number}": names for number, names in enumerate(found)}
     names = ", ".join(family.name for family in FAMILIES)
-    raise ValueError(
+    raise InvalidInput(
         f"no known backbone family among {len(shapes)} tensors (known: {names}); "
         "name the tensors yourself with `layers=[...]` in the config"
     )
@@ -166,11 +153,13 @@ def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]
 
 def find_stem(shapes: Mapping[str, Shape]) -> str:
     """Name of the first convolution (or patch projection), which the `paper` preset of greedy residuals marks."""
-    family, _ = find_carriers(shapes)
-    pattern = re.compile(rf"(?:.*\.)?{family.stem}")
-    names = [name for name in shapes if pattern.fullmatch(name) and len(shapes[name]) == 4]
-    # `layer1.0.conv1` ends like the stem `conv1`; the stem is the shallowest name.
-    return min(names, key=lambda name: name.count("."))
+    for family in FAMILIES:
+        pattern = re.compile(rf"(?:.*\.)?{family.stem}")
+        names = [name for name in shapes if pattern.fullmatch(name) and len(shapes[name]) == 4]
+        if names:
+            # `layer1.0.conv1` ends like the stem `conv1`; the stem is the shallowest name.
+            return min(names, key=lambda name: name.count("."))
+    raise ValueError("no first convolution of a known backbone family; name the tensor yourself with `layers=[...]`")
 
 
 def _carriers_of(family: Family, dialect: Dialect, shapes: Mapping[str, Shape]) -> list[Found]:
@@ -178,7 +167,7 @@ def _carriers_of(family: Family, dialect: Dialect, shapes: Mapping[str, Shape]) 
     matches = [m for m in map(pattern.fullmatch, shapes) if m and len(shapes[m.string]) in (2, 4)]
     prefixes = {m["prefix"] for m in matches}
     if len(prefixes) > 1:
-        raise ValueError(
+        raise InvalidInput(
             f"the state dict holds several copies of a {family.name} (prefixes {sorted(prefixes)[:3]}); keep only one"
         )
     core = re.compile(dialect.carrier)
@@ -187,9 +176,7 @@ def _carriers_of(family: Family, dialect: Dialect, shapes: Mapping[str, Shape]) 
         candidates = list({order[: family.last_of]: (order, name) for order, name in candidates}.values())
     prefix = next(iter(prefixes), "")
     found = []
-    for _, name in candidates[family.skip_first :]:
-        if family.residual_only and not _is_residual(core, dialect, name, prefix, shapes):
-            continue
+    for _, name in candidates:
         scale = prefix + core.sub(dialect.scale, name) if dialect.scale else None
         found.append(Found(prefix + name, scale if scale in shapes else None))
     if family.every_third_input:
@@ -203,14 +190,8 @@ def _order(core: re.Pattern, name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in match.groups())
 
 
-def _is_residual(core: re.Pattern, dialect: Dialect, name: str, prefix: str, shapes: Mapping[str, Shape]) -> bool:
-    assert dialect.reads is not None
-    reader = prefix + core.sub(dialect.reads, name)
-    return reader in shapes and shapes[reader][1] == shapes[prefix + name][0]
-
-
 def _with_vgg_norm(found: Found, shapes: Mapping[str, Shape]) -> Found:
     # VGG numbers convolution and normalisation in one sequence: `features.4` is followed by `features.5` when that is a BatchNorm.
     head, number, _ = found.weight.rsplit(".", 2)
-    follower = f"{head}.{int(number) + 1}"
-    return Found(found.weight, f"{follower}.weight" if f"{follower}.running_mean" in shapes else None)
+    follower = f"{head}.{int(number) + 1}.weight"
+    return Found(found.weight, follower if follower in shapes else None)

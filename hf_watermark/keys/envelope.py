@@ -55,7 +55,10 @@ def _b64(data: bytes) -> str:
 
 
 def _unb64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    data = base64.b64decode(text, validate=True)
+    if _b64(data) != text:  # the last character has unused bits
+        raise ValueError("base64 is not in its one canonical form")
+    return data
 
 
 def seal(payload: dict, passphrase: str | None) -> bytes:
@@ -96,7 +99,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         header = {field: value for field, value in envelope.items() if field != "ciphertext"}
         ciphertext, commit = _unb64(envelope["ciphertext"]), _unb64(envelope["commit"])
         if header["kdf"]["name"] == "none":
-            if not hmac.compare_digest(hashlib.sha256(ciphertext).digest(), commit):
+            if not hmac.compare_digest(hashlib.sha256(ciphertext).digest(), commit) or header["cipher"] != "none":
                 raise InvalidInput(f"{name}: the content does not match its digest; the file was edited or damaged")
             return parse_json(ciphertext, max_bytes=MAX_BYTES, allow_floats=True)
         if passphrase is None:

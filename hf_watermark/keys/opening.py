@@ -8,7 +8,7 @@ import torch
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
 from .owner import is_signed_by
-from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, common_spec, pool_of
+from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, check_pool, common_spec, pool_of
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v1"
@@ -64,17 +64,15 @@ class Opening:
 
     def problems(self) -> list[str]:
         """Why this opening is inadmissible; empty when every commitment holds."""
+        if not 0 <= self.index < self.count <= schedule.MOST_LEAVES:
+            return [f"sub-key {self.index} of {self.count} does not exist"]
         found = []
         if self.index not in self.assignment.subkeys:
             found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
         if self.assignment.spec not in self.specs:
             found.append("the method's parameters are not the committed ones")
-        leaves, root = self.path, schedule.leaf_hash(self.index, self.secret, self.blind)
-        position = self.index
-        for sibling in leaves:
-            root = schedule.node_hash(root, sibling) if position & 1 == 0 else schedule.node_hash(sibling, root)
-            position >>= 1
-        if len(leaves) != self.count.bit_length() - 1 or not 0 <= self.index < self.count:
+        root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)
+        if self.count != 1 << len(self.path):
             found.append("the inclusion proof has the wrong length for this tree")
         elif (
             schedule.precommit_hash(self.public_key, root, self.count, common_spec(list(self.specs))) != self.precommit
@@ -82,6 +80,11 @@ class Opening:
             found.append("the sub-key is not in the committed tree")
         if not is_signed_by(self.public_key, b"hf-watermark/precommit/v1\x00" + self.precommit, self.signature):
             found.append("the owner's signature over the precommit does not verify")
+        try:
+            # Free source images would be free triggers: whoever chooses them can choose ones that answer as the key wants.
+            check_pool((self.assignment,), self.pool, Path("pool"))
+        except InvalidInput as error:
+            found.append(str(error))
         return found
 
     def claims(self) -> list[Claim]:

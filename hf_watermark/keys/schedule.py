@@ -9,6 +9,7 @@ domain-separation prefixes of RFC 6962. The published test vector lives in `test
 
 import hashlib
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 
 NO_BEACON = bytes(32)
+MOST_LEAVES = 1024
 STREAM_NAMES = ("carrier", "bits", "label", "rule", "projection", "order")
 
 
@@ -68,15 +70,19 @@ def inclusion_path(levels: list[list[bytes]], index: int) -> list[bytes]:
     return [level[(index >> depth) ^ 1] for depth, level in enumerate(levels[:-1])]
 
 
-def is_included(root: bytes, count: int, index: int, secret: bytes, blind: bytes, path: list[bytes]) -> bool:
-    """Whether `(secret, blind)` is leaf `index` of the tree of `count` leaves with this `root`."""
-    if not (0 <= index < count and count & (count - 1) == 0 and len(path) == count.bit_length() - 1):
-        return False
+def root_from_path(index: int, secret: bytes, blind: bytes, path: Sequence[bytes]) -> bytes:
+    """The root that an inclusion path leads to from `(secret, blind)` as leaf `index`."""
     node = leaf_hash(index, secret, blind)
     for sibling in path:
         node = node_hash(node, sibling) if index & 1 == 0 else node_hash(sibling, node)
         index >>= 1
-    return node == root
+    return node
+
+
+def is_included(root: bytes, count: int, index: int, secret: bytes, blind: bytes, path: Sequence[bytes]) -> bool:
+    """Whether `(secret, blind)` is leaf `index` of the tree of `count` leaves with this `root`."""
+    fits = 0 <= index < count and count == 1 << len(path)
+    return fits and root_from_path(index, secret, blind, path) == root
 
 
 def precommit_hash(public_key: bytes, root: bytes, count: int, spec: bytes) -> bytes:

@@ -282,6 +282,8 @@ class WatermarkKey:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{path}: not a watermark key ({type(error).__name__}: {error})") from None
+        if key.count not in (1 << depth for depth in range(schedule.MOST_LEAVES.bit_length())):
+            raise InvalidInput(f"{path}: a tree of {key.count} sub-keys does not exist; the file was edited")
         key._check(path)
         return key
 

@@ -15,6 +15,7 @@ from .residuals import (
     hinge,
     paper_residuals,
     place_groups,
+    raw_weight,
     read_residuals,
     signs,
 )
@@ -76,7 +77,8 @@ class GreedyResidualsTrainer(WatermarkTrainer):
         weights = {name: weight for name, weight in live_weights(model).items() if name in self._carrier_names}
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if config.preset == "paper":
-            return paper_residuals(next(iter(weights.values())), self._subkeys[0], config.kept_fraction)
+            weight = raw_weight(self._carriers[0], weights, shapes)
+            return paper_residuals(weight, self._subkeys[0], config.kept_fraction)
         rows = {carrier.role: canonical_rows(carrier, weights, shapes) for carrier in self._carriers}
         return torch.cat([read_residuals(rows, groups, config.kept_fraction) for groups in self._groups])
 

@@ -1,0 +1,59 @@
+"""The command group `hf-watermark` and its entry point."""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import attack, methods, owner, quickstart, verify
+from .errors import BUG, OneLineErrors
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Put an ownership mark into a vision model while fine-tuning it, and prove it later."""
+
+
+# Pretty tracebacks would print local variables, and those may hold secrets.
+app = typer.Typer(
+    cls=OneLineErrors,
+    callback=root,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Example:\n\nhf-watermark verify suspect-folder --key keys/my-model",
+)
+owner_app = typer.Typer(
+    help="Create or show the identity that signs your keys.", no_args_is_help=True, epilog=owner.CREATE_EXAMPLE
+)
+owner_app.command(epilog=owner.CREATE_EXAMPLE)(owner.create)
+owner_app.command(epilog=owner.SHOW_EXAMPLE)(owner.show)
+app.add_typer(owner_app, name="owner")
+app.command(epilog=verify.EXAMPLE)(verify.verify)
+app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
+app.command(epilog=methods.EXAMPLE)(methods.methods)
+app.command(epilog=quickstart.EXAMPLE)(quickstart.quickstart)
+
+
+def main() -> None:
+    """Console script. Exit statuses: those of the command, 70 for a bug, 130 when interrupted."""
+    try:
+        app(prog_name="hf-watermark")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BUG)
+
+
+if __name__ == "__main__":
+    main()

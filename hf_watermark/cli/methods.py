@@ -1,0 +1,25 @@
+"""`hf-watermark methods`."""
+
+import json as json_format
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+EXAMPLE = "Example:\n\nhf-watermark methods --json"
+
+
+def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
+    """List the marking methods and what a verifier needs to see of a suspect."""
+    from ..mapping import METHODS
+
+    rows = [{"name": name, "access": entry.access, "summary": entry.summary} for name, entry in METHODS.items()]
+    if json:
+        typer.echo(json_format.dumps(rows, indent=2))
+        return
+    table = Table("method", "access", "summary")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
