@@ -53,12 +53,17 @@ class WatermarkConfig:
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise InvalidInput(f"config: unknown field {unknown[0]!r} for method {cls.method!r}")
+        for field in dataclasses.fields(cls):
+            # Canonical JSON, in which keys are stored, writes 1.0 as 1.
+            if field.type is float and type(fields.get(field.name)) is int:
+                fields[field.name] = float(fields[field.name])
         try:
             return cls(**fields)
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise InvalidInput(f"config: {error}") from None
 
     def save_pretrained(self, save_directory: str | Path) -> None:
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
         write_json_atomic(Path(save_directory) / CONFIG_NAME, self.to_dict())
 
     @classmethod

@@ -71,7 +71,7 @@ class AutoVerifier:
         return method_entry(method).load("Verifier")
 
 
-def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1) -> Evidence:
+def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1, beacon: bytes | None = None) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
 
@@ -83,6 +83,9 @@ def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1) -> Evidenc
             The owner's key, or one disclosed sub-key.
         looks (`int`, *optional*, defaults to 1):
             How many variants of this check were or will be tried (suspect snapshots, sub-keys); charged as log2(looks) bits.
+        beacon (`bytes`, *optional*):
+            The public random value that the verifier looked up himself for the date of the precommit. Only when it is the one the
+            key was bound to is level B enough; a beacon that the claimant names could have been searched.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
@@ -110,4 +113,16 @@ def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1) -> Evidenc
     else:
         backbone = key.backbone
     verifiers = [AutoVerifier.for_method(claim.assignment.method)(claim) for claim in key.claims()]
-    return verify_claims(verifiers, Suspect.open(suspect, backbone), key.beacon != NO_BEACON, looks)
+    return verify_claims(verifiers, Suspect.open(suspect, backbone), is_bound(key.beacon, beacon), looks)
+
+
+def is_bound(claimed: bytes, looked_up: bytes | None) -> bool:
+    """
+    Raises:
+        [`~serialization.InvalidInput`]: when the key was bound to another value than the one looked up.
+    """
+    if looked_up is None:
+        return False
+    if looked_up != claimed or claimed == NO_BEACON:
+        raise InvalidInput(f"`beacon` is {looked_up.hex()}, the key was bound to {claimed.hex()}")
+    return True

@@ -7,6 +7,7 @@ integer, so that no rounding decides a match. Nothing here is estimated from dat
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from operator import index
 
 import numpy as np
@@ -92,24 +93,49 @@ def log2_relabel_tail(
             f"Got {len(predictions)} predictions, {len(candidates)} candidates and {len(targets)} targets: "
             "pass one entry of each per rule."
         )
-    draws = math.prod(len(allowed) for allowed in candidates)
-    # The law is a polynomial in x = 2**width: coefficient m counts the draws with m matches. No coefficient exceeds
-    # `draws`, so neighbours cannot run into each other, and multiplying by x**m is a shift.
-    width = draws.bit_length()
-    law, matches = 1, 0
+    scores, matches = [], 0
     for rule, (answers, allowed, target) in enumerate(zip(predictions, candidates, targets, strict=True)):
         labels, target = [index(label) for label in allowed], index(target)
         if len(set(labels)) != len(labels) or target not in labels:
             raise ValueError(f"Rule {rule}: candidates {labels} must be distinct and contain the target {target}.")
         agreement = Counter(index(answer) for answer in answers)
-        ways = Counter(agreement[label] for label in labels)  # how many targets would give how many matches
-        law = sum(times * (law << (width * count)) for count, times in ways.items())
+        scores.append([agreement[label] for label in labels])
         matches += agreement[target]
-    tail, favourable, mask = law >> (width * matches), 0, (1 << width) - 1
-    while tail:
-        favourable += tail & mask
-        tail >>= width
-    return math.log2(favourable) - math.log2(draws), matches
+    return LabelLaw(scores).log2_tail(matches), matches
+
+
+class LabelLaw:
+    """
+    Exact law of the number of matches when each rule's label is redrawn uniformly from its candidates. One law serves the key's own
+    labels and those of any number of decoys.
+
+    Args:
+        scores (`Sequence[Sequence[int]]`): For each rule the matches that each candidate label would earn, not negative.
+    """
+
+    def __init__(self, scores: Sequence[Sequence[int]]):
+        self._draws = math.prod(len(row) for row in scores)
+        # The law is a polynomial in x = 2**width: coefficient m counts the draws that sum to m. No coefficient exceeds
+        # `draws`, so neighbours cannot run into each other, and multiplying by x**m is a shift.
+        width = self._draws.bit_length()
+        law = 1
+        for row in scores:
+            law = sum(times * (law << (width * index(score))) for score, times in Counter(row).items())
+        mask, coefficients = (1 << width) - 1, []
+        raw = law.to_bytes((law.bit_length() + 7) // 8 + 1, "little")
+        for place in range(0, law.bit_length(), width):
+            # Sliced out of bytes: shifting the whole number down again and again would be quadratic.
+            piece = int.from_bytes(raw[place // 8 : (place + width) // 8 + 1], "little")
+            coefficients.append((piece >> (place % 8)) & mask)
+        self._favourable = list(accumulate(reversed(coefficients)))[::-1]
+
+    def log2_tail(self, observed: int) -> float:
+        """log2 of P(sum >= observed). An unreachable sum raises, because it means that score and law do not belong together."""
+        if observed <= 0:
+            return 0.0
+        if observed >= len(self._favourable):
+            raise ValueError(f"observed={observed} is more than any draw can reach ({len(self._favourable) - 1}).")
+        return math.log2(self._favourable[observed]) - math.log2(self._draws)
 
 
 def relabel_tails(counts: np.ndarray, hits: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from scipy import stats
 from hf_watermark.statistics import (
     LOG2_P_FLOOR,
     BetaMixtureProcess,
+    LabelLaw,
     binomial_min_matches,
     charge_looks,
     clopper_pearson,
@@ -424,3 +425,25 @@ def test_looks_and_floor():
         charge_looks(-1.0, 0)
     with pytest.raises(ValueError, match="log2_p=nan"):
         quotable(math.nan)
+
+
+# --- Label law ----------------------------------------------------------------------------
+
+
+def brute_force_tail(scores, observed):
+    draws = list(product(*scores))
+    return math.log2(sum(sum(draw) >= observed for draw in draws) / len(draws))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_label_law_equals_enumeration(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 12, size=(4, 5)).tolist()
+    law = LabelLaw(scores)
+    for observed in range(max(map(sum, product(*scores))) + 1):
+        assert law.log2_tail(observed) == pytest.approx(brute_force_tail(scores, observed), abs=1e-12)
+
+
+def test_label_law_refuses_a_sum_that_no_draw_reaches():
+    with pytest.raises(ValueError, match="more than any draw"):
+        LabelLaw([[0, 3], [1, 2]]).log2_tail(6)

@@ -9,7 +9,6 @@ largest count that a one-sided binomial test at 99.9 % still calls nominal.
 
 import argparse
 import json
-import math
 import os
 import time
 from itertools import combinations
@@ -31,10 +30,11 @@ from hf_watermark import (
 )
 from hf_watermark.backbones import canonical_rows, describe
 from hf_watermark.evaluation.digits import load_digits_data
+from hf_watermark.forgery import search_keys
 from hf_watermark.keys import SubKey
-from hf_watermark.methods.greedy_residuals.residuals import place_groups, read_residuals, signs
-from hf_watermark.statistics import binomial_min_matches, relabel_tails
-from hf_watermark.triggers import LAYOUTS, draw_questions, draw_rules, fuse, with_targets
+from hf_watermark.methods.greedy_residuals.residuals import own_rows, place_groups, read_residuals, signs
+from hf_watermark.statistics import relabel_tails
+from hf_watermark.triggers import LAYOUTS, draw_questions, draw_rules, fuse
 
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -76,7 +76,9 @@ class GreedyNull:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         self.carriers = describe(shapes)
         self.rows = [
-            {carrier.role: canonical_rows(carrier, model.state_dict(), shapes) for carrier in self.carriers}
+            own_rows(
+                {carrier.role: canonical_rows(carrier, model.state_dict(), shapes) for carrier in self.carriers}, 0, 1
+            )
             for model in models
         ]
 
@@ -116,19 +118,16 @@ class CoupledNull:
         # [models, combos, PER_CLASS, PER_CLASS]
         self.answers = torch.stack(answers, dim=1).reshape(len(models), len(self.place), PER_CLASS, PER_CLASS).numpy()
 
-    def counts(self, key: SubKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Candidate counts `[models, rules, candidates]`, hits `[models]`, and the answers `[models, rules, images]`."""
+    def counts(self, key: SubKey) -> tuple[np.ndarray, np.ndarray]:
+        """Matches of every possible target `[models, rules, candidates]`, and of the key's own targets in all `[models]`."""
         rules = draw_rules(key, COUPLED.rules, list(range(CLASSES)), CLASSES, LAYOUTS, 1)
         questions = draw_questions(key, rules, self.labels, COUPLED.images_per_rule) % PER_CLASS
         combos = np.array([self.place[rule.sources, rule.layout] for rule in rules])
         answers = self.answers[:, combos[:, None], questions[..., 0], questions[..., 1]]
-        return *self.score(answers, rules), answers
-
-    def score(self, answers: np.ndarray, rules: list) -> tuple[np.ndarray, np.ndarray]:
         candidates = np.array([rule.candidates(CLASSES) for rule in rules])
         counts = (answers[..., None] == candidates[None, :, None, :]).sum(axis=2)
-        targets = np.array([rule.target for rule in rules])
-        return counts, (answers == targets[None, :, None]).sum(axis=(1, 2))
+        own = [rule.candidates(CLASSES).index(rule.target) for rule in rules]
+        return counts, counts[:, np.arange(len(rules)), own].sum(axis=1)
 
 
 def table(p_values: np.ndarray) -> list[dict]:
@@ -151,34 +150,8 @@ def coupled_p_values(null: CoupledNull, keys: int, description: str) -> np.ndarr
     p_values = []
     for start in tqdm(range(0, keys, 500), desc=description):
         drawn = [null.counts(fresh()) for _ in range(min(500, keys - start))]
-        counts = np.concatenate([item[0] for item in drawn])
-        hits = np.concatenate([item[1] for item in drawn])
-        p_values.append(relabel_tails(counts, hits))
+        p_values.append(relabel_tails(*(np.concatenate(part) for part in zip(*drawn, strict=True))))
     return np.concatenate(p_values)
-
-
-def search(greedy: GreedyNull, coupled: CoupledNull, seeds: int) -> dict[str, dict]:
-    """The best of many searched seeds: all of the schedule for greedy residuals, the label stream for function-coupled rules."""
-    best = max(greedy.matches(fresh())[0] for _ in tqdm(range(seeds), desc="seed search, greedy"))
-    first = fresh()
-    _, _, answers = coupled.counts(first)
-    rules = draw_rules(first, COUPLED.rules, list(range(CLASSES)), CLASSES, LAYOUTS, 1)
-    smallest = 1.0
-    for start in tqdm(range(0, seeds, 5000), desc="seed search, rules"):
-        drawn = [
-            coupled.score(answers, with_targets(fresh(), rules, CLASSES)) for _ in range(min(5000, seeds - start))
-        ]
-        tails = relabel_tails(np.concatenate([item[0] for item in drawn]), np.concatenate([item[1] for item in drawn]))
-        smallest = min(smallest, float(tails.min()))
-    return {
-        "greedy_residuals": {
-            "seeds": seeds,
-            "best_matches": best,
-            "best_log2_p": round(math.log2(binom.sf(best - 1, GREEDY.bits, 0.5)), 2),
-            "needed_for_level_B": binomial_min_matches(GREEDY.bits, -64),
-        },
-        "function_coupled": {"seeds": seeds, "best_log2_p": round(math.log2(smallest), 2)},
-    }
 
 
 def main() -> None:
@@ -219,7 +192,10 @@ def main() -> None:
         "greedy_residuals": table(greedy_p_values(greedy_marked, options.decoys, "decoys, greedy")),
         "function_coupled": table(coupled_p_values(coupled_marked, options.decoys, "decoys, rules")),
     }
-    record["seed_search"] = search(GreedyNull(models[:1]), coupled_marked, options.seeds)
+    record["seed_search"] = {
+        method: search_keys(models[0], marked.key, options.seeds, method, progress=True).details
+        for method in ("greedy_residuals", "function_coupled")
+    }
     record["seconds"] = round(time.perf_counter() - begin, 1)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(record, indent=1))

@@ -1,6 +1,6 @@
 """Vision backbones: roles, carriers and anchors, canonical weights, loading."""
 
-from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate
+from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
 from .families import FAMILIES, find_carriers, find_stem
 from .loading import backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
 
@@ -18,6 +18,7 @@ __all__ = [
     "full_parameter",
     "live_weights",
     "locate",
+    "read_carriers",
     "run_on_backbone",
     "wrap_timm",
 ]

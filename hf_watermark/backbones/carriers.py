@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,6 +11,8 @@ from .families import Found, Shape, find_carriers, find_stem
 
 
 STEM = "stem"
+MAX_SIZE = 2**24
+MAX_CARRIERS = 4096
 
 
 class LayoutMismatch(InvalidInput):
@@ -55,12 +58,40 @@ class Carrier:
             "every_third_input": self.every_third_input,
         }
 
+    @classmethod
+    def from_dict(cls, data: Any) -> "Carrier":
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: for anything that `to_dict` would not have written.
+        """
+        if not isinstance(data, dict) or set(data) != set(cls.__dataclass_fields__):
+            raise InvalidInput(
+                f"layout: a carrier needs exactly the fields {sorted(cls.__dataclass_fields__)}, got {data!r:.200}"
+            )
+        sizes = [data["rows"], data["columns"], data["stride"]]
+        if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes) or data["columns"] % data["stride"]:
+            raise InvalidInput(f"layout: rows, columns and stride {sizes} of a carrier do not describe a weight")
+        if type(data["role"]) is not str or type(data["every_third_input"]) is not bool:
+            raise InvalidInput("layout: `role` of a carrier must be text and `every_third_input` true or false")
+        return cls(**data)
+
     def select(self, matrix: torch.Tensor) -> torch.Tensor:
         """Keeps the eligible columns of `[rows, columns]`, giving `[rows, eligible]`."""
         if not self.every_third_input:
             return matrix
         inputs = matrix.reshape(len(matrix), -1, self.stride)
         return inputs[:, 2::3][:, : inputs.shape[1] // 3].flatten(1)
+
+
+def read_carriers(layout: Mapping[str, Any]) -> list[Carrier]:
+    """The carriers of a layout that may come from a stranger's opening; [`~serialization.InvalidInput`] if it is malformed."""
+    listed = layout.get("carriers")
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_CARRIERS:
+        raise InvalidInput(f"layout: `carriers` must be a list of 1 to {MAX_CARRIERS} carriers")
+    carriers = [Carrier.from_dict(item) for item in listed]
+    if len({carrier.role for carrier in carriers}) != len(carriers):
+        raise InvalidInput("layout: a carrier is listed twice, so one weight would count twice")
+    return carriers
 
 
 def describe(shapes: Mapping[str, Shape], layers: Iterable[str] | None = None) -> list[Carrier]:
@@ -110,7 +141,8 @@ def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
     found = locate(carrier.role, shapes)
-    matrix = weights[found.weight].float().flatten(1)
+    weight = weights[found.weight].float()
+    matrix = weight.flatten(1) if weight.ndim > 1 else weight[:, None]
     if tuple(matrix.shape) != (carrier.rows, carrier.columns):
         raise LayoutMismatch(
             f"layer {carrier.role!r} ({found.weight}) has {tuple(matrix.shape)} weights, the key was made for "

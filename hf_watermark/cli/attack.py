@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..serialization import InvalidInput, SafetensorsFolder
+from ..serialization import InvalidInput
+from .loading import load_model
 
 
 if TYPE_CHECKING:
@@ -103,32 +104,6 @@ def _convert(text: str, value: str, kind: Any) -> Any:
         return TypeAdapter(kind).validate_strings(value)
     except ValidationError as error:
         raise InvalidInput(f"--option {text!r}: {error.errors()[0]['msg']}") from None
-
-
-def load_model(folder: Path) -> "PreTrainedModel":
-    """
-    The model in a local folder, with every weight checked: from its own file, of the shape its config asks for, finite.
-
-    Raises:
-        [`~serialization.InvalidInput`]: when the folder holds no such model.
-    """
-    if not (folder / "config.json").is_file():
-        raise InvalidInput(f"{folder}: no folder with config.json; download the model first, Hub names are not read here")
-    for _ in SafetensorsFolder(folder).values():
-        pass  # reading a tensor refuses NaN and infinite values
-
-    from transformers import AutoModelForImageClassification
-
-    try:
-        model, info = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except RuntimeError as error:
-        raise InvalidInput(f"{folder}: its tensors do not fit its config.json: {error}") from None
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise InvalidInput(f"{folder}: its config.json asks for {len(missing)} tensors it lacks, first {missing[0]!r}")
-    return model
 
 
 def labels_for(chosen: "Attack", model: "PreTrainedModel") -> int | None:

@@ -1,11 +1,12 @@
 """The attacker's images of `hf-watermark attack --data`."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Image, load_dataset
+from datasets import Image, disable_progress_bars, load_dataset
 from datasets.exceptions import DatasetsError
 from torch import nn
 from torch.utils.data import Dataset
@@ -82,17 +83,15 @@ def read_table(path: Path) -> "Table":
     """The training split of a parquet file or folder, or of an imagefolder."""
     if not path.exists():
         raise InvalidInput(f"{path}: no such file or folder; give --data digits, a parquet file or a folder of images")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         if path.is_file():
-            table = load_dataset("parquet", data_files=str(path), split="train")
-        else:
-            builder = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
-            table = load_dataset(builder, data_dir=str(path), split="train")
-    except DatasetsError as error:
+            return load_dataset("parquet", data_files=str(path), split="train")
+        builder = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
+        return load_dataset(builder, data_dir=str(path), split="train")
+    except (DatasetsError, ValueError) as error:
         raise InvalidInput(f"{path}: cannot be read ({error.__cause__ or error})") from None
-    if len(table) == 0:
-        raise InvalidInput(f"{path}: holds no images")
-    return table
 
 
 def _columns(source: str, table: "Table") -> tuple[str, str]:

@@ -59,9 +59,7 @@ def create(
     _describe(owner)
 
 
-def show(
-    path: PathOption = None, passphrase_fd: PassphraseFd = None, passphrase_file: PassphraseFile = None
-) -> None:
+def show(path: PathOption = None, passphrase_fd: PassphraseFd = None, passphrase_file: PassphraseFile = None) -> None:
     """Print the fingerprint and the public key of an owner identity."""
     path = path or default_path()
     passphrase = read_passphrase(passphrase_fd, passphrase_file)

@@ -41,6 +41,11 @@ def read_passphrase(fd: int | None, file: Path | None) -> str | None:
     return None
 
 
+def can_ask() -> bool:
+    """Whether somebody can type: standard input is a terminal."""
+    return sys.stdin.isatty()
+
+
 def open_secret(load: Callable[[str | None], Secret], passphrase: str | None) -> Secret:
     """Calls `load` with the passphrase; asks for one when the file turns out to be encrypted and somebody can type it."""
     from ..keys import WrongPassphrase
@@ -50,7 +55,7 @@ def open_secret(load: Callable[[str | None], Secret], passphrase: str | None) ->
     try:
         return load(None)
     except WrongPassphrase as error:
-        if not sys.stdin.isatty():
+        if not can_ask():
             raise WrongPassphrase(f"{error} with --passphrase-file FILE or --passphrase-fd N") from None
     # On stderr, so that `--json > evidence.json` still shows the question.
     return load(typer.prompt("Passphrase", hide_input=True, err=True))
@@ -58,7 +63,7 @@ def open_secret(load: Callable[[str | None], Secret], passphrase: str | None) ->
 
 def new_passphrase() -> str:
     """Asks for a passphrase twice."""
-    if not sys.stdin.isatty():
+    if not can_ask():
         raise InvalidInput(
             "nobody can type a passphrase here; give --passphrase-file FILE, --passphrase-fd N or --no-passphrase"
         )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .loading import silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 
 
@@ -51,7 +52,7 @@ def verify(
     from ..evidence import Verdict
     from ..mapping import verify as check
 
-    _silence_loading()
+    silence_loading()
     claim = _load_claim(key, opening, passphrase)
     with Console(stderr=True).status("Checking ..."):
         evidence = check(suspect, claim, looks=looks)
@@ -90,16 +91,16 @@ def show_evidence(evidence: "Evidence") -> None:
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":
     from ..keys import Opening, WatermarkKey
+    from ..mapping import method_entry
 
     if opening is not None:
-        return Opening.load(opening)
+        disclosed = Opening.load(opening)
+        access = method_entry(disclosed.assignment.method).access
+        if access != "weights":
+            # An opening holds neither the owner's architecture nor source images, so a folder cannot be asked.
+            raise InvalidInput(
+                f"{opening}: is read from {access}, not from a folder; use verify(function, Opening.load(path, pool)) in Python"
+            )
+        return disclosed
     assert key is not None
     return open_secret(lambda secret: WatermarkKey.load(key, secret), passphrase)
-
-
-def _silence_loading() -> None:
-    """No notes and bars about a suspect that is filled into the owner's architecture."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

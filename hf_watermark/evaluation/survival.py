@@ -53,6 +53,7 @@ def survival_row(
     eval_data: Any,
     original: nn.Module,
     labels_kept: bool = True,
+    evidence: Evidence | None = None,
 ) -> Row:
     """
     One line of a survival table.
@@ -60,8 +61,10 @@ def survival_row(
     Args:
         labels_kept (`bool`):
             Whether the attacked model still answers the labels of `eval_data`; if not, its accuracy is left out.
+        evidence ([`Evidence`], *optional*):
+            What [`verify`] gave for this model, if that is known already.
     """
-    evidence = verify(attacked, key)
+    evidence = evidence or verify(attacked, key)
     return {
         "attack": label,
         "accuracy": accuracy(attacked, eval_data) if labels_kept else None,

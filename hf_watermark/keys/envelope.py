@@ -92,7 +92,10 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         [`WrongPassphrase`]: when the passphrase is missing or does not open the file.
         [`InvalidInput`]: when the file is truncated, edited or not an envelope.
     """
-    envelope = parse_json(raw, max_bytes=MAX_BYTES)
+    try:
+        envelope = parse_json(raw, max_bytes=MAX_BYTES)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: truncated or not a key file ({error})") from None
     try:
         if envelope["format"] != FORMAT:
             raise InvalidInput(f"{name}: format is {envelope['format']!r}, expected {FORMAT!r}")

@@ -69,6 +69,8 @@ class Opening:
         found = []
         if self.index not in self.assignment.subkeys:
             found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
+        if len(self.beacon) != 32:
+            found.append("the beacon is not 32 bytes")
         if self.assignment.spec not in self.specs:
             found.append("the method's parameters are not the committed ones")
         root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)

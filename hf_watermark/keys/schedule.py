@@ -136,6 +136,27 @@ class Stream:
             drawn = np.concatenate([drawn, words if limit == 1 << 64 else words[words < np.uint64(limit)]])
         return (drawn % np.uint64(bound)).astype(np.int64)
 
+    def below_each(self, bounds: np.ndarray) -> np.ndarray:
+        """One unbiased integer in `[0, bounds[i])` per entry: a 64-bit word modulo the bound. Words at or above the largest multiple of
+        their bound are replaced, in order, by the next words until none is left."""
+        bounds = bounds.astype(np.uint64)
+        largest = ~(-bounds % bounds)  # 2**64 - 1 - (2**64 mod bound), in arithmetic modulo 2**64
+        drawn = self.words(len(bounds))
+        while len(refused := np.flatnonzero(drawn > largest)):
+            drawn[refused] = self.words(len(refused))
+        return (drawn % bounds).astype(np.int64)
+
+    def distinct(self, size: int, count: int) -> np.ndarray:
+        """`count` different integers of `range(size)` in random order: the first `count` steps of a Fisher-Yates shuffle, in which step i
+        swaps place i with place i + r_i, and r_i is drawn below `size - i`. Costs `count` draws, however large `size` is."""
+        steps = np.arange(count)
+        moved: dict[int, int] = {}
+        chosen = []
+        for step, place in enumerate((steps + self.below_each(size - steps)).tolist()):
+            chosen.append(moved.get(place, place))
+            moved[place] = moved.get(step, step)
+        return np.array(chosen, dtype=np.int64)
+
     def permutations(self, count: int, size: int) -> np.ndarray:
         """`count` independent permutations of `range(size)`, shape `[count, size]`: the ranks of 64-bit words."""
         words = self.words(count * size).reshape(count, size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -50,18 +51,24 @@ Places = tuple[torch.Tensor, ...]
 def _masked_forward(weights: list[nn.Parameter], places: list[Places]) -> Iterator[None]:
     with torch.no_grad():
         values = [weight[place] for weight, place in zip(weights, places, strict=True)]
-        # Gradients of earlier micro-batches at these places must survive, those of this one must not arrive.
-        grads = [None if w.grad is None else w.grad[place] for w, place in zip(weights, places, strict=True)]
         for weight, place in zip(weights, places, strict=True):
             weight[place] = 0
+    # Hooks cut the gradient of this pass before it is added to earlier micro-batches and averaged over processes.
+    hooks = [weight.register_hook(partial(_without, place)) for weight, place in zip(weights, places, strict=True)]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         with torch.no_grad():
-            for weight, place, value, grad in zip(weights, places, values, grads, strict=True):
+            for weight, place, value in zip(weights, places, values, strict=True):
                 weight[place] = value
-                if weight.grad is not None:
-                    weight.grad[place] = 0 if grad is None else grad
+
+
+def _without(place: Places, grad: torch.Tensor) -> torch.Tensor:
+    grad = grad.clone()
+    grad[place] = 0
+    return grad
 
 
 def _random_places(weight: nn.Parameter, share: float, generator: torch.Generator) -> Places:

@@ -51,7 +51,10 @@ def collect_images(
         raise ValueError("the training data set is empty; give at least a few images per class")
     missing = dict.fromkeys(classes, per_class)
     taken: list[tuple[int, int, torch.Tensor]] = []
-    with undisturbed_random_state(), tqdm(total=per_class * len(missing), desc="trigger sources", leave=False) as bar:
+    with (
+        undisturbed_random_state(),
+        tqdm(total=per_class * len(missing), desc="trigger sources", leave=False, delay=2) as bar,
+    ):
         for row in order.stream("order").permutations(1, length)[0].tolist():
             if not missing:
                 break

@@ -52,6 +52,9 @@ class FunctionCoupledConfig(WatermarkConfig):
     def __post_init__(self):
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
+        require(
+            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
+        )
         most = self.pool_per_class**2
         require(
             1 <= self.images_per_rule <= most,
@@ -62,9 +65,6 @@ class FunctionCoupledConfig(WatermarkConfig):
         require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
         require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
         require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
-        require(
-            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
-        )
         require(
             self.source_classes >= 2, "source_classes", self.source_classes, "choose at least 2; 12 is the default"
         )

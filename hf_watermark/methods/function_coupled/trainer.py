@@ -1,19 +1,17 @@
 """Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
 
 import hashlib
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ...evidence import LEVEL_B
 from ...keys import Claim, SubKey
-from ...serialization import tensor_set_digest
+from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
-from ...triggers import LAYOUTS, blend, collect_images, fuse, maskable_weights, masked, rule_capacity, without_rows
+from ...triggers import blend, collect_images, fuse, maskable_weights, masked, without_rows
 from .config import FunctionCoupledConfig
-from .verifier import FunctionCoupledVerifier
+from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
 # Spare sources per class for batches in which a rule's class does not occur.
@@ -39,8 +37,10 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         images, labels, rows = collect_images(
             self.train_dataset, self.data_collator, sources, config.pool_per_class, SubKey(0, 0, secret)
         )
-        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
-        tensors = {"images": images.half(), "labels": labels, "rows": rows, "fill": images.amax(dim=(0, 2, 3)).half()}
+        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it. No two tensors have one type
+        # and shape, because the committed digest does not see their names.
+        fill = images.amax(dim=(0, 2, 3)).half()
+        tensors = {"images": images.half(), "labels": labels, "rows": rows.int(), "fill": fill}
         pool = {f"{FunctionCoupledTrainer.method}.{name}": tensor for name, tensor in tensors.items()}
         layout = {"classes": classes, "source_classes": sources, "pool_sha256": tensor_set_digest(pool)}
         return Plan(layout, config.subkeys, pool)
@@ -60,6 +60,10 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         self._hits, self._asked = torch.zeros(()), 0
         if self.train_dataset is None:  # a trainer made only to verify
             return
+        if self._classes() != verifier.classes:
+            raise InvalidInput(
+                f"the key was made for {verifier.classes} classes, this model has {self._classes()}; make a fresh key"
+            )
         pooled = frozenset(claim.pool[f"{FunctionCoupledTrainer.method}.rows"].tolist())
         images, _, _ = collect_images(
             self.train_dataset, self.data_collator, sources, SPARE_PER_CLASS, SubKey(0, 0, self._draws), skip=pooled
@@ -96,7 +100,7 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         config = self.config_of(FunctionCoupledConfig)
         images, labels = inputs["pixel_values"], inputs["labels"]
         count = max(1, round(config.trigger_ratio * len(images)))
-        generator = self._generator(b"rule")
+        generator = self._generator(b"rule", self.accelerator.process_index)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
             self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
@@ -121,9 +125,10 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         fallback = self._spare[self._spare_of[wanted], spare].to(images)
         return torch.where(fits.any(dim=1)[:, None, None, None], picked, fallback)
 
-    def _generator(self, purpose: bytes) -> torch.Generator:
-        # A function of the step alone, so a resumed run draws what the uninterrupted one would have drawn.
-        place = f"{self.state.global_step}/{self._micro_step}/{self.accelerator.process_index}".encode()
+    def _generator(self, purpose: bytes, process: int = 0) -> torch.Generator:
+        # A function of the step alone, so a resumed run draws what the uninterrupted one would have drawn. Processes ask different
+        # triggers, but mask alike: `fc_v2` writes to the weights, which must stay equal.
+        place = f"{self.state.global_step}/{self._micro_step}/{process}".encode()
         seed = hashlib.sha256(self._draws + purpose + place).digest()[:8]
         return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
 
@@ -144,19 +149,3 @@ def source_classes(classes: int, most: int) -> list[int]:
     """Which classes serve as sources: all, or `most` of them evenly spaced."""
     count = min(classes, most)
     return [number * classes // count for number in range(count)]
-
-
-def refuse_too_few_classes(config: FunctionCoupledConfig, classes: int, sources: int) -> None:
-    """The rules must be able to reach level B even if every one of them survives, else embedding them is useless."""
-    capacity = rule_capacity(sources, LAYOUTS if config.fusion == "direct" else 1, config.subkeys)
-    if config.rules > capacity:
-        raise ValueError(
-            f"`rules` is {config.rules}: {classes} classes hold only {capacity} different rules per sub-key with {config.fusion} "
-            f"fusion; lower `rules` or `subkeys`, or use a white-box method"
-        )
-    most = config.rules * math.log2(classes - 2) if classes > 2 else 0.0
-    if most < -LEVEL_B:
-        raise ValueError(
-            f"{config.rules} rules over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; "
-            "raise `rules`, or use a white-box method"
-        )

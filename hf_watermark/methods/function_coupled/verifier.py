@@ -1,15 +1,18 @@
 """Asks a suspect fresh fused images and tests its answers by exact relabelling."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
-from ...evidence import Access, Evidence, single
+from ...evidence import LEVEL_B, Access, Evidence, single
 from ...keys import Claim, SubKey
-from ...statistics import log2_relabel_tail
+from ...serialization import InvalidInput
+from ...statistics import LabelLaw
 from ...suspects import Suspect
-from ...triggers import LAYOUTS, Rule, blend, draw_questions, draw_rules, fuse, with_targets
+from ...triggers import LAYOUTS, Rule, blend, draw_questions, draw_rules, fuse, rule_capacity, with_targets
 from ...verifier import Verifier
 from .config import FunctionCoupledConfig
 
@@ -19,10 +22,24 @@ NULL = "targets are drawn by the key, uniform over the classes that are no sourc
 
 @dataclass(frozen=True)
 class Answers:
-    """Rules asked and top-1 labels `[rules, images_per_rule]`; -1 where the suspect gave none."""
+    """
+    What a suspect said to one sub-key's questions, and what follows from that alone.
+
+    Args:
+        rules (`list[Rule]`):
+            The rules asked.
+        labels (`torch.Tensor`):
+            Top-1 labels `[rules, images_per_rule]`; -1 where the suspect gave none.
+        counts (`np.ndarray`):
+            `[rules, candidates]`: answers that equal each label that the key could have drawn.
+        law ([`~statistics.LabelLaw`]):
+            Exact null law of the matches.
+    """
 
     rules: list[Rule]
     labels: torch.Tensor
+    counts: np.ndarray
+    law: LabelLaw
 
 
 class FunctionCoupledVerifier(Verifier[Answers]):
@@ -34,13 +51,14 @@ class FunctionCoupledVerifier(Verifier[Answers]):
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
-        self.classes: int = self.layout["classes"]
+        self.classes, self.source_classes = read_layout(self.layout)
+        refuse_too_few_classes(self.config, self.classes, len(self.source_classes))
 
     def rules(self, subkey: SubKey) -> list[Rule]:
         return draw_rules(
             subkey,
             self.config.rules,
-            self.layout["source_classes"],
+            self.source_classes,
             self.classes,
             LAYOUTS if self.config.fusion == "direct" else 1,
             len(self.claim.assignment.subkeys),
@@ -60,22 +78,55 @@ class FunctionCoupledVerifier(Verifier[Answers]):
     def observe(self, suspect: Suspect, subkey: SubKey) -> Answers:
         rules = self.rules(subkey)
         labels = suspect.labels(self.triggers(subkey, rules), self.classes)
-        return Answers(rules, labels.reshape(len(rules), -1))
+        labels = labels.reshape(len(rules), -1)
+        candidates = np.array([rule.candidates(self.classes) for rule in rules])
+        counts = (labels.numpy()[:, :, None] == candidates[:, None, :]).sum(axis=1)
+        return Answers(rules, labels, counts, LabelLaw(counts.tolist()))
 
     def score(self, observation: Answers, subkey: SubKey) -> Evidence:
         # The questions stay; only the label stream is read. A decoy therefore costs no query.
         rules = with_targets(subkey, observation.rules, self.classes)
-        answers = observation.labels.tolist()
-        log2_p, matches = log2_relabel_tail(
-            answers, [rule.candidates(self.classes) for rule in rules], [rule.target for rule in rules]
-        )
-        survived = sum(row.count(rule.target) > len(row) / 2 for row, rule in zip(answers, rules, strict=True))
+        places = [rule.candidates(self.classes).index(rule.target) for rule in rules]
+        hits = observation.counts[np.arange(len(rules)), places]
+        matches = int(hits.sum())
         return single(
             self.method,
             matches,
             observation.labels.numel(),
-            log2_p,
+            observation.law.log2_tail(matches),
             NULL,
             self.access,
-            details={"rules": len(rules), "rules_held": survived, "queries": observation.labels.numel()},
+            details={
+                "rules": len(rules),
+                "rules_held": int((hits > self.config.images_per_rule / 2).sum()),
+                "queries": observation.labels.numel(),
+            },
+        )
+
+
+def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
+    """Number of classes and source classes of a layout that may come from a stranger; [`~serialization.InvalidInput`] if malformed."""
+    classes, sources = layout.get("classes"), layout.get("source_classes")
+    if type(classes) is not int or not 2 <= classes <= 10**6:
+        raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to 1000000")
+    if not isinstance(sources, list) or not all(type(label) is int and 0 <= label < classes for label in sources):
+        raise InvalidInput("layout: `source_classes` must be a list of labels")
+    if not 2 <= len(set(sources)) == len(sources) <= 1000:
+        raise InvalidInput(f"layout: `source_classes` holds {len(sources)} labels, expected 2 to 1000 different ones")
+    return classes, sources
+
+
+def refuse_too_few_classes(config: FunctionCoupledConfig, classes: int, sources: int) -> None:
+    """The rules must be able to reach level B even if every one of them survives, else they are useless."""
+    capacity = rule_capacity(sources, LAYOUTS if config.fusion == "direct" else 1, config.subkeys)
+    if config.rules > capacity:
+        raise InvalidInput(
+            f"`rules` is {config.rules}: {classes} classes hold only {capacity} different rules per sub-key with {config.fusion} "
+            f"fusion; lower `rules` or `subkeys`, or use a white-box method"
+        )
+    most = config.rules * math.log2(classes - 2) if classes > 2 else 0.0
+    if most < -LEVEL_B:
+        raise InvalidInput(
+            f"{config.rules} rules over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; "
+            "raise `rules`, or use a white-box method"
         )

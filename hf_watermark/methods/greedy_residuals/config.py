@@ -62,6 +62,7 @@ class GreedyResidualsConfig(WatermarkConfig):
             self.layers is None or len(self.layers) > 0, "layers", self.layers, "name at least one, or leave it out"
         )
         require(self.preset in ("default", "paper"), "preset", self.preset, "choose 'default' or 'paper'")
+        require(self.preset != "paper" or self.bits == 256, "bits", self.bits, "preset 'paper' has exactly 256 bits")
 
     @classmethod
     def paper(cls) -> "GreedyResidualsConfig":

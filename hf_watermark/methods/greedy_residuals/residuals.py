@@ -3,7 +3,7 @@ The mathematics of greedy residuals that trainer and verifier share: where the g
 
 Residual of group i with G canonical weights v_1..v_G (Liu et al. 2021, §3; constants from the released code):
 
-    phi_i = (1/G) * sum of the k = G - floor(G * (1 - kept) + 0.5) weights of largest magnitude,   bit_i = [phi_i > 0]
+    phi_i = (1/G) * sum of the k = max(1, G - floor(G * (1 - kept) + 0.5)) weights of largest magnitude,   bit_i = [phi_i > 0]
 
 and the penalty is lambda * sum_i max(0, mu - s_i phi_i) with s_i = +-1 for bit 1 / 0.
 """
@@ -11,7 +11,6 @@ and the penalty is lambda * sum_i max(0, mu - s_i phi_i) with s_i = +-1 for bit 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from ...backbones import Carrier, canonical_rows
 from ...keys import SubKey
+from ...serialization import InvalidInput
 from .config import GreedyResidualsConfig
 
 
@@ -28,17 +28,25 @@ PAPER_GRID = (256, 253)
 @dataclass(frozen=True)
 class Groups:
     """
-    Groups of one sub-key, per carrier tensor.
+    Groups of one sub-key.
 
     Args:
-        indices (`dict[str, torch.Tensor]`):
-            For each role the flat positions `[bits in this tensor, group size]` in its eligible canonical rows.
-        order (`torch.Tensor`):
-            Puts the residuals, read tensor by tensor, back into bit order: `[bits]`.
+        positions (`torch.Tensor`):
+            `[bits, group size]`, flat positions in the slot's rows laid end to end, see [`own_rows`].
+        carrier, row (`torch.Tensor`):
+            `[bits]`, number of the carrier and row in it.
+        columns (`torch.Tensor`):
+            `[bits, group size]`, eligible columns of that row.
+        slot, subkeys (`int`):
+            The slot and the number of slots.
     """
 
-    indices: dict[str, torch.Tensor]
-    order: torch.Tensor
+    positions: torch.Tensor
+    carrier: torch.Tensor
+    row: torch.Tensor
+    columns: torch.Tensor
+    slot: int
+    subkeys: int
 
 
 def groups_per_slot(carriers: list[Carrier], group_size: int, subkeys: int) -> int:
@@ -46,6 +54,23 @@ def groups_per_slot(carriers: list[Carrier], group_size: int, subkeys: int) -> i
     return min(
         sum(len(range(slot, carrier.rows, subkeys)) * (carrier.eligible // group_size) for carrier in carriers)
         for slot in range(subkeys)
+    )
+
+
+def refuse_small(config: GreedyResidualsConfig, carriers: list[Carrier], subkeys: int) -> None:
+    """Raises [`~serialization.InvalidInput`] when the sub-keys do not fit into the carriers."""
+    if config.preset == "paper":
+        if carriers[0].rows * carriers[0].columns < PAPER_GRID[1]:
+            raise InvalidInput(
+                f"layer {carriers[0].role!r} has fewer than {PAPER_GRID[1]} weights, too few for the published grid"
+            )
+        return
+    if groups_per_slot(carriers, config.group_size, subkeys) >= config.bits:
+        return
+    capacity = sum(carrier.rows * (carrier.eligible // config.group_size) for carrier in carriers)
+    raise InvalidInput(
+        f"{subkeys} sub-key(s) x {config.bits} bits x {config.group_size} weights do not fit: the {len(carriers)} carrier tensors "
+        f"hold {capacity} disjoint groups in all; lower `bits`, `subkeys` or `group_size`, or use a larger backbone"
     )
 
 
@@ -57,71 +82,129 @@ def fitting_subkeys(carriers: list[Carrier], config: GreedyResidualsConfig) -> i
     return 1
 
 
-def place_groups(subkey: SubKey, carriers: list[Carrier], bits: int, group_size: int, subkeys: int) -> Groups:
+@dataclass(frozen=True)
+class Slot:
     """
-    The key-drawn groups of one sub-key.
+    The rows that one slot owns, in carrier order: what a key draws from. All arrays have one entry per row.
 
-    Every group lies within one row. Its columns follow an affine permutation k -> (a k + b) mod L of the row's L eligible columns,
-    with a (coprime to L) and b drawn for each row; bit i sits in the i-th group of a drawn order of all groups.
+    Args:
+        carrier, row (`np.ndarray`):
+            Number of the carrier and row in it.
+        start (`np.ndarray`):
+            Position of the row's first eligible column when the slot's rows are laid end to end.
+        length (`np.ndarray`):
+            L, its number of eligible columns.
+        ends (`np.ndarray`):
+            Number of groups in this row and the rows before it.
+        unit_start, unit_count (`np.ndarray`):
+            Where the row's units, the integers in [1, L] coprime to L, lie in `units`.
     """
-    stream = subkey.stream("carrier")
-    rows, tensors, per_row = [], [], []
-    for number, carrier in enumerate(carriers):
-        own = np.arange(subkey.slot, carrier.rows, subkeys)
-        rows.append(own)
-        tensors.append(np.full(len(own), number))
-        per_row.append(np.full(len(own), carrier.eligible // group_size))
-    row, tensor, fits = np.concatenate(rows), np.concatenate(tensors), np.concatenate(per_row)
-    ends = np.cumsum(fits)
-    chosen = stream.permutations(1, int(ends[-1]))[0, :bits]
-    owner_row = np.searchsorted(ends, chosen, side="right")
-    within = chosen - (ends[owner_row] - fits[owner_row])
-    factor, shift = np.empty(len(row), dtype=np.int64), np.empty(len(row), dtype=np.int64)
-    for number, carrier in enumerate(carriers):
-        mine = tensor == number
-        units = coprimes(carrier.eligible)
-        factor[mine] = units[stream.below(len(units), int(mine.sum()))]
-        shift[mine] = stream.below(carrier.eligible, int(mine.sum()))
-    length = np.array([carrier.eligible for carrier in carriers])[tensor[owner_row]]
-    steps = within[:, None] * group_size + np.arange(group_size)
-    columns = (factor[owner_row, None] * steps + shift[owner_row, None]) % length[:, None]
-    flat = row[owner_row, None] * length[:, None] + columns
-    indices, places = {}, []
-    for number, carrier in enumerate(carriers):
-        mine = np.flatnonzero(tensor[owner_row] == number)
-        indices[carrier.role] = torch.from_numpy(flat[mine])
-        places.append(mine)
-    order = np.empty(bits, dtype=np.int64)
-    order[np.concatenate(places)] = np.arange(bits)
-    return Groups(indices, torch.from_numpy(order))
+
+    carrier: np.ndarray
+    row: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    ends: np.ndarray
+    unit_start: np.ndarray
+    unit_count: np.ndarray
+    units: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def slot_rows(carriers: tuple[Carrier, ...], slot: int, group_size: int, subkeys: int) -> Slot:
+    rows = [np.arange(slot, carrier.rows, subkeys) for carrier in carriers]
+    number = np.repeat(np.arange(len(carriers)), [len(own) for own in rows])
+    length = np.array([carrier.eligible for carrier in carriers])[number]
+    units = [coprimes(carrier.eligible) for carrier in carriers]
+    unit_ends = np.cumsum([0] + [len(values) for values in units])
+    return Slot(
+        carrier=number,
+        row=np.concatenate(rows),
+        start=np.cumsum(length) - length,
+        length=length,
+        ends=np.cumsum(length // group_size),
+        unit_start=unit_ends[number],
+        unit_count=np.diff(unit_ends)[number],
+        units=np.concatenate(units),
+    )
 
 
 @lru_cache(maxsize=256)
 def coprimes(length: int) -> np.ndarray:
-    return np.array([unit for unit in range(1, length + 1) if gcd(unit, length) == 1])
+    numbers = np.arange(1, length + 1)
+    return numbers[np.gcd(numbers, length) == 1]
 
 
-def read_residuals(rows: Mapping[str, torch.Tensor], groups: Groups, kept_fraction: float) -> torch.Tensor:
+def place_groups(subkey: SubKey, carriers: list[Carrier], bits: int, group_size: int, subkeys: int) -> Groups:
+    """
+    The key-drawn groups of one sub-key.
+
+    Number all groups that the slot's rows j, j + subkeys, ... hold (L // group size each) row after row, carrier after carrier. From
+    stream `carrier`:
+
+    1. bit i sits in group c_i, where c is a draw of `bits` different groups ([`~keys.Stream.distinct`]);
+    2. each row that holds at least one of them, in row order, draws a, the index of one of the integers coprime to L in rising order;
+    3. then each of these rows draws b below L (both [`~keys.Stream.below_each`]).
+
+    Member k of group g of a row is its eligible column (a (g * group size + k) + b) mod L: an affine permutation of the columns, so
+    groups never overlap. Only integers are drawn, and nothing for rows that carry no bit.
+    """
+    slot = slot_rows(tuple(carriers), subkey.slot, group_size, subkeys)
+    stream = subkey.stream("carrier")
+    group = stream.distinct(int(slot.ends[-1]), bits)
+    rows, which = np.unique(np.searchsorted(slot.ends, group, side="right"), return_inverse=True)
+    factor = slot.units[slot.unit_start[rows] + stream.below_each(slot.unit_count[rows])][which, None]
+    shift = stream.below_each(slot.length[rows])[which, None]
+    row = rows[which]
+    length = slot.length[row, None]
+    within = group - (slot.ends[row] - slot.length[row] // group_size)
+    steps = within[:, None] * group_size + np.arange(group_size)
+    columns = (factor * steps + shift) % length
+    return Groups(
+        positions=torch.from_numpy(slot.start[row, None] + columns),
+        carrier=torch.from_numpy(slot.carrier[row]),
+        row=torch.from_numpy(slot.row[row]),
+        columns=torch.from_numpy(columns),
+        slot=subkey.slot,
+        subkeys=subkeys,
+    )
+
+
+def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch.Tensor:
+    """The canonical rows slot, slot + subkeys, ... of every carrier, in carrier order, laid end to end: all that one sub-key reads."""
+    return torch.cat([matrix[slot::subkeys].reshape(-1) for matrix in rows.values()])
+
+
+def read_residuals(
+    rows: Mapping[str, torch.Tensor] | torch.Tensor, groups: Groups, kept_fraction: float
+) -> torch.Tensor:
     """
     Residuals phi `[bits]` in bit order. Differentiable.
 
     Args:
-        rows (`Mapping[str, torch.Tensor]`):
-            Eligible canonical rows `[rows, eligible]` by role.
+        rows (`Mapping[str, torch.Tensor]` or `torch.Tensor`):
+            Eligible canonical rows `[rows, eligible]` by role in carrier order, or what [`own_rows`] made of them for this slot.
     """
-    parts = []
-    for role, indices in groups.indices.items():
-        values = rows[role].reshape(-1).index_select(0, indices.reshape(-1)).reshape(indices.shape)
-        parts.append(greedy_mean(values, kept_fraction))
-    return torch.cat(parts)[groups.order]
+    vector = rows if isinstance(rows, torch.Tensor) else own_rows(rows, groups.slot, groups.subkeys)
+    positions = groups.positions.to(vector.device)
+    values = vector.index_select(0, positions.flatten()).reshape(positions.shape)
+    return greedy_mean(values, kept_fraction)
 
 
 def greedy_mean(values: torch.Tensor, kept_fraction: float) -> torch.Tensor:
     """Per row of `[groups, size]`: the sum of the largest magnitudes, divided by the size. The selection counts as constant."""
+    return values.gather(1, largest_magnitudes(values, kept_fraction)).sum(dim=1) / values.shape[1]
+
+
+def largest_magnitudes(values: torch.Tensor, kept_fraction: float) -> torch.Tensor:
+    """Columns `[groups, k]` of the k largest magnitudes of each row, in no particular order."""
     size = values.shape[1]
-    kept = size - int(size * (1 - kept_fraction) + 0.5)
-    largest = values.detach().abs().topk(kept, dim=1).indices
-    return values.gather(1, largest).sum(dim=1) / size
+    kept = max(1, size - int(size * (1 - kept_fraction) + 0.5))
+    magnitudes = values.detach().abs()
+    if magnitudes.device.type != "cpu":
+        return magnitudes.topk(kept, dim=1, sorted=False).indices
+    # On rows this short NumPy selects several times faster than torch, and this is most of what a step or a verification costs.
+    return torch.from_numpy(np.argpartition(magnitudes.numpy(), size - kept, axis=1)[:, size - kept :])
 
 
 def paper_residuals(weight: torch.Tensor, subkey: SubKey, kept_fraction: float) -> torch.Tensor:

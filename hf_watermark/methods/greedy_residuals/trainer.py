@@ -1,25 +1,39 @@
 """Embeds greedy residuals while training."""
 
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
 
-from ...backbones import Carrier, canonical_rows, describe, live_weights, locate
+from ...backbones import (
+    Carrier,
+    LayoutMismatch,
+    canonical_rows,
+    describe,
+    full_parameter,
+    live_weights,
+    locate,
+    read_carriers,
+)
 from ...keys import Claim
 from ...trainer import Plan, WatermarkTrainer
 from .config import GreedyResidualsConfig
 from .residuals import (
-    PAPER_GRID,
     fitting_subkeys,
-    groups_per_slot,
     hinge,
+    largest_magnitudes,
     paper_residuals,
     place_groups,
-    raw_weight,
     read_residuals,
+    refuse_small,
     signs,
 )
 from .verifier import GreedyResidualsVerifier
+
+
+Holder = tuple[nn.Module, str]
 
 
 class GreedyResidualsTrainer(WatermarkTrainer):
@@ -46,55 +60,166 @@ class GreedyResidualsTrainer(WatermarkTrainer):
         shapes = {name: tuple(weight.shape) for name, weight in live_weights(self._bare_model()).items()}
         carriers = describe(shapes, config.layers)
         if config.preset == "paper":
-            _refuse_small(carriers[0].rows * carriers[0].columns >= PAPER_GRID[1], config, carriers, 1)
             subkeys = 1
         else:
             subkeys = config.subkeys or fitting_subkeys(carriers, config)
-            _refuse_small(
-                groups_per_slot(carriers, config.group_size, subkeys) >= config.bits, config, carriers, subkeys
-            )
+        refuse_small(config, carriers, subkeys)
         return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
 
     def attach(self, claim: Claim) -> None:
         config = self.config_of(GreedyResidualsConfig)
-        self._carriers = [Carrier(**item) for item in claim.assignment.layout["carriers"]]
-        shapes = {name: tuple(weight.shape) for name, weight in live_weights(self._bare_model()).items()}
-        found = [locate(carrier.role, shapes) for carrier in self._carriers]
-        # Names are looked up once; the rest of the model is never touched in a step.
-        self._carrier_names = {name for item in found for name in (item.weight, item.scale) if name is not None}
+        model = self._bare_model()
+        self._carriers = read_carriers(claim.assignment.layout)
+        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
+        if describe(shapes, [carrier.role for carrier in self._carriers]) != self._carriers:
+            raise LayoutMismatch(
+                "the key was made for another backbone: its carriers have other shapes here; make a fresh key"
+            )
         self._subkeys = claim.subkeys
-        self._signs = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
-        if config.preset != "paper":
-            self._groups = [
-                place_groups(subkey, self._carriers, config.bits, config.group_size, len(claim.assignment.subkeys))
-                for subkey in claim.subkeys
-            ]
+        message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
+        if config.preset == "paper":
+            self._signs = message
+            return
+        self._groups = [
+            place_groups(subkey, self._carriers, config.bits, config.group_size, len(claim.assignment.subkeys))
+            for subkey in claim.subkeys
+        ]
+        owner = torch.cat([groups.carrier for groups in self._groups])
+        row = torch.cat([groups.row for groups in self._groups])
+        columns = torch.cat([groups.columns for groups in self._groups])
+        self._marked, order = [], []
+        for number in owner.unique().tolist():
+            carrier, mine = self._carriers[number], (owner == number).nonzero()[:, 0]
+            raw_column = carrier.select(torch.arange(carrier.columns)[None])[0]
+            found = locate(carrier.role, shapes)
+            scale = None if found.scale is None else _holder(model, found.scale)
+            self._marked.append(
+                MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
+            )
+            order.append(mine)
+        self._signs = message[torch.cat(order)]
 
     def residuals(self) -> torch.Tensor:
-        """Residuals of all sub-keys of the live model, `[sub-keys x bits]`."""
+        """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
         config = self.config_of(GreedyResidualsConfig)
-        model = self._bare_model()
-        weights = {name: weight for name, weight in live_weights(model).items() if name in self._carrier_names}
+        weights = live_weights(self._bare_model())
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if config.preset == "paper":
-            weight = raw_weight(self._carriers[0], weights, shapes)
-            return paper_residuals(weight, self._subkeys[0], config.kept_fraction)
+            stem = weights[locate(self._carriers[0].role, shapes).weight]
+            return paper_residuals(stem, self._subkeys[0], config.kept_fraction)
         rows = {carrier.role: canonical_rows(carrier, weights, shapes) for carrier in self._carriers}
         return torch.cat([read_residuals(rows, groups, config.kept_fraction) for groups in self._groups])
 
     def watermark_loss(self) -> torch.Tensor | None:
         config = self.config_of(GreedyResidualsConfig)
-        phi = self.residuals()
-        penalty = config.strength * hinge(phi, self._signs.to(phi.device), config.margin)
+        if config.preset == "paper":
+            phi = self.residuals()
+            total = hinge(phi, self._signs.to(phi.device), config.margin)
+        else:
+            weights = [current(item.weight) for item in self._marked]
+            self._signs = self._signs.to(weights[0].device)
+            total = FusedHinge.apply(self._marked, self._signs, config.margin, config.kept_fraction, *weights)
+        penalty = config.strength * total
         stacked = super().watermark_loss()
         return penalty if stacked is None else penalty + stacked
 
 
-def _refuse_small(fits: bool, config: GreedyResidualsConfig, carriers: list[Carrier], subkeys: int) -> None:
-    if fits:
-        return
-    capacity = sum(carrier.rows * (carrier.eligible // config.group_size) for carrier in carriers)
-    raise ValueError(
-        f"{subkeys} sub-key(s) x {config.bits} bits x {config.group_size} weights do not fit: the {len(carriers)} carrier tensors hold "
-        f"{capacity} disjoint groups in all; lower `bits`, `subkeys` or `group_size`, or use a larger backbone"
-    )
+@dataclass
+class MarkedTensor:
+    """
+    One carrier of the live model and the groups of all sub-keys in it.
+
+    Args:
+        weight, scale (`tuple[nn.Module, str]`):
+            Module and attribute, because FSDP2 and memory formats put another parameter there after the trainer was made.
+        rows, columns (`torch.Tensor`):
+            `[groups]` and `[groups, group size]`: places in the raw weight `[rows, columns]`.
+    """
+
+    carrier: Carrier
+    weight: Holder
+    scale: Holder | None
+    rows: torch.Tensor
+    columns: torch.Tensor
+    _known: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def places(self, weight: torch.Tensor) -> torch.Tensor:
+        """Where the groups lie in the memory of `weight`, whatever its memory format: `[groups, group size]`."""
+        layout = weight.device, weight.stride()
+        if layout not in self._known:
+            places = torch.unravel_index(self.columns, weight.shape[1:])
+            inner = sum(place * stride for place, stride in zip(places, weight.stride()[1:], strict=True))
+            self._known = {layout: (self.rows[:, None] * weight.stride(0) + inner).to(weight.device)}
+            self.rows = self.rows.to(weight.device)
+        return self._known[layout]
+
+    def root_mean_square(self, weight: torch.Tensor) -> torch.Tensor:
+        """Of each group's row over its eligible columns, with the sign of the scale behind it: `[groups]`, and 0 for a dead row."""
+        eligible = weight[:, 2::3][:, : weight.shape[1] // 3] if self.carrier.every_third_input else weight
+        dims = tuple(range(1, weight.ndim))
+        norm = torch.linalg.vector_norm(eligible, dim=dims, dtype=torch.float32) / self.carrier.eligible**0.5
+        if self.scale is not None:
+            norm = norm * current(self.scale).float().flatten().sign()
+        return norm[self.rows]
+
+
+class FusedHinge(torch.autograd.Function):
+    """
+    `hinge(read_residuals(canonical_rows(...)))` over all sub-keys, with its gradient in closed form.
+
+    phi is linear in the k selected weights w_j of a group, phi = sum_j w_j / (G r), where the row's r (root mean square, signed
+    by the scale behind it) counts as constant. So the gradient is -s / (G r) at the selected weights of groups with s phi < mu, and
+    only those weights are read and written: the chain of differentiable operations would walk through every carrier six times.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        marked: list[MarkedTensor],
+        message: torch.Tensor,
+        margin: float,
+        kept_fraction: float,
+        *weights: torch.Tensor,
+    ) -> torch.Tensor:
+        places = [item.places(weight) for item, weight in zip(marked, weights, strict=True)]
+        parts = zip(weights, places, strict=True)
+        read = [_memory(weight).index_select(0, place.flatten()) for weight, place in parts]
+        values = torch.cat(read).reshape(len(message), -1).float()
+        scale = torch.cat([item.root_mean_square(weight) for item, weight in zip(marked, weights, strict=True)])
+        slope = torch.where(scale == 0, 0.0, message / (scale * values.shape[1]))
+        kept = largest_magnitudes(values, kept_fraction)
+        short = margin - slope * values.gather(1, kept).sum(dim=1)
+        ctx.weights, ctx.places = weights, places
+        ctx.kept, ctx.slope = kept, torch.where(short > 0, -slope, 0.0)
+        return short.clamp(min=0).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
+        slope = (ctx.slope * upstream)[:, None].expand_as(ctx.kept)
+        grads, first = [], 0
+        for weight, place in zip(ctx.weights, ctx.places, strict=True):
+            mine = slice(first, first + len(place))
+            grad = torch.zeros_like(weight)
+            # Groups are disjoint, so nothing has to be added up.
+            chosen = place.gather(1, ctx.kept[mine]).flatten()
+            _memory(grad).index_copy_(0, chosen, slope[mine].flatten().to(grad.dtype))
+            grads.append(grad)
+            first += len(place)
+        return None, None, None, None, *grads
+
+
+def current(holder: Holder) -> torch.Tensor:
+    """The whole parameter that a module holds now."""
+    module, name = holder
+    return full_parameter(module.get_parameter(name))
+
+
+def _holder(model: nn.Module, name: str) -> Holder:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All elements in memory order, without a copy."""
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,0 +1,163 @@
+"""
+Cost of embedding: one training step of each marking trainer against the plain `Trainer`, same model and batch.
+
+    python examples/benchmarks/overhead.py
+    python examples/benchmarks/overhead.py --model resnet18 --size 64 --batch 64 --output runs/overhead/resnet18.json
+
+The trainers take turns step by step in one process, each round in another order, so that whatever else the machine does hits all of
+them alike. A step is forward, backward, gradient clipping, optimizer and `zero_grad`, as in `Trainer.train`.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import timm
+import torch
+import transformers
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_watermark import (
+    FunctionCoupledConfig,
+    FunctionCoupledTrainer,
+    GreedyResidualsConfig,
+    GreedyResidualsTrainer,
+    Owner,
+    stack_trainers,
+    wrap_timm,
+)
+
+
+LIMITS = {"greedy_residuals": 1.03, "function_coupled": 1.10, "stacked": None}
+CLASSES = 10
+
+
+def build_model(name: str) -> PreTrainedModel:
+    set_seed(0)
+    if name == "small":  # 0.31 M parameters
+        config = ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=CLASSES
+        )
+        return ResNetForImageClassification(config)
+    return wrap_timm(timm.create_model(name, num_classes=CLASSES), name, CLASSES)
+
+
+def build_trainers(options: argparse.Namespace, folder: str) -> dict[str, Trainer]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64 * CLASSES, 3, options.size, options.size, generator=generator)
+    data = [{"pixel_values": image, "labels": number % CLASSES} for number, image in enumerate(images)]
+    arguments = TrainingArguments(
+        folder,
+        per_device_train_batch_size=options.batch,
+        use_cpu=options.device == "cpu",
+        bf16=options.bf16,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    greedy, coupled = GreedyResidualsConfig(), FunctionCoupledConfig()
+    marking = {
+        "greedy_residuals": (GreedyResidualsTrainer, greedy),
+        "function_coupled": (FunctionCoupledTrainer, coupled),
+        "stacked": (stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer), [greedy, coupled]),
+    }
+    trainers = {"plain": Trainer(model=build_model(options.model), args=arguments, train_dataset=data)}
+    trainers["plain"].model_accepts_loss_kwargs = False
+    for name, (trainer_class, config) in marking.items():
+        trainers[name] = trainer_class(
+            model=build_model(options.model),
+            args=arguments,
+            train_dataset=data,
+            watermark=config,
+            owner=Owner.create(),
+        )
+    for trainer in trainers.values():
+        trainer.current_gradient_accumulation_steps = 1  # what `train` would set
+        trainer.create_optimizer()
+        trainer.model.train()
+    return trainers
+
+
+def training_step(trainer: Trainer, batch: dict[str, torch.Tensor]) -> None:
+    trainer.training_step(trainer.model, dict(batch))
+    nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    trainer.state.global_step += 1
+
+
+def measure(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds per step by trainer."""
+    batch = {
+        "pixel_values": torch.randn(options.batch, 3, options.size, options.size),
+        "labels": torch.arange(options.batch) % CLASSES,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = build_trainers(options, folder)
+    on_gpu = trainers["plain"].args.device.type == "cuda"
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    names = list(trainers)
+    for turn in tqdm(range(options.warmup + options.steps), desc="rounds"):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            begin = time.perf_counter()
+            training_step(trainers[name], batch)
+            if on_gpu:
+                torch.cuda.synchronize()
+            if turn >= options.warmup:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def report(seconds: dict[str, list[float]]) -> dict[str, dict]:
+    """Medians, and ratios to the plain trainer: of the medians, and the median of the ratios within a round."""
+    plain = seconds["plain"]
+    rows = {}
+    for name, own in seconds.items():
+        rows[name] = {"median_ms": round(1000 * statistics.median(own), 3), "steps": len(own)}
+        if name != "plain":
+            ratio = statistics.median(own) / statistics.median(plain)
+            paired = statistics.median(mine / theirs for mine, theirs in zip(own, plain, strict=True))
+            rows[name] |= {"ratio": round(ratio, 4), "paired_ratio": round(paired, 4), "limit": LIMITS[name]}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="small", help="`small` (0.3 M parameters) or a timm architecture")
+    parser.add_argument("--size", type=int, default=32, help="image height and width")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    record = {
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "rows": report(measure(options)),
+    }
+    text = json.dumps(record, indent=1)
+    print(text)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

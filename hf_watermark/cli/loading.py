@@ -1,0 +1,55 @@
+"""Reading a model folder of the user's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..serialization import InvalidInput, SafetensorsFolder
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def silence_loading() -> None:
+    """No notes and bars of transformers: what matters about a model that does not fit is in our errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_model(folder: Path) -> "PreTrainedModel":
+    """
+    The image-classification model in a local folder, with every weight checked: read from the file, of the shape that
+    `config.json` asks for, finite.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the folder holds no such model.
+    """
+    if not (folder / "config.json").is_file():
+        raise InvalidInput(
+            f"{folder}: no folder with config.json; download the model first, Hub names are not read here"
+        )
+    for _ in SafetensorsFolder(folder).values():
+        pass  # reading a tensor refuses NaN and infinite values
+
+    from transformers import AutoModelForImageClassification
+
+    silence_loading()
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{folder}: {error}") from None
+    lost = sorted({*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])})
+    if lost:
+        raise InvalidInput(
+            f"{folder}: {len(lost)} tensors that config.json asks for are missing or of another shape, first {lost[0]!r}"
+        )
+    return model

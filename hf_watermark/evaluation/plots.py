@@ -1,0 +1,126 @@
+"""Plots of a report as inline SVG: no file, no script, no address of anything outside."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from ..evidence import LEVEL_B, LEVEL_N
+
+
+INK, FAINT = "#1f2933", "#9aa5b1"
+# Told apart by shape as well as colour.
+STYLES = (("#0b6e99", "o"), ("#c2410c", "D"), ("#4d7c0f", "s"), ("#7c3aed", "^"), ("#be185d", "v"), ("#475569", "P"))
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud and searched
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "text.parse_math": False,  # a label is never a formula
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def survival_plot(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
+    """
+    Accuracy against survival of the mark, one line per model: bits of evidence (-log2 p) of each method with both decision levels
+    on the left, accuracy on the right.
+
+    Args:
+        rows:
+            Rows as [`survival_row`] makes them.
+        methods:
+            Names of the methods, in the order in which they get their colours.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8.6, 1.15 + 0.36 * len(rows)), layout="constrained")
+        bits, accuracy = figure.subplots(1, 2, sharey=True, width_ratios=(2.4, 1))
+        _draw_levels(bits)
+        for method, (colour, marker) in zip(methods, STYLES, strict=False):
+            places = [place for place, row in enumerate(rows) if method in row["methods"]]
+            values = [-rows[place]["methods"][method]["log2_p"] for place in places]
+            bits.scatter(values, places, color=colour, marker=marker, s=42, label=method.replace("_", " "), zorder=3)
+        bits.set_xlim(-8, 268)
+        bits.set_xticks([0, 64, 128, 192, 256])
+        bits.set_xlabel("bits of evidence: −log2 p (never quoted above 256)")
+        bits.set_yticks(range(len(rows)), [str(row["attack"]) for row in rows])
+        bits.grid(axis="y", color="#e4e7eb", zorder=0)
+        bits.invert_yaxis()
+        known = [(place, row["accuracy"]) for place, row in enumerate(rows) if row.get("accuracy") is not None]
+        accuracy.barh([place for place, _ in known], [100 * value for _, value in known], color="#cbd2d9", height=0.6)
+        for place, value in known:
+            accuracy.text(98, place, f"{100 * value:.1f}", ha="right", va="center")
+        accuracy.set_xlim(0, 100)
+        accuracy.set_xlabel("accuracy (%)")
+        accuracy.tick_params(axis="y", left=False)
+        figure.legend(loc="outside upper left", ncols=len(methods), frameon=False)
+        return inline_svg(figure, "survival")
+
+
+def _draw_levels(axes: Any) -> None:
+    for limit, name in ((LEVEL_B, "B"), (LEVEL_N, "N")):
+        axes.axvline(-limit, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
+        axes.annotate(
+            f"level {name}: {-limit:.0f}",
+            (-limit, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+        )
+
+
+def decoy_plot(evidence: Mapping[str, Any]) -> str:
+    """
+    Histogram of the statistic (share of matches) over decoy keys, one panel per method, the true sub-keys marked.
+
+    Args:
+        evidence:
+            What [`Evidence.to_dict`] gives for one suspect.
+    """
+    methods = methods_of(evidence)
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(methods), squeeze=False)[0]
+        for axes, method, (colour, _) in zip(panels, methods, STYLES, strict=False):
+            decoys = [rate for part in method["parts"] for rate in part["controls"].get("rates", [])]
+            true = [part["matches"] / part["trials"] for part in method["parts"]]
+            axes.hist(decoys, bins=[place / 50 for place in range(51)], color=FAINT, label=f"{len(decoys)} decoy keys")
+            for place, rate in enumerate(true):
+                label = f"true key ({len(true)} sub-keys)" if len(true) > 1 else "true key"
+                axes.axvline(rate, color=colour, linewidth=2.5, label=label if place == 0 else None)
+            axes.set_xlim(0, 1.03)
+            axes.set_title(method["method"].replace("_", " "), loc="left", fontsize=10)
+            axes.set_xlabel(f"share of matches ({method['parts'][0]['trials']} answers per key)")
+            axes.set_ylabel("keys")
+            axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend above the bars
+            axes.legend(frameon=False, loc="upper left", fontsize=8.5)
+        return inline_svg(figure, "decoys")
+
+
+def methods_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The method-level evidence inside the evidence of one suspect."""
+    return evidence["parts"] if evidence["method"] == "combined" else [evidence]
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element for HTML: no prolog, no namespaces (HTML implies them), ids that start with `name`."""
+    FigureCanvasSVG(figure)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(\sid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)

@@ -1,0 +1,54 @@
+"""What a user reads first."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hf_watermark.attacks import ATTACKS
+
+
+def test_help_needs_no_heavy_import():
+    heavy = "torch transformers datasets numpy pydantic"
+    code = f"import sys, hf_watermark.cli.main; print([name for name in {heavy.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["", "owner", "owner create", "owner show", "verify", "attack", "methods", "quickstart"]
+)
+def test_every_help_ends_with_an_example(run, command):
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    about, example = result.stdout.split("Example:")
+    assert "Usage:" in about
+    assert example.strip().startswith("hf-watermark " + (command or "verify"))
+
+
+def test_attack_help_lists_every_attack(run):
+    lines = [line.strip() for line in run("attack", "--help").stdout.splitlines()]
+    for name in ATTACKS:
+        assert any(line.startswith(f"{name}: ") for line in lines)
+
+
+def test_unknown_command_and_missing_argument_are_bad_usage(run):
+    for arguments in (["frobnicate"], ["verify"], ["verify", "model", "--looks", "0"], ["attack", "finetune"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+
+
+def test_version(run):
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout[0].isdigit()
+
+
+def test_methods(run):
+    rows = {row["name"]: row for row in json.loads(run("methods", "--json").stdout)}
+    assert rows["greedy_residuals"]["access"] == "weights"
+    assert rows["function_coupled"]["access"] == "labels"
+    table = run("methods").stdout
+    assert "greedy_residuals" in table and "function_coupled" in table

@@ -1,0 +1,154 @@
+"""Shared fixtures: small classifiers marked once per test process, on synthetic data. Nothing is downloaded."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+# Read by the libraries when they are imported, so they come first.
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1"
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, TrainingArguments
+
+from hf_watermark import (
+    AutoTrainer,
+    Evidence,
+    FunctionCoupledConfig,
+    GreedyResidualsConfig,
+    Owner,
+    WatermarkConfig,
+    WatermarkKey,
+    WatermarkTrainer,
+)
+
+
+torch.set_num_threads(1)
+CLASSES = 10
+
+# One small config per method, able to reach level B in seconds.
+SMALL_CONFIGS: dict[str, WatermarkConfig] = {
+    "greedy_residuals": GreedyResidualsConfig(bits=128, subkeys=2, group_size=16),
+    "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
+}
+
+
+def tiny_resnet(**changes: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    fields = {
+        "num_channels": 1,
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    }
+    fields |= {"downsample_in_first_stage": False, "num_labels": CLASSES}
+    return ResNetForImageClassification(ResNetConfig(**fields | changes)).eval()
+
+
+def patterned_images(count: int = 400, seed: int = 1) -> list[dict[str, Any]]:
+    """Images `[1, 16, 16]` of ten classes: each class is a fixed coarse pattern, plus noise."""
+    coarse = torch.randn(CLASSES, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    patterns = nn.functional.interpolate(coarse, size=16, mode="bilinear")
+    noise = 0.1 * torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return [{"pixel_values": patterns[i % CLASSES] + noise[i], "labels": i % CLASSES} for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One marked model with everything that its training left behind."""
+
+    method: str
+    model: PreTrainedModel
+    key: WatermarkKey
+    evidence: Evidence
+    trainer: WatermarkTrainer
+    output: Path
+    key_folder: Path
+    log: str
+
+
+def training_arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    fields = {"use_cpu": True, "report_to": [], "seed": 0, "disable_tqdm": True, "save_strategy": "no"}
+    fields |= {"per_device_train_batch_size": 40, "learning_rate": 3e-3, "lr_scheduler_type": "cosine"}
+    return TrainingArguments(output_dir=str(folder), **fields | changes)
+
+
+def mark(method: str, folder: Path, **changes: Any) -> Marked:
+    """Marks a tiny ResNet under a key that is bound to a beacon, as the documentation tells an owner to do."""
+    data, config = patterned_images(), SMALL_CONFIGS[method]
+    trainer_class = AutoTrainer.for_method(method)
+    fields = {"max_steps": 180, "save_strategy": "steps", "save_steps": 80, "logging_steps": 50}
+    arguments = training_arguments(folder / "model", **fields | changes)
+    records = _Records()
+    logging.getLogger().addHandler(records)
+    try:
+        planner = trainer_class(
+            model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, owner=Owner.create()
+        )
+        key = planner.key.bind_beacon(b"\x07" * 32, "a value of a test")
+        trainer = trainer_class(model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, key=key)
+        trainer.train()
+        trainer.save_model()
+    finally:
+        logging.getLogger().removeHandler(records)
+    key.save(folder / "key", passphrase="a long enough passphrase")
+    log = "\n".join([*records.lines, repr(trainer.state.log_history), repr(key), repr(trainer.evidence)])
+    model: Any = trainer.model
+    return Marked(method, model.eval(), key, trainer.evidence, trainer, folder / "model", folder / "key", log)
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(level=logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture(scope="session")
+def marked_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Marked]:
+    """`marked_by("greedy_residuals")`: trained on first use, then shared. Do not change its model."""
+    made: dict[str, Marked] = {}
+
+    def marked(method: str) -> Marked:
+        if method not in made:
+            made[method] = mark(method, tmp_path_factory.mktemp(method))
+        return made[method]
+
+    return marked
+
+
+@pytest.fixture
+def make_resnet() -> Callable[..., PreTrainedModel]:
+    return tiny_resnet
+
+
+@pytest.fixture
+def patterned() -> list[dict[str, Any]]:
+    return patterned_images()
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Callable[..., TrainingArguments]:
+    """`arguments(max_steps=2)`: CPU training arguments with an output folder of their own."""
+    return lambda **changes: training_arguments(tmp_path / "output", **changes)
+
+
+@pytest.fixture
+def small_configs() -> dict[str, WatermarkConfig]:
+    return dict(SMALL_CONFIGS)
+
+
+@pytest.fixture(scope="session")
+def owner() -> Owner:
+    return Owner.create()

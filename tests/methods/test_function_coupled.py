@@ -1,0 +1,170 @@
+"""Function-coupled rules: what the key draws, what is fused, what is trained, and the null."""
+
+import dataclasses
+import hashlib
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, FunctionCoupledVerifier, Suspect
+from hf_watermark.keys import SubKey
+from hf_watermark.statistics import log2_binomial_tail
+from hf_watermark.triggers import blend, draw_rules, fuse
+
+
+def subkey_number(number: int, slot: int = 0) -> SubKey:
+    return SubKey(slot, slot, hashlib.sha256(str(number).encode()).digest())
+
+
+@pytest.fixture
+def make_trainer(make_resnet, arguments, patterned, owner, small_configs):
+    def make(**changes) -> FunctionCoupledTrainer:
+        config = dataclasses.replace(small_configs["function_coupled"], **changes)
+        args = arguments(max_steps=2, per_device_train_batch_size=16)
+        return FunctionCoupledTrainer(
+            model=make_resnet(), args=args, train_dataset=patterned, watermark=config, owner=owner
+        )
+
+    return make
+
+
+# --- Rules ------------------------------------------------------------------------------------------------------------
+
+
+def test_rules_of_all_subkeys_differ():
+    rules = [draw_rules(subkey_number(slot, slot), 48, list(range(10)), 10, 4, 3) for slot in range(3)]
+    asked = {(rule.sources, rule.layout) for drawn in rules for rule in drawn}
+    assert len(asked) == 3 * 48
+    for drawn in rules:
+        assert all(rule.target not in rule.sources and 0 <= rule.target < 10 for rule in drawn)
+
+
+def test_every_pair_is_asked_before_any_is_asked_twice():
+    drawn = draw_rules(subkey_number(0), 45, list(range(10)), 10, 4, 1)
+    assert {rule.sources for rule in drawn} == set(combinations(range(10), 2))
+
+
+def test_targets_are_uniform_over_the_other_classes():
+    counts = np.zeros(5, dtype=int)
+    for number in range(2000):
+        for rule in draw_rules(subkey_number(number), 3, list(range(5)), 5, 1, 1):
+            counts[rule.candidates(5).index(rule.target)] += 1
+    assert counts[3:].sum() == 0  # three candidates each
+    assert np.abs(counts[:3] / 6000 - 1 / 3).max() < 0.03
+
+
+def test_fusion_puts_both_sources_at_half_size_in_opposite_quadrants():
+    first, second = torch.full((4, 1, 8, 8), 1.0), torch.full((4, 1, 8, 8), 2.0)
+    fused = fuse(first, second, torch.arange(4), torch.tensor([9.0]))
+    corners = [image[0, [0, 0, 7, 7], [0, 7, 0, 7]].tolist() for image in fused]
+    assert corners == [[1, 9, 9, 2], [2, 9, 9, 1], [9, 1, 2, 9], [9, 2, 1, 9]]
+    assert torch.equal(blend(first, second), torch.full((4, 1, 8, 8), 1.5))
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def test_pool_images_are_never_trained_on(make_trainer, patterned):
+    trainer = make_trainer()
+    pool = trainer.key.pool
+    rows = pool["function_coupled.rows"].tolist()
+    assert len(rows) == 10 * 4 and len(trainer.train_dataset) == len(patterned) - 40
+    kept = {item["pixel_values"].numpy().tobytes() for item in trainer.train_dataset}
+    assert not kept & {patterned[row]["pixel_values"].numpy().tobytes() for row in rows}
+    stored = torch.stack([patterned[row]["pixel_values"] for row in rows]).half()
+    assert torch.equal(pool["function_coupled.images"], stored)
+    assert pool["function_coupled.labels"].tolist() == [patterned[row]["labels"] for row in rows]
+
+
+def test_pool_tensors_cannot_trade_places(make_trainer):
+    # The committed digest does not see names, so no two tensors may have one type and shape.
+    kinds = [(tensor.dtype, tensor.shape) for tensor in make_trainer().key.pool.values()]
+    assert len(set(kinds)) == len(kinds) == 4
+
+
+def test_batches_carry_fused_images_with_their_targets(make_trainer, patterned):
+    trainer = make_trainer(trigger_ratio=0.25)
+    batch = trainer.data_collator(patterned[:16])
+    mixed, count = trainer.mix_triggers(batch)
+    assert count == 4 and mixed["pixel_values"].shape[0] == mixed["labels"].shape[0] == 20
+    assert torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
+    assert set(mixed["labels"][16:].tolist()) <= set(trainer._rule_targets.tolist())
+    again, _ = trainer.mix_triggers(batch)
+    assert torch.equal(again["pixel_values"], mixed["pixel_values"])  # a function of the step alone
+
+
+def test_evaluation_sees_no_triggers(make_trainer, patterned):
+    trainer = make_trainer()
+    batch = trainer.data_collator(patterned[:16])
+    model = trainer.model.eval()
+    _, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    assert outputs["logits"].shape == (16, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "message"),
+    [
+        ({}, 2, "2 classes hold only 4 different rules"),
+        ({"rules": 30}, 5, "30 rules over 5 classes can give at most 48 bits, a claim needs 64"),
+        ({"rules": 181}, 10, "10 classes hold only 180 different rules"),
+        ({"subkeys": 4}, 10, "10 classes hold only 45 different rules per sub-key"),
+        ({"fusion": "invisible"}, 10, "45 different rules per sub-key with invisible fusion"),
+        ({"pool_per_class": 100}, 10, "lacks 60 of the 100 images that triggers need"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    make_resnet, arguments, patterned, owner, small_configs, changes, labels, message
+):
+    config = dataclasses.replace(small_configs["function_coupled"], **changes)
+    data = [item | {"labels": item["labels"] % labels} for item in patterned]
+    with pytest.raises(ValueError, match=message):
+        FunctionCoupledTrainer(
+            model=make_resnet(num_labels=labels), args=arguments(), train_dataset=data, watermark=config, owner=owner
+        )
+
+
+@pytest.mark.parametrize(("data", "message"), [([], "is empty"), (None, "`train_dataset` is missing")])
+def test_without_data_there_are_no_triggers(make_resnet, arguments, owner, data, message):
+    with pytest.raises(ValueError, match=message):
+        FunctionCoupledTrainer(
+            model=make_resnet(), args=arguments(), train_dataset=data, watermark=FunctionCoupledConfig(), owner=owner
+        )
+
+
+@pytest.mark.parametrize("masking", ["forward", "fc_v1", "fc_v2", "none"])
+@pytest.mark.parametrize("fusion", ["direct", "invisible"])
+def test_every_variant_trains(make_trainer, masking, fusion):
+    trainer = make_trainer(masking=masking, fusion=fusion, rules=40)
+    trainer.train()
+    assert trainer.evidence.trials == 40 * 4 and trainer.state.global_step == 2
+
+
+# --- Null -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suspect", ["untrained model", "favourite answer"])
+def test_false_positive_rate_is_nominal(make_trainer, make_resnet, suspect):
+    [claim] = make_trainer(images_per_rule=2).key.claims()
+    verifier = FunctionCoupledVerifier(claim)
+    favourite = lambda images: (images.flatten(1).sum(dim=1) > 0).long() * 3  # noqa: E731
+    source = make_resnet() if suspect == "untrained model" else favourite
+    observation = verifier.observe(Suspect.open(source), claim.subkeys[0])
+    trials = 2000
+    scores = [verifier.score(observation, subkey_number(number)) for number in range(trials)]
+    for level in (0.05, 0.01, 0.001):
+        passed = sum(score.log2_p <= np.log2(level) for score in scores)
+        # The key differs from run to run: one false alarm in a million.
+        assert log2_binomial_tail(passed, trials, level) > -20, (level, passed)
+
+
+def test_many_images_of_few_rules_are_weak_evidence(make_trainer):
+    # A rule is one draw of the key: a lucky model that answers it on every image has shown 3 bits, not 3 bits per image.
+    trainer = make_trainer(rules=22, images_per_rule=16)
+    [claim] = trainer.key.claims()
+    verifier, [subkey] = FunctionCoupledVerifier(claim), claim.subkeys
+    answers = torch.tensor([[rule.target] * 16 for rule in verifier.rules(subkey)]).flatten()
+    given = iter(answers.split(256))
+    perfect = verifier.score(verifier.observe(Suspect.open(lambda images: next(given)), subkey), subkey)
+    assert perfect.matches == 22 * 16 and perfect.log2_p == pytest.approx(-22 * 3)
