@@ -130,18 +130,19 @@ def load_model(arguments: ModelArguments, names: list[str]) -> PreTrainedModel:
 
 def normalisation(arguments: ModelArguments, config: PretrainedConfig) -> dict[str, Any]:
     """Image size, mean and standard deviation that the model was trained with, or plain ones."""
-    plain = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    if config.model_type == "timm_wrapper":
-        known = {name: config.pretrained_cfg[name] for name in ("mean", "std")} if config.pretrained_cfg else {}
-        known |= {"size": config.pretrained_cfg["input_size"][-1]} if config.pretrained_cfg else {}
-    else:
-        known = {"size": config.image_size} if isinstance(config.to_dict().get("image_size"), int) else {}
+    fields = config.to_dict()
+    known: dict[str, Any] = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    if stored := fields.get("pretrained_cfg"):  # timm
+        known = {"size": stored["input_size"][-1], "mean": stored["mean"], "std": stored["std"]}
+    elif arguments.model_name_or_path is not None:
         try:
             processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path)
             known |= {"mean": processor.image_mean, "std": processor.image_std}
-        except (OSError, ValueError, TypeError):  # a model saved without one, or a config alone
+        except OSError:  # saved without one
             pass
-    return plain | known | ({"size": arguments.image_size} if arguments.image_size else {})
+    if isinstance(fields.get("image_size"), int):
+        known["size"] = fields["image_size"]
+    return known | ({"size": arguments.image_size} if arguments.image_size else {})
 
 
 def transform(train: bool, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> v2.Transform:

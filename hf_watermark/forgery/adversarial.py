@@ -71,9 +71,9 @@ def adversarial_triggers(
         details={
             "steps": steps,
             "matches_if_accepted": f"{unchecked.matches}/{unchecked.trials}",
-            "log2_p_if_accepted": round(unchecked.log2_p, 1),
+            "log2_p_if_accepted": round(unchecked.log2_p, 1) + 0.0,
             "matches_recommitted": f"{recommitted.matches}/{recommitted.trials}",
-            "log2_p_recommitted": round(recommitted.log2_p, 1),
+            "log2_p_recommitted": round(recommitted.log2_p, 1) + 0.0,  # no "-0.0"
             "recommitted_verdict": str(recommitted.verdict),
         },
         key=own,

@@ -2,8 +2,10 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +23,38 @@ SCRIPT = str(EXAMPLES / "train_image_classification.py")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
 ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-TRAINING = ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no", "--image_size", "16"]
+TRAINING = [
+    "--use_cpu",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+    "--save_strategy",
+    "no",
+    "--image_size",
+    "16",
+]
 TRAINING += ["--per_device_train_batch_size", "20", "--learning_rate", "1e-2", "--max_steps", "40"]
 GREEDY = ["--greedy_residuals_bits", "128", "--greedy_residuals_subkeys", "2", "--greedy_residuals_group_size", "16"]
 GREEDY += ["--greedy_residuals_strength", "0.1"]
 COUPLED = ["--function_coupled_pool_per_class", "4", "--function_coupled_images_per_rule", "2"]
 
 
-def run(*arguments: str, launcher: tuple[str, ...] | list[str] = (), script: str = SCRIPT) -> subprocess.CompletedProcess:
+def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, script, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    command = [sys.executable, *launcher, SCRIPT, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a script as `python script arguments` would, without paying for the imports again."""
+
+    def run(script: str, *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(script, run_name="__main__")
+
+    return run
 
 
 def picture(label: int, generator: np.random.Generator) -> PIL.Image:
@@ -71,14 +94,16 @@ def resnet_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_torchrun_with_two_processes_stacks_both_methods(tmp_path: Path, parquet: Path, resnet_config: Path):
+def test_torchrun_with_two_processes_stacks_both_methods(
+    tmp_path: Path, parquet: Path, resnet_config: Path, python: Callable, capsys: pytest.CaptureFixture
+):
     owner = Owner.create()
     owner.save(tmp_path / "owner.json")
-    done = run(
+    done = launch(
+        TORCHRUN,
         *["--config_name", str(resnet_config), "--dataset", str(parquet), "--output_dir", str(tmp_path / "model")],
         *["--image_column", "img", "--label_column", "kind", "--owner", str(tmp_path / "owner.json")],
         *["--methods", "greedy_residuals", "function_coupled", *GREEDY, *COUPLED, *TRAINING],
-        launcher=TORCHRUN,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mark found [combined]") == 1, "only the main process prints"
@@ -90,28 +115,31 @@ def test_torchrun_with_two_processes_stacks_both_methods(tmp_path: Path, parquet
     published = json.loads((tmp_path / "model" / "watermark" / "precommit.json").read_text())
     assert published["precommit"] == key.precommit.hex()
 
-    verified = run(str(tmp_path / "model"), str(tmp_path / "model-key"), script=str(EXAMPLES / "verify.py"))
-    assert verified.returncode == 0, verified.stderr
-    assert json.loads(verified.stdout)["verdict"] == "mark found"
+    with pytest.raises(SystemExit, match="0"):
+        python(str(EXAMPLES / "verify.py"), str(tmp_path / "model"), str(tmp_path / "model-key"))
+    assert json.loads(capsys.readouterr().out)["verdict"] == "mark found"
 
 
 def test_accelerate_launch_fine_tunes_a_timm_model_on_an_imagefolder(tmp_path: Path, imagefolder: Path):
     channels = {"channels": (16, 16, 16, 32), "stem_width": 16}
     backbone = wrap_timm(timm.create_model("resnet10t", num_classes=5, **channels), "resnet10t", 5, **channels)
     backbone.save_pretrained(tmp_path / "backbone")
-    done = run(
+    done = launch(
+        ACCELERATE,
         *["--model_name_or_path", str(tmp_path / "backbone"), "--dataset", str(imagefolder)],
         *["--output_dir", str(tmp_path / "model"), *GREEDY, *TRAINING],
-        launcher=ACCELERATE,
     )
     assert done.returncode == 0, done.stderr
     assert "mark found [greedy_residuals]" in done.stdout
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["label2id"] == {"cat": 0, "dog": 1}
-    assert Owner.load(tmp_path / "model-key" / "owner.json").public_key == WatermarkKey.load(tmp_path / "model-key").public_key
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["label_names"] == ["cat", "dog"]
+    assert (
+        Owner.load(tmp_path / "model-key" / "owner.json").public_key
+        == WatermarkKey.load(tmp_path / "model-key").public_key
+    )
 
 
 def test_plain_python_resumes_under_the_same_key_and_refuses_a_second_one(
-    tmp_path: Path, parquet: Path, resnet_config: Path
+    tmp_path: Path, parquet: Path, resnet_config: Path, python: Callable
 ):
     options = {
         "config_name": str(resnet_config),
@@ -129,13 +157,18 @@ def test_plain_python_resumes_under_the_same_key_and_refuses_a_second_one(
         "max_steps": 2,
     }
     (tmp_path / "options.json").write_text(json.dumps(options))
-    assert run(str(tmp_path / "options.json")).returncode == 0
+    python(SCRIPT, str(tmp_path / "options.json"))
     key = WatermarkKey.load(tmp_path / "model-key")
 
-    again = run(str(tmp_path / "options.json"))
-    assert again.returncode != 0 and "FileExistsError" in again.stderr
+    with pytest.raises(FileExistsError, match="key.json"):
+        python(SCRIPT, str(tmp_path / "options.json"))
     resumed = options | {"max_steps": 4, "resume_from_checkpoint": str(tmp_path / "model" / "checkpoint-2")}
     (tmp_path / "options.json").write_text(json.dumps(resumed))
-    assert run(str(tmp_path / "options.json")).returncode == 0
+    python(SCRIPT, str(tmp_path / "options.json"))
     published = json.loads((tmp_path / "model" / "checkpoint-4" / "watermark" / "precommit.json").read_text())
     assert published["precommit"] == key.precommit.hex()
+
+
+def test_a_method_that_does_not_exist_is_named(tmp_path: Path, parquet: Path, resnet_config: Path, python: Callable):
+    with pytest.raises(SystemExit, match="'usp2' does not exist"):
+        python(SCRIPT, "--dataset", str(parquet), "--output_dir", str(tmp_path / "model"), "--methods", "usp2")
