@@ -235,6 +235,8 @@ class WatermarkTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         refuse_keys_inside(folder)
         super()._save(output_dir, state_dict)
+        # A pickle that nothing reads back; it holds tokens in clear and would be pushed with the model.
+        (folder / "training_args.bin").unlink(missing_ok=True)
         (folder / PUBLIC_FOLDER).mkdir(exist_ok=True)
         for name, document in self.public_files().items():
             write_json_atomic(folder / PUBLIC_FOLDER / name, document)

@@ -125,9 +125,8 @@ def test_trap_1_accumulation_multiplies_neither_task_nor_penalty(name, owner, ar
 @pytest.mark.parametrize("method", ["greedy_residuals", "function_coupled"])
 def test_trap_2_training_arguments_know_no_key(method, marked_by):
     marked = marked_by(method)
-    raw = (marked.output / "training_args.bin").read_bytes()
-    assert b"TrainingArguments" in raw  # the pickle is there
-    assert b"hf_watermark" not in raw and marked.key.seed not in raw and marked.key.seed.hex().encode() not in raw
+    assert (marked.output / "model.safetensors").exists()
+    assert not list(marked.output.rglob("training_args.bin"))
     assert marked.key.seed not in pickle.dumps(marked.trainer.args)
     assert "seed" not in json.dumps(marked.trainer.state.trial_params) and "key" not in vars(marked.trainer.args)
 

@@ -285,8 +285,6 @@ def write_output(output: Path, record: dict[str, Any], trainer: Any) -> None:
         warnings.filterwarnings("ignore", message=".*stored without a passphrase")
         trainer.key.save(output / "key")
     trainer.save_model(str(output / "model"))
-    # A pickle with paths of this machine, of no use to anybody who loads the model.
-    (output / "model" / "training_args.bin").unlink()
     write_json_atomic(output / "evidence.json", record)
     write_report(record, output / "report.html")
 

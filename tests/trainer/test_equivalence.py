@@ -12,7 +12,19 @@ import timm
 import torch
 import trainer_runs
 from safetensors.torch import load_file
-from trainer_runs import ACCUMULATION, GREEDY, MASKINGS, NETS, PRECISION, Run, arguments, build, images, train_greedy
+from trainer_runs import (
+    ACCUMULATION,
+    GREEDY,
+    MASKINGS,
+    NETS,
+    PRECISION,
+    Run,
+    arguments,
+    build,
+    images,
+    micro_batch,
+    train_greedy,
+)
 from transformers import PreTrainedModel
 
 from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey, wrap_timm
@@ -72,7 +84,7 @@ def chained_penalty(trainer: GreedyResidualsTrainer) -> torch.Tensor:
 def expected_gradients(net: str, precision: str, key: WatermarkKey, folder: Path) -> dict[str, torch.Tensor]:
     """Task gradient of the one micro-batch in plain torch, plus the gradient of the penalty."""
     model = build(net).train()
-    batch = images(4)
+    batch = micro_batch(net)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         loss = model(
             pixel_values=torch.stack([item["pixel_values"] for item in batch]),
@@ -127,7 +139,7 @@ def test_both_processes_embed_the_key_of_the_first(two_processes: Path):
 
 
 def vgg() -> PreTrainedModel:
-    sizes = {"head_hidden_size": 16, "drop_rate": 0.0}
+    sizes = {"mlp_ratio": 0.01}
     return wrap_timm(timm.create_model("vgg11_bn", num_classes=10, **sizes), "vgg11_bn", 10, **sizes)
 
 
