@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from datasets import DatasetDict, Image, load_dataset
+from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset
 from torchvision.transforms import v2
 from transformers import (
     AutoConfig,
@@ -100,8 +100,9 @@ def load_data(arguments: DataArguments, seed: int) -> DatasetDict:
     splits = splits.select_columns([arguments.image_column, arguments.label_column])
     splits = splits.rename_columns({arguments.image_column: "image", arguments.label_column: "label"})
     splits = splits.cast_column("image", Image(mode="RGB"))
-    if not hasattr(splits["train"].features["label"], "names"):
-        splits = splits.class_encode_column("label")
+    if not isinstance(splits["train"].features["label"], ClassLabel):
+        names = [str(label) for label in sorted(splits["train"].unique("label"))]
+        splits = splits.cast_column("label", Value("string")).cast_column("label", ClassLabel(names=names))
     name = arguments.eval_split or next((name for name in ("validation", "test") if name in splits), None)
     if name is None:
         parts = splits["train"].train_test_split(0.1, seed=seed, stratify_by_column="label")
@@ -110,21 +111,31 @@ def load_data(arguments: DataArguments, seed: int) -> DatasetDict:
 
 
 def load_model(arguments: ModelArguments, names: list[str]) -> PreTrainedModel:
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
     if (arguments.model_name_or_path is None) == (arguments.config_name is None):
         raise SystemExit("give exactly one of --model_name_or_path (fine-tune) and --config_name (train from scratch)")
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config_name)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    extra = {}
+    if config.model_type == "timm_wrapper":
+        # timm's own exports name the number of classes a second time.
+        extra = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
+        config.model_args = extra or None
+        config.label_names = names
     if arguments.model_name_or_path is not None:
         return AutoModelForImageClassification.from_pretrained(
-            arguments.model_name_or_path, ignore_mismatched_sizes=True, **labels
+            arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
         )
-    config = AutoConfig.from_pretrained(arguments.config_name, **labels)
     if config.model_type != "timm_wrapper":
         return AutoModelForImageClassification.from_config(config)
     # The wrapper would draw its own initial weights; `wrap_timm` keeps timm's.
-    extra = config.model_args or {}
-    module = timm.create_model(config.architecture, num_classes=len(names), **extra)
-    model = wrap_timm(module, config.architecture, len(names), **extra)
-    model.config.update(labels)
+    model = wrap_timm(
+        timm.create_model(config.architecture, num_classes=len(names), **extra),
+        config.architecture,
+        len(names),
+        **extra,
+    )
+    model.config.id2label, model.config.label2id = config.id2label, config.label2id
     return model
 
 

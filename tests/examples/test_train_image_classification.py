@@ -131,7 +131,8 @@ def test_accelerate_launch_fine_tunes_a_timm_model_on_an_imagefolder(tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "mark found [greedy_residuals]" in done.stdout
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["label_names"] == ["cat", "dog"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (config["num_classes"], config["label_names"]) == (2, ["cat", "dog"])
     assert (
         Owner.load(tmp_path / "model-key" / "owner.json").public_key
         == WatermarkKey.load(tmp_path / "model-key").public_key

@@ -87,17 +87,19 @@ class GreedyResidualsTrainer(WatermarkTrainer):
         owner = torch.cat([groups.carrier for groups in self._groups])
         row = torch.cat([groups.row for groups in self._groups])
         columns = torch.cat([groups.columns for groups in self._groups])
-        self._marked, order = [], []
+        self._marked, factors = [], []
         for number in owner.unique().tolist():
             carrier, mine = self._carriers[number], (owner == number).nonzero()[:, 0]
+            mine = mine[row[mine].argsort()]  # read row by row, as the weights lie in memory
             raw_column = carrier.select(torch.arange(carrier.columns)[None])[0]
             found = locate(carrier.role, shapes)
             scale = None if found.scale is None else _holder(model, found.scale)
             self._marked.append(
                 MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
             )
-            order.append(mine)
-        self._signs = message[torch.cat(order)]
+            # phi is a sum over sqrt(row's length) / (group size * row's norm); all of this that never changes
+            factors.append(message[mine] * carrier.eligible**0.5 / config.group_size)
+        self._factors = torch.cat(factors)
 
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
@@ -117,8 +119,8 @@ class GreedyResidualsTrainer(WatermarkTrainer):
             total = hinge(phi, self._signs.to(phi.device), config.margin)
         else:
             weights = [current(item.weight) for item in self._marked]
-            self._signs = self._signs.to(weights[0].device)
-            total = FusedHinge.apply(self._marked, self._signs, config.margin, config.kept_fraction, *weights)
+            self._factors = self._factors.to(weights[0].device)
+            total = FusedHinge.apply(self._marked, self._factors, config.margin, config.kept_fraction, *weights)
         penalty = config.strength * total
         stacked = super().watermark_loss()
         return penalty if stacked is None else penalty + stacked
@@ -153,11 +155,10 @@ class MarkedTensor:
             self.rows = self.rows.to(weight.device)
         return self._known[layout]
 
-    def root_mean_square(self, weight: torch.Tensor) -> torch.Tensor:
+    def norms(self, weight: torch.Tensor) -> torch.Tensor:
         """Of each group's row over its eligible columns, with the sign of the scale behind it: `[groups]`, and 0 for a dead row."""
         eligible = weight[:, 2::3][:, : weight.shape[1] // 3] if self.carrier.every_third_input else weight
-        dims = tuple(range(1, weight.ndim))
-        norm = torch.linalg.vector_norm(eligible, dim=dims, dtype=torch.float32) / self.carrier.eligible**0.5
+        norm = torch.linalg.vector_norm(eligible, dim=tuple(range(1, weight.ndim)), dtype=torch.float32)
         if self.scale is not None:
             norm = norm * current(self.scale).float().flatten().sign()
         return norm[self.rows]
@@ -176,17 +177,19 @@ class FusedHinge(torch.autograd.Function):
     def forward(
         ctx: Any,
         marked: list[MarkedTensor],
-        message: torch.Tensor,
+        factors: torch.Tensor,
         margin: float,
         kept_fraction: float,
         *weights: torch.Tensor,
     ) -> torch.Tensor:
         places = [item.places(weight) for item, weight in zip(marked, weights, strict=True)]
-        parts = zip(weights, places, strict=True)
-        read = [_memory(weight).index_select(0, place.flatten()) for weight, place in parts]
-        values = torch.cat(read).reshape(len(message), -1).float()
-        scale = torch.cat([item.root_mean_square(weight) for item, weight in zip(marked, weights, strict=True)])
-        slope = torch.where(scale == 0, 0.0, message / (scale * values.shape[1]))
+        norms, read = [], []
+        for item, weight, place in zip(marked, weights, places, strict=True):
+            # One tensor after the other: the norm has just brought it into the cache when its groups are picked out.
+            norms.append(item.norms(weight))
+            read.append(_memory(weight).index_select(0, place.flatten()))
+        norm, values = torch.cat(norms), torch.cat(read).reshape(len(factors), -1).float()
+        slope = torch.where(norm == 0, 0.0, factors / norm)
         kept = largest_magnitudes(values, kept_fraction)
         short = margin - slope * values.gather(1, kept).sum(dim=1)
         ctx.weights, ctx.places = weights, places
