@@ -17,16 +17,10 @@ import transformers
 from data import load_cifar10
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
-from hf_watermark import (
-    FunctionCoupledConfig,
-    FunctionCoupledTrainer,
-    GreedyResidualsConfig,
-    GreedyResidualsTrainer,
-    Owner,
-    stack_trainers,
-)
+from hf_watermark import AutoTrainer, Owner, stack_trainers
 from hf_watermark.attacks import standard_battery
 from hf_watermark.evaluation import accuracy, survival_row, survival_table
+from hf_watermark.mapping import METHODS
 
 
 LEARNING_RATE = 3e-3
@@ -65,10 +59,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--images", type=int, default=50_000, help="training images")
-    parser.add_argument("--trigger-ratio", type=float, default=0.0625)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="marks to stack")
     parser.add_argument("--attack-images", type=int, default=10_000, help="training images the attacker has")
     parser.add_argument("--attack-epochs", type=float, default=5)
     parser.add_argument("--distill-epochs", type=float, default=4, help="over all training images")
+    parser.add_argument("--no-attacks", action="store_true", help="fidelity only")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -77,7 +72,7 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     folder = options.output.with_suffix("")
     record = {
-        "options": {name: str(value) for name, value in vars(options).items()},
+        "options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": options.threads},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "rows": [],
@@ -97,12 +92,11 @@ def main() -> None:
     save()
 
     begin = time.perf_counter()
-    stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
-    marked = stacked(
+    marked = stack_trainers(*map(AutoTrainer.for_method, options.methods))(
         model=build_model(options.seed),
         args=arguments(options.seed, options.epochs, folder),
         train_dataset=train,
-        watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=options.trigger_ratio)],
+        watermark=[METHODS[method].load("Config")() for method in options.methods],
         owner=Owner.create(),
     )
     marked.train()
@@ -112,6 +106,10 @@ def main() -> None:
     record["fidelity"] = round(record["marked"]["accuracy"] - record["twin"]["accuracy"], 4)
     record["unmarked_twin_verified"] = survival_row("unmarked twin", twin.model, marked.key, test, twin.model)
     save()
+
+    print(json.dumps({name: record[name] for name in ("twin", "marked", "fidelity")}, indent=1))
+    if options.no_attacks:
+        return
 
     def add(row: dict) -> None:
         record["rows"].append(row)
@@ -128,7 +126,6 @@ def main() -> None:
     others = {label: attack for label, attack in battery.items() if label not in distillation}
     survival_table(marked.model, marked.key, others, train.first(options.attack_images), test, add)
     survival_table(marked.model, marked.key, distillation, train, test, add)
-    print(json.dumps({name: record[name] for name in ("twin", "marked", "fidelity")}, indent=1))
 
 
 if __name__ == "__main__":

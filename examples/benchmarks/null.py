@@ -172,7 +172,7 @@ def main() -> None:
         trainer.train()
         models.append(trainer.model.eval())
     greedy, coupled = GreedyNull(models), CoupledNull(models, held_out)
-    record: dict = {"options": {name: str(value) for name, value in vars(options).items()}}
+    record: dict = {"options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)}}
     record["null"] = {
         "greedy_residuals": table(greedy_p_values(greedy, options.keys, "keys, greedy")),
         "function_coupled": table(coupled_p_values(coupled, options.keys, "keys, rules")),
