@@ -57,7 +57,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     train, test = load_digits_data("train"), load_digits_data("test")
     stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
-    record: dict = {"options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)}, "seeds": []}
+    record: dict = {
+        "options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
+        "seeds": [],
+    }
     twins = []
     for seed in range(options.seeds):
         arguments = TrainingArguments(
