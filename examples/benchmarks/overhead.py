@@ -147,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     record = {
-        "options": {name: str(value) for name, value in vars(options).items()},
+        "options": {name: str(value) for name, value in vars(options).items() if not isinstance(value, Path)},
         "machine": platform.processor() or platform.machine(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "rows": report(measure(options)),

@@ -92,7 +92,7 @@ def main() -> None:
             wall.append(time.perf_counter() - begin)
             cpu.append(time.process_time() - cpu_begin)
         record = {
-            "options": {name: str(value) for name, value in vars(options).items()},
+            "options": {name: str(value) for name, value in vars(options).items() if not isinstance(value, Path)},
             "machine": platform.processor() or platform.machine(),
             "parameters": model.num_parameters(),
             "subkeys": len(key.claims()[0].subkeys),
