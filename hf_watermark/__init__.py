@@ -10,6 +10,10 @@ _NAMES = {
     "AutoTrainer": "mapping",
     "AutoVerifier": "mapping",
     "AutoWatermarkConfig": "mapping",
+    "Certificate": "methods.certified",
+    "CertifiedConfig": "methods.certified",
+    "CertifiedTrainer": "methods.certified",
+    "CertifiedVerifier": "methods.certified",
     "Evidence": "evidence",
     "FunctionCoupledConfig": "methods.function_coupled",
     "FunctionCoupledTrainer": "methods.function_coupled",
@@ -20,6 +24,8 @@ _NAMES = {
     "InvalidInput": "serialization",
     "Opening": "keys",
     "Owner": "keys",
+    "SmoothedModel": "methods.certified",
+    "SmoothedModelForImageClassification": "methods.certified",
     "Suspect": "suspects",
     "Verdict": "evidence",
     "WatermarkConfig": "configuration",
@@ -55,6 +61,12 @@ if TYPE_CHECKING:
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
     from .mapping import verify as verify
+    from .methods.certified import Certificate as Certificate
+    from .methods.certified import CertifiedConfig as CertifiedConfig
+    from .methods.certified import CertifiedTrainer as CertifiedTrainer
+    from .methods.certified import CertifiedVerifier as CertifiedVerifier
+    from .methods.certified import SmoothedModel as SmoothedModel
+    from .methods.certified import SmoothedModelForImageClassification as SmoothedModelForImageClassification
     from .methods.function_coupled import FunctionCoupledConfig as FunctionCoupledConfig
     from .methods.function_coupled import FunctionCoupledTrainer as FunctionCoupledTrainer
     from .methods.function_coupled import FunctionCoupledVerifier as FunctionCoupledVerifier

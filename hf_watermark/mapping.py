@@ -34,6 +34,9 @@ METHODS = {
     "function_coupled": MethodEntry(
         "function_coupled", "FunctionCoupled", "labels", "rules on images fused of two classes of the training data"
     ),
+    "certified": MethodEntry(
+        "certified", "Certified", "labels", "triggers that hold under parameter noise, with a proven radius"
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class Suspect:
         answer (`Callable`, *optional*):
             Takes float images `[n, channels, height, width]` in the model's input space and returns labels `[n]` or
             probabilities `[n, classes]`.
+        module (`Callable`, *optional*):
+            Gives the suspect as a module, or its tensors on the owner's architecture.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class Suspect:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         answer: Answer | None = None,
         batch_size: int = 256,
+        module: Callable[[], nn.Module] | None = None,
     ):
-        self.name = name
+        self.name, self._module = name, module
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
         self.queries = 0
 
@@ -65,9 +69,8 @@ class Suspect:
             return source
         if isinstance(source, nn.Module):
             state = source.state_dict()
-            return cls(
-                type(source).__name__, state, {k: tuple(v.shape) for k, v in state.items()}, _ask_module(source)
-            )
+            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            return cls(type(source).__name__, state, shapes, _ask_module(lambda: source), module=lambda: source)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)
         if callable(source):
@@ -81,8 +84,11 @@ class Suspect:
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
         tensors = SafetensorsFolder(path)
-        answer = _ask_on_backbone(backbone, tensors) if backbone else None
-        return cls(str(path), tensors, tensors.shapes, answer)
+        if not backbone:
+            return cls(str(path), tensors, tensors.shapes)
+        # Built at the first query only: white-box checks never need the module.
+        module = cache(lambda: run_on_backbone(backbone, tensors))
+        return cls(str(path), tensors, tensors.shapes, _ask_module(module), module=module)
 
     @property
     def access(self) -> set[Access]:
@@ -106,6 +112,19 @@ class Suspect:
         if self._shapes is None:
             raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
         return self._shapes
+
+    def module(self) -> nn.Module:
+        """
+        The suspect as a module; do not change it.
+
+        Raises:
+            [`AccessError`]: when it can only be queried, or read.
+        """
+        if self._module is None:
+            raise AccessError(
+                f"{self.name} is no model whose weights can be changed; only plain answers can be checked"
+            )
+        return self._module()
 
     def ask(self, images: torch.Tensor) -> torch.Tensor:
         """Raw answers for `[n, channels, height, width]` images: labels `[n]` or probabilities `[n, classes]`."""
@@ -147,8 +166,9 @@ class Suspect:
         return torch.where(answers.isfinite().all(dim=1), answers.argmax(dim=1), -1)
 
 
-def _ask_module(model: nn.Module) -> Answer:
+def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
     def answer(images: torch.Tensor) -> torch.Tensor:
+        model = get_model()
         parameter = next(model.parameters())
         was_training = model.training
         model.eval()
@@ -158,17 +178,5 @@ def _ask_module(model: nn.Module) -> Answer:
         finally:
             model.train(was_training)
         return (output if isinstance(output, torch.Tensor) else output.logits).float()
-
-    return answer
-
-
-def _ask_on_backbone(backbone: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Answer:
-    built: list[Answer] = []
-
-    def answer(images: torch.Tensor) -> torch.Tensor:
-        # Built at the first query only: white-box checks never need the module.
-        if not built:
-            built.append(_ask_module(run_on_backbone(backbone, tensors)))
-        return built[0](images)
 
     return answer

@@ -1,5 +1,6 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
+import hashlib
 import logging
 import os
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class WatermarkTrainer(Trainer):
             )
         self.watermark = self._configs(watermark)
         self.evidence: Evidence | None = None
+        self._micro_step = 0
         if key is None:
             key = self._create_key(cast(Owner, owner))
         self.key: WatermarkKey = key
@@ -159,6 +161,16 @@ class WatermarkTrainer(Trainer):
     def watermark_loss(self) -> torch.Tensor | None:
         """Penalty added once per optimizer step in effect; `None` when there is none. Stacked methods add up through `super()`."""
         return None
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        return loss
+
+    def step_seed(self, secret: bytes, purpose: bytes, process: int = 0) -> int:
+        """A 63-bit seed that is a function of the step alone, so that a resumed run draws what the uninterrupted one would have."""
+        place = f"{self.state.global_step}/{self._micro_step}/{process}".encode()
+        return int.from_bytes(hashlib.sha256(secret + purpose + place).digest()[:8], "big") >> 1
 
     def compute_loss(
         self,

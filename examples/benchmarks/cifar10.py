@@ -14,42 +14,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from data import load_cifar10
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
+from recipes import LEARNING_RATES, arguments, build_model, load_data, train_twin
 
 from hf_watermark import AutoTrainer, Owner, stack_trainers
 from hf_watermark.attacks import standard_battery
 from hf_watermark.evaluation import accuracy, survival_row, survival_table
 from hf_watermark.mapping import METHODS
-
-
-LEARNING_RATE = 3e-3
-
-
-def build_model(seed: int) -> ResNetForImageClassification:
-    set_seed(seed)
-    config = ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10
-    )
-    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
-
-
-def arguments(seed: int, epochs: float, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
-        str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=128,
-        learning_rate=LEARNING_RATE,
-        weight_decay=0.05,
-        lr_scheduler_type="cosine",
-        warmup_steps=200,
-        seed=seed,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=100,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
 
 
 def main() -> None:
@@ -63,12 +33,13 @@ def main() -> None:
     parser.add_argument("--attack-images", type=int, default=10_000, help="training images the attacker has")
     parser.add_argument("--attack-epochs", type=float, default=5)
     parser.add_argument("--distill-epochs", type=float, default=4, help="over all training images")
-    parser.add_argument("--no-attacks", action="store_true", help="fidelity only")
+    parser.add_argument(
+        "--attacks", nargs="*", help="labels of the standard battery; all by default, none for fidelity only"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train = load_cifar10(options.data, "train", augment=True).first(options.images)
-    test = load_cifar10(options.data, "test")
+    train, test = load_data("cifar10", options.data, options.images)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     folder = options.output.with_suffix("")
     record = {
@@ -82,19 +53,15 @@ def main() -> None:
         options.output.write_text(json.dumps(record, indent=1))
 
     begin = time.perf_counter()
-    twin = Trainer(
-        model=build_model(options.seed), args=arguments(options.seed, options.epochs, folder), train_dataset=train
-    )
-    twin.model_accepts_loss_kwargs = False
-    twin.train()
+    twin = train_twin("cifar10", options.seed, options.epochs, folder, train)
     record["twin"] = {"accuracy": accuracy(twin.model, test), "seconds": round(time.perf_counter() - begin, 1)}
     record["parameters"] = twin.model.num_parameters()
     save()
 
     begin = time.perf_counter()
     marked = stack_trainers(*map(AutoTrainer.for_method, options.methods))(
-        model=build_model(options.seed),
-        args=arguments(options.seed, options.epochs, folder),
+        model=build_model("cifar10", options.seed),
+        args=arguments("cifar10", options.seed, options.epochs, folder),
         train_dataset=train,
         watermark=[METHODS[method].load("Config")() for method in options.methods],
         owner=Owner.create(),
@@ -108,7 +75,7 @@ def main() -> None:
     save()
 
     print(json.dumps({name: record[name] for name in ("twin", "marked", "fidelity")}, indent=1))
-    if options.no_attacks:
+    if options.attacks == []:
         return
 
     def add(row: dict) -> None:
@@ -116,12 +83,14 @@ def main() -> None:
         save()
 
     battery = standard_battery(
-        LEARNING_RATE,
+        LEARNING_RATES["cifar10"],
         epochs=options.attack_epochs,
         distill_epochs=options.distill_epochs,
         optimizer="adamw",
         seed=options.seed,
     )
+    if options.attacks:
+        battery = {label: battery[label] for label in options.attacks}
     distillation = {label: attack for label, attack in battery.items() if label.startswith("distill")}
     others = {label: attack for label, attack in battery.items() if label not in distillation}
     survival_table(marked.model, marked.key, others, train.first(options.attack_images), test, add)

@@ -14,8 +14,8 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from recipes import arguments, build_model, train_twin
 from scipy.stats import ks_2samp
-from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_watermark import (
     FunctionCoupledConfig,
@@ -27,7 +27,7 @@ from hf_watermark import (
 )
 from hf_watermark.backbones import find_carriers
 from hf_watermark.evaluation import accuracy, method_summary
-from hf_watermark.evaluation.digits import build_digits_model, load_digits_data
+from hf_watermark.evaluation.digits import load_digits_data
 
 
 def carrier_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -63,27 +63,12 @@ def main() -> None:
     }
     twins = []
     for seed in range(options.seeds):
-        arguments = TrainingArguments(
-            "runs/digits",
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=64,
-            learning_rate=4e-3,
-            lr_scheduler_type="cosine",
-            warmup_steps=50,
-            seed=seed,
-            save_strategy="no",
-            report_to="none",
-            logging_strategy="no",
-            disable_tqdm=True,
-        )
-        set_seed(seed)
         begin = time.perf_counter()
-        twin = Trainer(model=build_digits_model(seed), args=arguments, train_dataset=train)
-        twin.train()
+        twin = train_twin("digits", seed, options.epochs, "runs/digits", train)
         middle = time.perf_counter()
         marked = stacked(
-            model=build_digits_model(seed),
-            args=arguments,
+            model=build_model("digits", seed),
+            args=arguments("digits", seed, options.epochs, "runs/digits"),
             train_dataset=train,
             watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=options.trigger_ratio)],
             owner=Owner.create(),

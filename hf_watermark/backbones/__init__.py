@@ -2,6 +2,7 @@
 
 from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
 from .families import FAMILIES, find_carriers, find_stem
+from .folding import FoldedNet, example_images, logits_of, refuse_half_precision
 from .loading import backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
 
 
@@ -9,16 +10,20 @@ __all__ = [
     "FAMILIES",
     "STEM",
     "Carrier",
+    "FoldedNet",
     "LayoutMismatch",
     "backbone_record",
     "canonical_rows",
     "describe",
+    "example_images",
     "find_carriers",
     "find_stem",
     "full_parameter",
     "live_weights",
     "locate",
+    "logits_of",
     "read_carriers",
+    "refuse_half_precision",
     "run_on_backbone",
     "wrap_timm",
 ]

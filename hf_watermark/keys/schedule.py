@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 NO_BEACON = bytes(32)
 MOST_LEAVES = 1024
-STREAM_NAMES = ("carrier", "bits", "label", "rule", "projection", "order")
+STREAM_NAMES = ("carrier", "bits", "label", "rule", "projection", "order", "noise")
 
 
 def u32(value: int) -> bytes:

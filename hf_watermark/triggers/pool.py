@@ -78,6 +78,12 @@ def collect_images(
     return torch.stack([image for _, _, image in taken]), labels, rows
 
 
+def spread_classes(classes: int, most: int) -> list[int]:
+    """Which classes lend source images: all, or `most` of them evenly spaced."""
+    count = min(classes, most)
+    return [number * classes // count for number in range(count)]
+
+
 def without_rows(dataset: Any, rows: Sequence[int]) -> Any:
     """The dataset without these rows (a `datasets.Dataset` stays one)."""
     drop = set(rows)

@@ -9,7 +9,7 @@ from torch import nn
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
-from ...triggers import blend, collect_images, fuse, maskable_weights, masked, without_rows
+from ...triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes, without_rows
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
@@ -32,7 +32,7 @@ class FunctionCoupledTrainer(WatermarkTrainer):
 
     def plan(self, config: FunctionCoupledConfig, secret: bytes) -> Plan:
         classes = self._classes()
-        sources = source_classes(classes, config.source_classes)
+        sources = spread_classes(classes, config.source_classes)
         refuse_too_few_classes(config, classes, len(sources))
         images, labels, rows = collect_images(
             self.train_dataset, self.data_collator, sources, config.pool_per_class, SubKey(0, 0, secret)
@@ -56,7 +56,6 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
         self._fill = claim.pool[f"{FunctionCoupledTrainer.method}.fill"].float()
         self._draws = hashlib.sha256(b"hfwm/v1/mixing" + claim.subkeys[0].secret).digest()
-        self._micro_step = 0
         self._hits, self._asked = torch.zeros(()), 0
         if self.train_dataset is None:  # a trainer made only to verify
             return
@@ -75,9 +74,7 @@ class FunctionCoupledTrainer(WatermarkTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         config = self.config_of(FunctionCoupledConfig)
         with masked(self._maskable, config.masking, self.state.global_step, self._generator(b"mask")):
-            loss = super().training_step(model, inputs, *args, **kwargs)
-        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
-        return loss
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -126,11 +123,8 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         return torch.where(fits.any(dim=1)[:, None, None, None], picked, fallback)
 
     def _generator(self, purpose: bytes, process: int = 0) -> torch.Generator:
-        # A function of the step alone, so a resumed run draws what the uninterrupted one would have drawn. Processes ask different
-        # triggers, but mask alike: `fc_v2` writes to the weights, which must stay equal.
-        place = f"{self.state.global_step}/{self._micro_step}/{process}".encode()
-        seed = hashlib.sha256(self._draws + purpose + place).digest()[:8]
-        return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+        # Processes ask different triggers, but mask alike: `fc_v2` writes to the weights, which must stay equal.
+        return torch.Generator().manual_seed(self.step_seed(self._draws, purpose, process))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._asked:
@@ -143,9 +137,3 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         if self.train_dataset is None:
             raise ValueError("`train_dataset` is missing; function-coupled triggers are made from it")
         return int(model.config.num_labels)
-
-
-def source_classes(classes: int, most: int) -> list[int]:
-    """Which classes serve as sources: all, or `most` of them evenly spaced."""
-    count = min(classes, most)
-    return [number * classes // count for number in range(count)]

@@ -1,0 +1,200 @@
+"""
+Folded coordinates: a network as the function of its weights that inference really computes, with every BatchNorm folded away.
+
+In evaluation a BatchNorm is the affine map `a x + b` with `a = gamma / sqrt(var + eps)` and `b = beta - a mean`. Right behind a
+convolution or linear layer it is folded into that layer's weight and bias; elsewhere it stays as `(a, b)`. Two models that
+differ by rescaling a layer against its BatchNorm have the same folded weights, and running statistics are part of them.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..serialization import InvalidInput
+
+
+Tensors = dict[str, torch.Tensor]
+FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# Largest change of a logit, against the largest logit, that rounding may explain.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Fold:
+    """
+    One BatchNorm and the layer whose output it reads, if it reads one directly.
+
+    Args:
+        norm (`str`):
+            Module name of the BatchNorm.
+        layer (`str`, *optional*):
+            Module name of the convolution or linear layer that it is folded into.
+        eps (`float`):
+            The BatchNorm's epsilon.
+    """
+
+    norm: str
+    layer: str | None
+    eps: float
+
+
+class FoldedNet:
+    """
+    The architecture of one model in folded coordinates. Holds no weights of its own that matter: they are passed to every call.
+
+    Args:
+        model (`nn.Module`):
+            An image classifier. It is not changed.
+        images (`torch.Tensor`):
+            A few images `[n, channels, height, width]`; one forward pass over them shows which BatchNorm follows which layer.
+        fold (`bool`, *optional*, defaults to `True`):
+            `False` keeps the parameters as they are and the buffers out of the coordinates.
+
+    Raises:
+        [`~serialization.InvalidInput`]: for weights below float32, or when the folded net does not compute what the model computes.
+    """
+
+    def __init__(self, model: nn.Module, images: torch.Tensor, fold: bool = True):
+        refuse_half_precision(model)
+        images = images.to(next(model.parameters()).device)
+        self.folds = find_folds(model, images) if fold else []
+        self.template = copy.deepcopy(model).eval().requires_grad_(False)
+        for item in self.folds:
+            _neutralise(self.template, item)
+        weights = self.coordinates(model)
+        if fold:
+            self._refuse_another_function(model, weights, images)
+
+    def coordinates(self, model: nn.Module) -> Tensors:
+        """Folded weights of a live model of this architecture by name in the template; gradients flow to its parameters."""
+        return self.fold(dict(model.named_parameters()), dict(model.named_buffers()))
+
+    def fold(self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> Tensors:
+        """
+        Args:
+            parameters, buffers (`Mapping[str, torch.Tensor]`):
+                By name, as in `named_parameters` and `named_buffers` of the model.
+        """
+        folded = dict(parameters)
+        for item in self.folds:
+            mean, variance = buffers[f"{item.norm}.running_mean"], buffers[f"{item.norm}.running_var"]
+            scale = torch.rsqrt(variance + item.eps)
+            gamma, beta = (folded.pop(f"{item.norm}.{name}", None) for name in ("weight", "bias"))
+            slope = scale if gamma is None else gamma * scale
+            if item.layer is None:
+                folded[f"{item.norm}.weight"] = slope
+                folded[f"{item.norm}.bias"] = (0 if beta is None else beta) - slope * mean
+                continue
+            weight, bias = folded[f"{item.layer}.weight"], folded.get(f"{item.layer}.bias")
+            shift = -mean if bias is None else bias - mean
+            folded[f"{item.layer}.weight"] = weight * slope.reshape(-1, *[1] * (weight.ndim - 1))
+            folded[f"{item.layer}.bias"] = slope * shift + (0 if beta is None else beta)
+        return folded
+
+    def __call__(self, weights: Mapping[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        """Logits `[n, classes]` of the net with these folded weights; BatchNorm statistics are neither used nor changed."""
+        return logits_of(torch.func.functional_call(self.template, dict(weights), (images,)))
+
+    def holding(self, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+        """A module whose parameters *are* these tensors, for many passes over weights that change in place."""
+        module = copy.deepcopy(self.template)
+        for name, tensor in weights.items():
+            module.get_parameter(name).data = tensor
+        return module
+
+    @torch.no_grad()
+    def _refuse_another_function(self, model: nn.Module, weights: Tensors, images: torch.Tensor) -> None:
+        was_training = model.training
+        wanted = logits_of(model.eval()(images))
+        model.train(was_training)
+        error = (self(weights, images) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)
+        if not error <= TOLERANCE:
+            raise InvalidInput(
+                f"folding the BatchNorms changes the answers by {float(error):.2g} of the largest logit: this architecture uses a "
+                "layer's output before its BatchNorm too; use `moves='parameters'`"
+            )
+
+
+def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
+    """Every BatchNorm with running statistics, and the layer whose output object it is given."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    outputs: dict[int, str] = {}
+    kept, pairs = [], {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            outputs[id(output)] = name
+            kept.append(output)  # a freed tensor would lend its id to another one
+
+        return hook
+
+    def look_up(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple) -> None:
+            pairs[name] = outputs.get(id(args[0]))
+
+        return hook
+
+    hooks: list[Any] = [norm.register_forward_pre_hook(look_up(name)) for name, norm in norms.items()]
+    hooks += [
+        module.register_forward_hook(remember(name))
+        for name, module in model.named_modules()
+        if isinstance(module, FOLDABLE)
+    ]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images[:1])
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [Fold(name, pairs.get(name), norm.eps) for name, norm in norms.items() if norm.running_mean is not None]
+
+
+def _neutralise(template: nn.Module, item: Fold) -> None:
+    """Makes room for the folded bias and turns the BatchNorm into the identity (or into `a x + b` where it stands alone)."""
+    norm = template.get_submodule(item.norm)
+    if item.layer is not None:
+        layer: Any = template.get_submodule(item.layer)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]), requires_grad=False)
+        if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            template.set_submodule(item.norm, nn.Identity())
+            return
+        # A subclass may do more than normalise (timm's has the activation inside), so it stays, as a constant.
+        norm.weight, norm.bias = None, None  # type: ignore[assignment]
+    elif norm.weight is None:
+        norm.weight = nn.Parameter(torch.ones_like(norm.running_mean), requires_grad=False)  # type: ignore[arg-type]
+        norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean), requires_grad=False)  # type: ignore[arg-type]
+    norm.running_mean.zero_()  # type: ignore[operator,union-attr]
+    norm.running_var.fill_(1 - item.eps)  # type: ignore[operator,union-attr]
+
+
+def example_images(model: nn.Module) -> torch.Tensor:
+    """One black image `[1, channels, height, width]` of a size that the model takes."""
+    config: Any = getattr(model, "config", None)
+    fields = config.to_dict() if config is not None else {}
+    size = fields.get("image_size") or (fields.get("pretrained_cfg") or {}).get("input_size") or 64
+    size = [size, size] if isinstance(size, int) else list(size)[-2:]
+    channels = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+    return torch.zeros(1, channels, *size)
+
+
+def refuse_half_precision(model: nn.Module) -> None:
+    """Noise that is smaller than the spacing of the weights is no noise."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise InvalidInput(
+                f"{name} is {kind}: parameter noise needs float32 weights; load the model with `dtype=torch.float32` "
+                "(training with `bf16=True` keeps float32 weights and is fine)"
+            )
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.logits

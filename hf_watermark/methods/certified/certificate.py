@@ -1,0 +1,301 @@
+"""The certificate: how far the weights may move, in a stated norm, before the smoothed trigger test can fall below a bound."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import norm
+from torch import nn
+from tqdm.auto import tqdm
+
+from ...backbones import refuse_half_precision
+from ...evidence import LEVEL_B
+from ...keys import Claim
+from ...serialization import InvalidInput
+from ...statistics import draws_to_certify, order_statistic_index, quantile_test, smallest_certifiable_quantile
+from .noise import NoisyNets, noise_seeds, weighted_distance
+from .verifier import SUSPECT_ALPHA, CertifiedVerifier, smoothed_log2_tail
+
+
+RADII = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+LIMITS = (
+    "It holds in the owner's coordinates: permuted channels are far away although they change no answer.",
+    "It says that the mark was not removed, never that a model was stolen.",
+    "Compare the radius with the distances of real attacks: most of them move the weights much further.",
+)
+
+
+@dataclass(frozen=True)
+class CertifiedRadius:
+    """
+    One line of a certificate.
+
+    Args:
+        radius (`float`):
+            In units of sigma.
+        distance (`float`):
+            The same in the certificate's norm: `radius * sigma`.
+        matches (`int`, *optional*):
+            With the stated confidence every net within this distance has at least so many smoothed matches; `None` where the draws
+            certify nothing.
+        accuracy (`float`, *optional*):
+            `matches` as a share of the triggers.
+        log2_p (`float`):
+            p-value that the smoothed test of such a net has at most.
+        certified (`bool`):
+            Whether that reaches level B (and `at_least`, if one was asked for).
+        draws (`int`):
+            Noise draws that were looked at; fewer than asked for when the answer was clear before.
+    """
+
+    radius: float
+    distance: float
+    matches: int | None
+    accuracy: float | None
+    log2_p: float
+    certified: bool
+    draws: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """
+    Certified trigger accuracy against radius, one curve per sub-key. An owner's warranty against removal; evidence against a
+    suspect comes from [`CertifiedVerifier`].
+
+    With probability at least `confidence` over the owner's draws and the draws of one suspect's verification, all radii at once,
+    every net whose weights lie within a row's distance passes the smoothed test with at least its matches, provided that it was fixed
+    before that verification's noise was known (Bansal et al., ICML 2022, with the percentile bound of Chiang et al., 2020).
+
+    Args:
+        sigma (`float`):
+            Noise level.
+        norm (`str`):
+            The norm of the distances, in words.
+        moves (`str`):
+            What an attacker may move within them.
+        triggers, draws, suspect_draws (`int`):
+            Sizes; see [`CertifiedConfig`].
+        confidence (`float`):
+            Joint confidence of all radii and of a suspect's verification.
+        curves (`dict[int, list[CertifiedRadius]]`):
+            By index of the sub-key.
+        attack_distances (`dict[str, float]`):
+            How far real attacks moved the same weights, in units of sigma.
+    """
+
+    sigma: float
+    norm: str
+    moves: str
+    triggers: int
+    draws: int
+    suspect_draws: int
+    confidence: float
+    relative_sigma: float
+    curves: dict[int, list[CertifiedRadius]]
+    attack_distances: dict[str, float] = field(default_factory=dict)
+    limits: tuple[str, ...] = LIMITS
+
+    @property
+    def radius(self) -> float:
+        """The largest radius, in units of sigma, that every sub-key certifies at level B; 0.0 for none."""
+        radii = [max((row.radius for row in curve if row.certified), default=0.0) for curve in self.curves.values()]
+        return min(radii, default=0.0)
+
+    @property
+    def certified(self) -> bool:
+        return self.radius > 0
+
+    def accuracy_at(self, radius: float) -> float:
+        """Certified trigger accuracy at one of the radii, the worst sub-key's; 0.0 where nothing is certified."""
+        rows = [row for curve in self.curves.values() for row in curve if row.radius == radius]
+        if not rows:
+            raise ValueError(f"`radius` is {radius}: this certificate has none of that size")
+        return min(row.accuracy or 0.0 for row in rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "certified": self.certified,
+            "radius": self.radius,
+            "limits": list(self.limits),
+            "curves": {str(index): [asdict(row) for row in curve] for index, curve in self.curves.items()},
+        }
+
+
+def certify(
+    claim: Claim,
+    model: nn.Module,
+    radii: Sequence[float] = RADII,
+    confidence: float = 0.99,
+    draws: int | None = None,
+    at_least: float | None = None,
+    attacked: dict[str, nn.Module] | None = None,
+    progress: bool = False,
+    share: Callable[[list[int], Callable[[list[int]], np.ndarray]], np.ndarray] | None = None,
+) -> Certificate:
+    """
+    Certifies a marked model of one's own.
+
+    Args:
+        claim ([`~keys.Claim`]):
+            The key's claim of this method.
+        model (`nn.Module`):
+            The marked model. Its weights are bit-identical afterwards.
+        radii (`Sequence[float]`, *optional*):
+            In units of sigma.
+        confidence (`float`, *optional*, defaults to 0.99):
+            For all radii and for the sampling error of one suspect's verification together.
+        draws (`int`, *optional*):
+            Noise draws; the config's by default.
+        at_least (`float`, *optional*):
+            Ask only whether each radius holds this trigger accuracy, and stop drawing as soon as all answers are clear. The curve then
+            states this accuracy, not the best one.
+        attacked (`dict[str, nn.Module]`, *optional*):
+            Attacked versions of the model by name, whose distances are stated beside the radii.
+        progress (`bool`, *optional*, defaults to `False`):
+            Show a progress bar.
+        share (`Callable`, *optional*):
+            Spreads the draws over processes; see [`CertifiedTrainer.certify`].
+
+    Raises:
+        `ValueError`: for radii or a confidence that make no sense, or radii beyond what the draws can certify.
+        [`~serialization.InvalidInput`]: for half precision or another architecture.
+    """
+    verifier = CertifiedVerifier(claim)
+    config = verifier.config
+    if config.labels == "one":
+        raise InvalidInput(
+            "this key has one label for all triggers (preset `paper`): a net that collapses to it would be certified; nothing is"
+        )
+    draws = config.draws if draws is None else draws
+    alpha = owner_alpha(confidence, radii, draws)
+    if at_least is not None and not 0 < at_least <= 1:
+        raise ValueError(f"`at_least` is {at_least}: choose an accuracy in (0, 1]")
+    refuse_half_precision(model)
+    net = verifier.folded(model)
+    weights = net.coordinates(model)
+    curves = {}
+    for subkey in claim.subkeys:
+        nets, images, labels = (
+            NoisyNets(net, weights, verifier.spread()),
+            verifier.triggers(subkey),
+            verifier.labels(subkey),
+        )
+        # The verification of a suspect draws first, so owner's and suspect's noise are independent.
+        seeds = noise_seeds(subkey, draws, skip=config.suspect_draws)
+        counts: Iterable[int] = (int((answer == labels).sum()) for answer in nets.answers(seeds, images))
+        if at_least is None and share is not None:
+            counts = share(
+                seeds, lambda part: np.array([(a == labels).sum() for a in nets.answers(part, images)], dtype=np.int64)
+            )  # noqa: B023
+        bar = tqdm(counts, total=draws, desc="noise draws", disable=not progress, delay=2, leave=False)
+        if at_least is None:
+            curves[subkey.index] = curve_of(np.fromiter(bar, dtype=np.int64), verifier, radii, alpha)
+        else:
+            curves[subkey.index] = decide_early(bar, verifier, radii, alpha, at_least, draws)
+    return Certificate(
+        sigma=config.sigma,
+        norm="l2 over folded weights, each tensor in units of its scale" if config.noise == "relative" else "l2",
+        moves="parameters and BatchNorm statistics" if config.moves == "all" else "parameters",
+        triggers=config.triggers,
+        draws=draws,
+        suspect_draws=config.suspect_draws,
+        confidence=confidence,
+        relative_sigma=relative_sigma(verifier, weights),
+        curves=curves,
+        attack_distances=attack_distances(verifier, model, attacked or {}),
+    )
+
+
+def owner_alpha(confidence: float, radii: Sequence[float], draws: int) -> float:
+    """The failure probability left to each radius: confidence minus the suspect's share, split evenly (Bonferroni)."""
+    if not 0 < confidence < 1 - SUSPECT_ALPHA:
+        raise ValueError(
+            f"`confidence` is {confidence}: choose a number between 0 and {1 - SUSPECT_ALPHA} (exclusive); {SUSPECT_ALPHA} goes to the "
+            "sampling error of a suspect's verification"
+        )
+    if not radii or any(not 0 < radius < 10 for radius in radii) or len(set(radii)) != len(radii):
+        raise ValueError(f"`radii` is {list(radii)}: give different radii between 0 and 10, in units of sigma")
+    alpha = (1 - confidence - SUSPECT_ALPHA) / len(radii)
+    largest = -float(norm.ppf(smallest_certifiable_quantile(draws, alpha)))
+    if max(radii) > largest:
+        needed = draws_to_certify(float(norm.cdf(-max(radii))), alpha)
+        raise ValueError(
+            f"radius {max(radii)} is beyond what {draws} draws can certify ({largest:.3f} for {len(radii)} radii at confidence "
+            f"{confidence}); lower it, or use draws={needed}"
+        )
+    return alpha
+
+
+def curve_of(
+    counts: np.ndarray, verifier: CertifiedVerifier, radii: Sequence[float], alpha: float
+) -> list[CertifiedRadius]:
+    """The full answer: for every radius the order statistic that lies below the Phi(-radius) quantile with probability 1 - alpha."""
+    ordered = np.sort(counts)
+    rows = []
+    for radius in sorted(radii):
+        place = order_statistic_index(len(ordered), float(norm.cdf(-radius)), alpha)
+        rows.append(_row(verifier, radius, None if place is None else int(ordered[place - 1]), len(ordered)))
+    return rows
+
+
+def decide_early(
+    counts: Iterable[int],
+    verifier: CertifiedVerifier,
+    radii: Sequence[float],
+    alpha: float,
+    at_least: float,
+    draws: int,
+) -> list[CertifiedRadius]:
+    """For every radius whether `at_least` holds there, from as few draws as that takes."""
+    wanted = int(np.ceil(at_least * verifier.config.triggers - 1e-9))
+    tests = {radius: quantile_test(draws, float(norm.cdf(-radius)), alpha) for radius in sorted(radii)}
+    rows: dict[float, CertifiedRadius] = {}
+    below = 0
+    for seen, count in enumerate(counts, 1):
+        below += count < wanted
+        for radius, test in tests.items():
+            decision = None if radius in rows else test.decide(seen, below)
+            if decision is not None:
+                rows[radius] = _row(verifier, radius, wanted if decision else None, seen)
+        if len(rows) == len(tests):
+            break
+    return [rows[radius] for radius in tests]
+
+
+def _row(verifier: CertifiedVerifier, radius: float, matches: int | None, draws: int) -> CertifiedRadius:
+    config = verifier.config
+    candidates = verifier.classes - int(config.family != "unrelated")
+    log2_p = 0.0 if matches is None else smoothed_log2_tail(matches, config.triggers, candidates, config.suspect_draws)
+    # The smoothed test is one of two looks of a verification.
+    log2_p = min(0.0, log2_p + 1)
+    share = None if matches is None else matches / config.triggers
+    return CertifiedRadius(radius, radius * config.sigma, matches, share, round(log2_p, 2), log2_p <= LEVEL_B, draws)
+
+
+def relative_sigma(verifier: CertifiedVerifier, weights: dict[str, torch.Tensor]) -> float:
+    """Noise level against the weights as they are now: the root mean square ratio over the tensors with two dimensions and more."""
+    ratios = [
+        verifier.config.sigma * verifier.scales[name] / float(tensor.detach().double().square().mean().sqrt())
+        for name, tensor in weights.items()
+        if tensor.ndim > 1 and tensor.detach().any()
+    ]
+    return round(float(np.sqrt(np.mean(np.square(ratios)))), 4) if ratios else float("nan")
+
+
+def attack_distances(
+    verifier: CertifiedVerifier, model: nn.Module, attacked: dict[str, nn.Module]
+) -> dict[str, float]:
+    """How far each attacked model lies from `model`, in units of sigma."""
+    if not attacked:
+        return {}
+    net = verifier.folded(model)
+    ours = net.coordinates(model)
+    distances = {}
+    for label, other in attacked.items():
+        theirs = net.coordinates(copy.deepcopy(other).float())
+        distances[label] = round(weighted_distance(ours, theirs, verifier.scales) / verifier.config.sigma, 3)
+    return distances

@@ -1,0 +1,142 @@
+"""`SmoothedModelForImageClassification`: a classifier averaged over parameter noise, as an ordinary transformers model."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ...backbones import FoldedNet, backbone_record, example_images
+from .noise import add_noise, noise_scales
+
+
+class SmoothedConfig(PreTrainedConfig):
+    """
+    Config of [`SmoothedModelForImageClassification`].
+
+    Args:
+        backbone (`dict`, *optional*):
+            Config of the averaged model.
+        sigma (`float`, *optional*, defaults to 0.3):
+            Noise level in units of each tensor's scale.
+        scales (`dict[str, float]`, *optional*):
+            Scale per folded tensor.
+        moves (`str`, *optional*, defaults to `"all"`):
+            `"all"` or `"parameters"`, as in [`CertifiedConfig`].
+        draws (`int`, *optional*, defaults to 32):
+            Noise draws that are averaged.
+        noise_seed (`int`, *optional*, defaults to 0):
+            Public seed of the draws: the same model gives the same answers on the same hardware.
+    """
+
+    model_type = "hf_watermark_smoothed"
+
+    def __init__(
+        self,
+        backbone: dict[str, Any] | None = None,
+        sigma: float = 0.3,
+        scales: dict[str, float] | None = None,
+        moves: str = "all",
+        draws: int = 32,
+        noise_seed: int = 0,
+        **kwargs: Any,
+    ):
+        if not sigma > 0:
+            raise ValueError(f"`sigma` is {sigma}: choose a positive number; 0.3 is the default")
+        if draws < 1:
+            raise ValueError(f"`draws` is {draws}: choose at least 1; 32 is the default")
+        self.backbone, self.sigma, self.scales = backbone, sigma, scales
+        self.moves, self.draws, self.noise_seed = moves, draws, noise_seed
+        super().__init__(**kwargs)
+
+
+class SmoothedModelForImageClassification(PreTrainedModel):
+    """
+    An image classifier whose answer is the mean of its answers under Gaussian parameter noise. It saves, loads and works in a
+    `pipeline` like any transformers model; import this class first, which registers it with the Auto classes.
+
+    Example:
+
+    ```python
+    >>> smoothed = SmoothedModelForImageClassification.smooth(model, sigma=0.1)
+    >>> smoothed.save_pretrained("smoothed-model")
+    ```
+    """
+
+    config_class = SmoothedConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+
+    def __init__(self, config: SmoothedConfig):
+        super().__init__(config)
+        fields = dict(config.backbone or {})
+        model_type = fields.pop("model_type", None)
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"`backbone` names no known model type ({model_type!r}); use SmoothedModelForImageClassification.smooth(model)"
+            )
+        backbone_config = CONFIG_MAPPING[model_type].from_dict(fields)
+        self.backbone: Any = AutoModelForImageClassification.from_config(backbone_config)
+        self._nets: list[FoldedNet] = []  # in a list: its template is no part of this model
+        self.post_init()
+
+    @classmethod
+    def smooth(
+        cls, model: PreTrainedModel, sigma: float = 0.3, noise: str = "relative", **fields: Any
+    ) -> "SmoothedModelForImageClassification":
+        """
+        Wraps a model of one's own.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                An image classifier; it becomes part of the wrapper.
+            sigma, noise (*optional*):
+                As in [`CertifiedConfig`]; scales are those of the model as it is.
+            fields (*optional*):
+                More fields of [`SmoothedConfig`], `scales` among them.
+        """
+        scales = fields.pop("scales", None)
+        if scales is None:
+            net = FoldedNet(model, example_images(model), fold=fields.get("moves", "all") == "all")
+            scales = noise_scales(net.coordinates(model), noise)
+        labels: dict[str, Any] = {"id2label": model.config.id2label, "label2id": model.config.label2id}
+        config = SmoothedConfig(backbone_record(model), sigma, scales, **labels, **fields)
+        smoothed = cls(config)
+        smoothed.backbone = model
+        return smoothed.eval()
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            pixel_values (`torch.Tensor`):
+                `[n, channels, height, width]`.
+            labels (`torch.Tensor`, *optional*):
+                `[n]`; adds the cross-entropy as `loss`.
+
+        Returns:
+            [`~transformers.modeling_outputs.ImageClassifierOutput`]: `logits` `[n, classes]` are logarithms of mean probabilities.
+        """
+        if self.training:
+            return self.backbone(pixel_values, labels=labels)
+        if not self._nets:
+            self._nets.append(FoldedNet(self.backbone, pixel_values[:1], fold=self.config.moves == "all"))
+        net = self._nets[0]
+        weights = net.coordinates(self.backbone)
+        spread = {name: self.config.sigma * scale for name, scale in self.config.scales.items()}
+        mean: Any = 0
+        for draw in range(self.config.draws):
+            logits = net(add_noise(weights, spread, self.config.noise_seed + draw), pixel_values)
+            mean = mean + logits.float().softmax(dim=-1) / self.config.draws
+        logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+AutoConfig.register(SmoothedConfig.model_type, SmoothedConfig, exist_ok=True)
+AutoModelForImageClassification.register(SmoothedConfig, SmoothedModelForImageClassification, exist_ok=True)
+
+SmoothedModel = SmoothedModelForImageClassification
+"""Short name; the long one is what `pipeline` and `config.json` ask for."""

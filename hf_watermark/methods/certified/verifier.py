@@ -1,0 +1,179 @@
+"""Asks a suspect the key's triggers, plain and, where its weights are at hand, under parameter noise; both nulls are exact."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ...backbones import FoldedNet
+from ...evidence import LEVEL_B, Access, Evidence, single
+from ...keys import Claim, SubKey
+from ...serialization import InvalidInput
+from ...statistics import charge_looks, log2_binomial_tail, order_statistic_above
+from ...suspects import AccessError, Suspect
+from ...triggers import draw_labels, render_triggers
+from ...verifier import Verifier
+from .config import CertifiedConfig
+from .noise import NoisyNets, noise_seeds, read_scales
+
+
+# Share of one per cent in which the suspect's measured median may come out below its true one (the other half is the owner's).
+SUSPECT_ALPHA = 0.005
+PLAIN = "labels are drawn by the key, uniform over the classes other than the source's: Bin(answers that are no source label, 1/candidates)"
+SMOOTHED = "the same law in every noise draw; P(median over draws >= t) <= D / (D - k + 1) P(Bin >= t) (Markov)"
+NO_EVIDENCE = (
+    "one label for all triggers (preset `paper`): no null is known, so this mark can be compared but gives no evidence"
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    What a suspect said to one sub-key's triggers.
+
+    Args:
+        sources (`np.ndarray`):
+            Class of every trigger's source, `[n]`; -1 where it has none.
+        plain (`np.ndarray`):
+            Top-1 labels `[n]`.
+        noisy (`np.ndarray`, *optional*):
+            Top-1 labels `[draws, n]` under parameter noise.
+        warnings (`list[str]`):
+            Why there are no noisy answers, if that is unexpected.
+    """
+
+    sources: np.ndarray
+    plain: np.ndarray
+    noisy: np.ndarray | None
+    warnings: list[str] = field(default_factory=list)
+
+
+class CertifiedVerifier(Verifier[Answers]):
+    """
+    Verifier of [`CertifiedTrainer`]'s mark. Labels are enough for the plain test; with the weights of the owner's architecture the
+    smoothed test, which the certificate speaks of, is run as well, and the better of the two counts at the price of one bit.
+    """
+
+    method: ClassVar[str] = "certified"
+    access = Access.LABELS
+    config_class = CertifiedConfig
+
+    def __init__(self, claim: Claim):
+        super().__init__(claim)
+        classes = self.layout.get("classes")
+        if type(classes) is not int or not 2 <= classes <= 10**6:
+            raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to 1000000")
+        self.classes: int = classes
+        self.scales = read_scales(self.layout)
+        refuse_too_few(self.config, self.classes)
+
+    def triggers(self, subkey: SubKey) -> torch.Tensor:
+        """The sub-key's triggers `[n, channels, height, width]`; the same for every draw and every suspect."""
+        pool = self._pool(subkey)
+        return render_triggers(subkey, self.config.family, pool["images"].float(), *pool["range"].float())
+
+    def sources(self, subkey: SubKey) -> np.ndarray:
+        return self._pool(subkey)["labels"].numpy()
+
+    def labels(self, subkey: SubKey) -> np.ndarray:
+        """The label that the marked model gives to each trigger, `[n]`."""
+        drawn = draw_labels(subkey, self.sources(subkey).tolist(), self.classes)
+        return drawn if self.config.labels == "per_image" else np.full_like(drawn, drawn[0])
+
+    def spread(self) -> dict[str, float]:
+        """Standard deviation of the noise per tensor."""
+        return {name: self.config.sigma * scale for name, scale in self.scales.items()}
+
+    def _pool(self, subkey: SubKey) -> dict[str, torch.Tensor]:
+        pool = {name.removeprefix(f"{self.method}."): tensor for name, tensor in self.claim.pool.items()}
+        images, labels = pool["images"], pool["labels"]
+        slots = len(self.claim.assignment.subkeys)
+        if len(images) < slots * self.config.triggers or len(images) != len(labels):
+            raise InvalidInput(f"the pool holds {len(images)} images, {slots} x {self.config.triggers} are needed")
+        own = slice(subkey.slot, slots * self.config.triggers, slots)
+        return {"images": images[own], "labels": labels[own], "range": pool["range"]}
+
+    def folded(self, model: torch.nn.Module) -> FoldedNet:
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: when the model is not of the owner's architecture.
+        """
+        images = self.claim.pool[f"{self.method}.images"][:2].float()
+        net = FoldedNet(model, images, fold=self.config.moves == "all")
+        names = set(net.coordinates(model))
+        if names != set(self.scales):
+            strange = sorted(names ^ set(self.scales))
+            raise InvalidInput(
+                f"not the owner's architecture: {len(strange)} tensors differ from the certified ones, first {strange[0]!r}"
+            )
+        return net
+
+    def observe(self, suspect: Suspect, subkey: SubKey) -> Answers:
+        images = self.triggers(subkey)
+        plain = suspect.labels(images, self.classes).numpy()
+        try:
+            model = copy.deepcopy(suspect.module()).float()
+            net = self.folded(model)
+        except AccessError:
+            return Answers(self.sources(subkey), plain, None)
+        except InvalidInput as error:
+            return Answers(self.sources(subkey), plain, None, [f"the smoothed test was left out: {error}"])
+        nets = NoisyNets(net, net.coordinates(model), self.spread())
+        noisy = np.stack(list(nets.answers(noise_seeds(subkey, self.config.suspect_draws), images)))
+        return Answers(self.sources(subkey), plain, noisy)
+
+    def score(self, observation: Answers, subkey: SubKey) -> Evidence:
+        labels, trials = self.labels(subkey), len(observation.plain)
+        candidates = self.classes - int((observation.sources >= 0).all())
+        # An answer that equals its source's label could not have matched whatever the key had drawn.
+        usable = int((observation.plain != observation.sources).sum())
+        matches = int((observation.plain == labels).sum())
+        log2_p, null = log2_binomial_tail(matches, usable, 1 / candidates), PLAIN
+        details: dict[str, Any] = {"triggers": trials, "plain_matches": matches, "plain_log2_p": round(log2_p, 2)}
+        if observation.noisy is not None:
+            counts = (observation.noisy == labels).sum(axis=1)
+            smoothed = smoothed_median(counts)
+            smoothed_log2_p = smoothed_log2_tail(smoothed, trials, candidates, len(counts))
+            details |= {
+                "noise_draws": len(counts),
+                "smoothed_matches": smoothed,
+                "smoothed_log2_p": round(smoothed_log2_p, 2),
+            }
+            if smoothed_log2_p < log2_p:
+                matches, log2_p, null = smoothed, smoothed_log2_p, SMOOTHED
+            log2_p = charge_looks(log2_p, 2)
+        warnings = list(observation.warnings)
+        if self.config.labels == "one":
+            log2_p, null = 0.0, NO_EVIDENCE
+            warnings.append(NO_EVIDENCE)
+        return single(self.method, matches, trials, log2_p, null, self.access, details=details, warnings=warnings)
+
+
+def smoothed_median(counts: np.ndarray) -> int:
+    """Upper confidence bound of the median match count over draws, so that sampling does not push a suspect below what is certified."""
+    place = order_statistic_above(len(counts), 0.5, SUSPECT_ALPHA)
+    assert place is not None  # the config asks for at least 20 draws
+    return int(np.sort(counts)[place - 1])
+
+
+def smoothed_log2_tail(matches: int, trials: int, candidates: int, draws: int) -> float:
+    """
+    Exact bound of the smoothed test's p-value: the k-th smallest of D counts reaches t only if D - k + 1 of them do, and each does
+    with probability P(Bin(n, 1/candidates) >= t) under the null, however the draws depend on each other (Markov).
+    """
+    place = order_statistic_above(draws, 0.5, SUSPECT_ALPHA)
+    assert place is not None
+    return min(0.0, log2_binomial_tail(matches, trials, 1 / candidates) + math.log2(draws / (draws - place + 1)))
+
+
+def refuse_too_few(config: CertifiedConfig, classes: int) -> None:
+    """The triggers must be able to reach level B if all of them survive, else they are useless."""
+    most = -config.triggers * math.log2(1 / max(classes - 1, 1))
+    if most < -LEVEL_B:
+        raise InvalidInput(
+            f"{config.triggers} triggers over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; raise "
+            "`triggers`, or use a white-box method"
+        )
