@@ -39,7 +39,7 @@ CLASSES = 10
 SMALL_CONFIGS: dict[str, WatermarkConfig] = {
     "greedy_residuals": GreedyResidualsConfig(bits=128, subkeys=2, group_size=16),
     "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
-    "certified": CertifiedConfig(triggers=80, sigma=0.1, trigger_ratio=2.0, draws=200, suspect_draws=30),
+    "certified": CertifiedConfig(triggers=80, sigma=0.1, strength=1.0, trigger_ratio=2.0, draws=200, suspect_draws=30),
 }
 
 

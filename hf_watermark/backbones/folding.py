@@ -63,7 +63,9 @@ class FoldedNet:
         refuse_half_precision(model)
         images = images.to(next(model.parameters()).device)
         self.folds = find_folds(model, images) if fold else []
-        self.template = copy.deepcopy(model).eval().requires_grad_(False)
+        # The template has shapes but no values, so it costs no memory.
+        empty = {id(parameter): _without_values(parameter) for parameter in model.parameters()}
+        self.template = copy.deepcopy(model, empty).eval()  # type: ignore[arg-type]
         for item in self.folds:
             _neutralise(self.template, item)
         weights = self.coordinates(model)
@@ -102,10 +104,10 @@ class FoldedNet:
 
     def holding(self, weights: Mapping[str, torch.Tensor]) -> nn.Module:
         """A module whose parameters *are* these tensors, for many passes over weights that change in place."""
-        module = copy.deepcopy(self.template)
-        for name, tensor in weights.items():
-            module.get_parameter(name).data = tensor
-        return module
+        given = {
+            id(self.template.get_parameter(name)): nn.Parameter(tensor, False) for name, tensor in weights.items()
+        }
+        return copy.deepcopy(self.template, given)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _refuse_another_function(self, model: nn.Module, weights: Tensors, images: torch.Tensor) -> None:
@@ -162,17 +164,21 @@ def _neutralise(template: nn.Module, item: Fold) -> None:
     if item.layer is not None:
         layer: Any = template.get_submodule(item.layer)
         if layer.bias is None:
-            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]), requires_grad=False)
+            layer.bias = _without_values(layer.weight[:, *[0] * (layer.weight.ndim - 1)])
         if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             template.set_submodule(item.norm, nn.Identity())
             return
         # A subclass may do more than normalise (timm's has the activation inside), so it stays, as a constant.
         norm.weight, norm.bias = None, None  # type: ignore[assignment]
     elif norm.weight is None:
-        norm.weight = nn.Parameter(torch.ones_like(norm.running_mean), requires_grad=False)  # type: ignore[arg-type]
-        norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean), requires_grad=False)  # type: ignore[arg-type]
+        norm.weight = _without_values(norm.running_mean)  # type: ignore[assignment,arg-type]
+        norm.bias = _without_values(norm.running_mean)  # type: ignore[assignment,arg-type]
     norm.running_mean.zero_()  # type: ignore[operator,union-attr]
     norm.running_var.fill_(1 - item.eps)  # type: ignore[operator,union-attr]
+
+
+def _without_values(tensor: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
 
 
 def example_images(model: nn.Module) -> torch.Tensor:

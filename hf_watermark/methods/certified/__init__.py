@@ -1,6 +1,6 @@
 """Certified watermarks: key-drawn triggers that hold under parameter noise, with a proven radius (randomized smoothing)."""
 
-from .certificate import Certificate, CertifiedRadius, certify
+from .certificate import RADII, Certificate, CertifiedRadius, attack_distances, certify
 from .config import CertifiedConfig
 from .modeling import SmoothedConfig, SmoothedModel, SmoothedModelForImageClassification
 from .trainer import CertifiedTrainer
@@ -8,6 +8,7 @@ from .verifier import CertifiedVerifier
 
 
 __all__ = [
+    "RADII",
     "Certificate",
     "CertifiedConfig",
     "CertifiedRadius",
@@ -16,5 +17,6 @@ __all__ = [
     "SmoothedConfig",
     "SmoothedModel",
     "SmoothedModelForImageClassification",
+    "attack_distances",
     "certify",
 ]

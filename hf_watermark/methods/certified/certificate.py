@@ -1,7 +1,7 @@
 """The certificate: how far the weights may move, in a stated norm, before the smoothed trigger test can fall below a bound."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +15,13 @@ from ...backbones import refuse_half_precision
 from ...evidence import LEVEL_B
 from ...keys import Claim
 from ...serialization import InvalidInput
-from ...statistics import draws_to_certify, order_statistic_index, quantile_test, smallest_certifiable_quantile
+from ...statistics import (
+    charge_looks,
+    draws_to_certify,
+    order_statistic_index,
+    quantile_test,
+    smallest_certifiable_quantile,
+)
 from .noise import NoisyNets, noise_seeds, weighted_distance
 from .verifier import SUSPECT_ALPHA, CertifiedVerifier, smoothed_log2_tail
 
@@ -66,8 +72,8 @@ class Certificate:
     Certified trigger accuracy against radius, one curve per sub-key. An owner's warranty against removal; evidence against a
     suspect comes from [`CertifiedVerifier`].
 
-    With probability at least `confidence` over the owner's draws and the draws of one suspect's verification, all radii at once,
-    every net whose weights lie within a row's distance passes the smoothed test with at least its matches, provided that it was fixed
+    For each sub-key: with probability at least `confidence` over the owner's draws and the draws of one suspect's verification, all
+    radii at once, every net whose weights lie within a row's distance passes the smoothed test with at least its matches, provided that it was fixed
     before that verification's noise was known (Bansal et al., ICML 2022, with the percentile bound of Chiang et al., 2020).
 
     Args:
@@ -81,10 +87,14 @@ class Certificate:
             Sizes; see [`CertifiedConfig`].
         confidence (`float`):
             Joint confidence of all radii and of a suspect's verification.
+        relative_sigma (`float`):
+            Noise level against the root mean square of the weights as they are now.
+        level_b_matches (`int`, *optional*):
+            Fewest matches at which the smoothed test reaches level B.
         curves (`dict[int, list[CertifiedRadius]]`):
             By index of the sub-key.
         attack_distances (`dict[str, float]`):
-            How far real attacks moved the same weights, in units of sigma.
+            How far real attacks moved the same weights, in units of sigma; infinite where one moved what the certificate holds fixed.
     """
 
     sigma: float
@@ -95,6 +105,7 @@ class Certificate:
     suspect_draws: int
     confidence: float
     relative_sigma: float
+    level_b_matches: int | None
     curves: dict[int, list[CertifiedRadius]]
     attack_distances: dict[str, float] = field(default_factory=dict)
     limits: tuple[str, ...] = LIMITS
@@ -117,7 +128,11 @@ class Certificate:
         return min(row.accuracy or 0.0 for row in rows)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; what is not finite becomes `None`."""
+        distances = {label: value if np.isfinite(value) else None for label, value in self.attack_distances.items()}
         return asdict(self) | {
+            "attack_distances": distances,
+            "relative_sigma": self.relative_sigma if np.isfinite(self.relative_sigma) else None,
             "certified": self.certified,
             "radius": self.radius,
             "limits": list(self.limits),
@@ -132,7 +147,7 @@ def certify(
     confidence: float = 0.99,
     draws: int | None = None,
     at_least: float | None = None,
-    attacked: dict[str, nn.Module] | None = None,
+    attacked: Mapping[str, nn.Module] | None = None,
     progress: bool = False,
     share: Callable[[list[int], Callable[[list[int]], np.ndarray]], np.ndarray] | None = None,
 ) -> Certificate:
@@ -153,7 +168,7 @@ def certify(
         at_least (`float`, *optional*):
             Ask only whether each radius holds this trigger accuracy, and stop drawing as soon as all answers are clear. The curve then
             states this accuracy, not the best one.
-        attacked (`dict[str, nn.Module]`, *optional*):
+        attacked (`Mapping[str, nn.Module]`, *optional*):
             Attacked versions of the model by name, whose distances are stated beside the radii.
         progress (`bool`, *optional*, defaults to `False`):
             Show a progress bar.
@@ -205,6 +220,7 @@ def certify(
         suspect_draws=config.suspect_draws,
         confidence=confidence,
         relative_sigma=relative_sigma(verifier, weights),
+        level_b_matches=level_b_matches(verifier),
         curves=curves,
         attack_distances=attack_distances(verifier, model, attacked or {}),
     )
@@ -268,12 +284,22 @@ def decide_early(
 
 def _row(verifier: CertifiedVerifier, radius: float, matches: int | None, draws: int) -> CertifiedRadius:
     config = verifier.config
-    candidates = verifier.classes - int(config.family != "unrelated")
-    log2_p = 0.0 if matches is None else smoothed_log2_tail(matches, config.triggers, candidates, config.suspect_draws)
-    # The smoothed test is one of two looks of a verification.
-    log2_p = min(0.0, log2_p + 1)
+    log2_p = 0.0 if matches is None else _verification_log2_p(verifier, matches)
     share = None if matches is None else matches / config.triggers
     return CertifiedRadius(radius, radius * config.sigma, matches, share, round(log2_p, 2), log2_p <= LEVEL_B, draws)
+
+
+def _verification_log2_p(verifier: CertifiedVerifier, matches: int) -> float:
+    """The smoothed test's p-value in a verification, of which it is one of two looks."""
+    config = verifier.config
+    candidates = verifier.classes - int(config.family != "unrelated")
+    return charge_looks(smoothed_log2_tail(matches, config.triggers, candidates, config.suspect_draws), 2)
+
+
+def level_b_matches(verifier: CertifiedVerifier) -> int | None:
+    """The fewest matches at which the smoothed test reaches level B; `None` where all triggers are not enough."""
+    counts = range(verifier.config.triggers + 1)
+    return next((matches for matches in counts if _verification_log2_p(verifier, matches) <= LEVEL_B), None)
 
 
 def relative_sigma(verifier: CertifiedVerifier, weights: dict[str, torch.Tensor]) -> float:
@@ -287,15 +313,25 @@ def relative_sigma(verifier: CertifiedVerifier, weights: dict[str, torch.Tensor]
 
 
 def attack_distances(
-    verifier: CertifiedVerifier, model: nn.Module, attacked: dict[str, nn.Module]
+    verifier: CertifiedVerifier, model: nn.Module, attacked: Mapping[str, nn.Module]
 ) -> dict[str, float]:
-    """How far each attacked model lies from `model`, in units of sigma."""
+    """How far each attacked model lies from `model`, in units of sigma; infinite where it moved what the certificate holds fixed."""
     if not attacked:
         return {}
     net = verifier.folded(model)
-    ours = net.coordinates(model)
-    distances = {}
+    ours, distances = net.coordinates(model), {}
     for label, other in attacked.items():
-        theirs = net.coordinates(copy.deepcopy(other).float())
-        distances[label] = round(weighted_distance(ours, theirs, verifier.scales) / verifier.config.sigma, 3)
+        other = copy.deepcopy(other).float()
+        distance = weighted_distance(ours, net.coordinates(other), verifier.scales) / verifier.config.sigma
+        held = verifier.config.moves == "parameters" and _buffers_moved(model, other)
+        distances[label] = float("inf") if held else round(distance, 3)
     return distances
+
+
+def _buffers_moved(model: nn.Module, attacked: nn.Module) -> bool:
+    """Whether BatchNorm statistics changed; batch counts and the like are no part of the function."""
+    theirs = dict(attacked.named_buffers())
+    return any(
+        tensor.is_floating_point() and not tensor.equal(theirs[name].to(tensor))
+        for name, tensor in model.named_buffers()
+    )

@@ -43,7 +43,7 @@ class CertifiedConfig(WatermarkConfig):
             `"amortised"`: one noisy trigger pass in every ordinary step. `"released"`: 21 noise levels of 100 draws before each epoch.
         trigger_ratio (`float`, *optional*, defaults to 0.5):
             Triggers in a noisy pass, as a share of the batch size.
-        strength (`float`, *optional*, defaults to 1.0):
+        strength (`float`, *optional*, defaults to 0.3):
             Weight of the trigger loss against the task loss.
         overshoot (`float`, *optional*, defaults to 1.2):
             Largest noise level in training, in units of `sigma`.
@@ -68,7 +68,7 @@ class CertifiedConfig(WatermarkConfig):
     labels: str = field(default="per_image", metadata={"help": "`per_image` or `one`."})
     schedule: str = field(default="amortised", metadata={"help": "`amortised` or `released`."})
     trigger_ratio: float = field(default=0.5, metadata={"help": "Triggers per noisy pass, as a share of the batch."})
-    strength: float = field(default=1.0, metadata={"help": "Weight of the trigger loss against the task loss."})
+    strength: float = field(default=0.3, metadata={"help": "Weight of the trigger loss against the task loss."})
     overshoot: float = field(default=1.2, metadata={"help": "Largest noise level in training, in units of sigma."})
     warmup: float = field(default=0.5, metadata={"help": "Share of the training in which the noise rises."})
     draws: int = field(default=1000, metadata={"help": "Noise draws of a certificate."})
@@ -87,7 +87,7 @@ class CertifiedConfig(WatermarkConfig):
             "choose a positive number; 0.3 is the default",
         )
         require(0 < self.trigger_ratio <= 4, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 4]")
-        require(self.strength > 0, "strength", self.strength, "choose a positive number; 1.0 is the default")
+        require(self.strength > 0, "strength", self.strength, "choose a positive number; 0.3 is the default")
         require(self.overshoot >= 1, "overshoot", self.overshoot, "choose at least 1; 1.2 is the default")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "choose a share in [0, 1]; 0.5 is the default")
         require(10 <= self.draws <= 10**6, "draws", self.draws, "choose 10 to 1000000; 1000 is the default")

@@ -80,14 +80,14 @@ class NoisyNets:
     """
     Answers of one net under many noise draws.
 
-    The clean weights lie in one flat buffer; every worker has one flat noisy buffer whose pieces are the parameters of its own
-    template, so a draw is one call of the generator and one scaled addition, and nothing is ever subtracted again.
+    Every worker has one flat buffer whose pieces are the parameters of its own module, so a draw is one call of the generator and one
+    scaled addition, and nothing is ever subtracted again. Memory beside the model: its folded weights and one buffer per worker.
 
     Args:
         net ([`~backbones.FoldedNet`]):
             The architecture.
         weights (`Mapping[str, torch.Tensor]`):
-            Its folded weights; copied, never changed.
+            Its folded weights; never changed.
         spread (`Mapping[str, float]`):
             Standard deviation of the noise per tensor.
         workers (`int`, *optional*):
@@ -101,21 +101,17 @@ class NoisyNets:
         spread: Mapping[str, float],
         workers: int | None = None,
     ):
-        self.names = list(weights)
-        with torch.no_grad():
-            self.clean = torch.cat([tensor.detach().reshape(-1) for tensor in weights.values()])
-        self.shapes = [tensor.shape for tensor in weights.values()]
-        self.spread = [spread[name] for name in self.names]
-        on_cpu = self.clean.device.type == "cpu"
+        clean = {name: tensor.detach() for name, tensor in weights.items()}
+        self.device = next(iter(clean.values())).device
         if workers is None:
-            small = self.clean.numel() * self.clean.element_size() <= SMALL_MODEL
-            workers = torch.get_num_threads() if on_cpu and small else 1
-        self.workers = [_Worker(self, net) for _ in range(workers)]
+            small = sum(tensor.nbytes for tensor in clean.values()) <= SMALL_MODEL
+            workers = torch.get_num_threads() if self.device.type == "cpu" and small else 1
+        self.workers = [_Worker(net, clean, spread) for _ in range(workers)]
 
     @torch.inference_mode()
     def answers(self, seeds: Iterable[int], images: torch.Tensor) -> Iterator[np.ndarray]:
         """Top-1 labels `[n]` (int64) of the net under each seed's noise, in the order of `seeds`; -1 where a logit is not finite."""
-        images = images.to(self.clean.device).contiguous(memory_format=torch.channels_last)
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         if len(self.workers) == 1:
             for seed in seeds:
                 yield self.workers[0].answer(seed, images)
@@ -146,20 +142,21 @@ class NoisyNets:
 class _Worker:
     """One noisy copy."""
 
-    def __init__(self, nets: NoisyNets, net: FoldedNet):
-        self.flat = torch.empty_like(nets.clean)
-        sizes = [shape.numel() for shape in nets.shapes]
-        self.pieces = self.flat.split(sizes)
-        views = (piece.view(shape) for piece, shape in zip(self.pieces, nets.shapes, strict=True))
-        self.module = net.holding(dict(zip(nets.names, views, strict=True)))
-        self.clean, self.spread = nets.clean.split(sizes), nets.spread
+    def __init__(self, net: FoldedNet, clean: Mapping[str, torch.Tensor], spread: Mapping[str, float]):
+        first = next(iter(clean.values()))
+        sizes = [tensor.numel() for tensor in clean.values()]
+        self.flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        pieces = zip(clean, self.flat.split(sizes), strict=True)
+        self.noisy = {name: piece.view(clean[name].shape) for name, piece in pieces}
+        self.module = net.holding(self.noisy)
+        self.clean, self.spread = clean, spread
         self.generator = torch.Generator(self.flat.device)
 
     @torch.inference_mode()
     def answer(self, seed: int, images: torch.Tensor) -> np.ndarray:
         self.flat.normal_(generator=self.generator.manual_seed(seed))
-        for piece, clean, spread in zip(self.pieces, self.clean, self.spread, strict=True):
-            piece.mul_(spread).add_(clean)
+        for name, piece in self.noisy.items():
+            piece.mul_(self.spread[name]).add_(self.clean[name])
         logits = logits_of(self.module(images))
         labels = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
         return labels.cpu().numpy()
