@@ -10,6 +10,9 @@ _NAMES = {
     "AutoTrainer": "mapping",
     "AutoVerifier": "mapping",
     "AutoWatermarkConfig": "mapping",
+    "CSPConfig": "methods.soft_label",
+    "CSPTrainer": "methods.soft_label",
+    "CSPVerifier": "methods.soft_label",
     "Certificate": "methods.certified",
     "CertifiedConfig": "methods.certified",
     "CertifiedTrainer": "methods.certified",
@@ -27,6 +30,9 @@ _NAMES = {
     "SmoothedModel": "methods.certified",
     "SmoothedModelForImageClassification": "methods.certified",
     "Suspect": "suspects",
+    "USPConfig": "methods.soft_label",
+    "USPTrainer": "methods.soft_label",
+    "USPVerifier": "methods.soft_label",
     "Verdict": "evidence",
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
@@ -73,6 +79,12 @@ if TYPE_CHECKING:
     from .methods.greedy_residuals import GreedyResidualsConfig as GreedyResidualsConfig
     from .methods.greedy_residuals import GreedyResidualsTrainer as GreedyResidualsTrainer
     from .methods.greedy_residuals import GreedyResidualsVerifier as GreedyResidualsVerifier
+    from .methods.soft_label import CSPConfig as CSPConfig
+    from .methods.soft_label import CSPTrainer as CSPTrainer
+    from .methods.soft_label import CSPVerifier as CSPVerifier
+    from .methods.soft_label import USPConfig as USPConfig
+    from .methods.soft_label import USPTrainer as USPTrainer
+    from .methods.soft_label import USPVerifier as USPVerifier
     from .serialization import InvalidInput as InvalidInput
     from .suspects import Suspect as Suspect
     from .trainer import WatermarkTrainer as WatermarkTrainer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backbones import run_on_backbone
+from .backbones import evaluation_mode, run_on_backbone
 from .evidence import Access
 from .serialization import InvalidInput, SafetensorsFolder
 
@@ -48,6 +48,8 @@ class Suspect:
         module: Callable[[], nn.Module] | None = None,
     ):
         self.name, self._module = name, module
+        # Whether answers are scores or labels shows only when one is asked for.
+        self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
         self.queries = 0
 
@@ -92,12 +94,15 @@ class Suspect:
 
     @property
     def access(self) -> set[Access]:
-        """What this suspect offers."""
+        """What this suspect is known to offer; whether it gives probabilities is known once it has answered."""
         offered = {Access.WEIGHTS} if self._weights is not None else set()
-        return offered | ({Access.LABELS} if self._answer is not None else set())
+        if self._answer is not None:
+            offered |= {Access.LABELS, Access.PROBABILITIES} if self._gives_probabilities else {Access.LABELS}
+        return offered
 
     def require(self, access: Access, method: str) -> None:
-        if access not in self.access:
+        untried = self._answer is not None and self._gives_probabilities is None
+        if access not in self.access and not (access is Access.PROBABILITIES and untried):
             offers = ", ".join(sorted(self.access)) or "nothing"
             raise AccessError(f"method `{method}` needs {access} of the suspect, {self.name} offers {offers}")
 
@@ -142,6 +147,9 @@ class Suspect:
                 )
             answers.append(answer.detach().cpu())
             self.queries += len(batch)
+        if len({answer.ndim for answer in answers}) > 1:
+            raise InvalidInput(f"{self.name} answered with labels in one batch and with probabilities in another")
+        self._gives_probabilities = answers[0].ndim == 2
         return torch.cat(answers)
 
     def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
@@ -158,25 +166,60 @@ class Suspect:
                     f"{self.name} answered with one float per image; return integer labels or probabilities"
                 )
             return answers.long()
+        self._refuse_other_classes(answers, classes)
+        # NaN scores must not count as an answer.
+        return torch.where(answers.isfinite().all(dim=1), answers.argmax(dim=1), -1)
+
+    def probabilities(self, images: torch.Tensor, classes: int) -> torch.Tensor:
+        """
+        Probabilities `[n, classes]` (float64): the softmax of a model's logits, or what a function returned. They may be rounded, or
+        zero beyond the top k. An unusable answer (NaN, infinite) is a row of NaN.
+
+        Raises:
+            [`AccessError`]: when the suspect gives labels only.
+            [`~serialization.InvalidInput`]: when it knows another number of classes than the key, or returns scores that are no
+                probabilities (logits, percentages).
+        """
+        answers = self.ask(images)
+        if answers.ndim == 1:
+            raise AccessError(
+                f"{self.name} offers labels only; this method is read from probabilities and cannot decide from labels. Ask for "
+                "an endpoint that returns probabilities [n, classes], or use a method that reads labels"
+            )
+        self._refuse_other_classes(answers, classes)
+        usable = answers.isfinite().all(dim=1)
+        scores = answers.double().where(usable[:, None], torch.nan)
+        if self._module is not None:
+            return scores.softmax(dim=1)
+        refuse_other_scores(scores[usable], self.name)
+        return scores
+
+    def _refuse_other_classes(self, answers: torch.Tensor, classes: int) -> None:
         if answers.shape[1] != classes:
             raise InvalidInput(
                 f"{self.name} knows {answers.shape[1]} classes, the key was made for {classes}: the label sets do not match"
             )
-        # NaN scores must not count as an answer.
-        return torch.where(answers.isfinite().all(dim=1), answers.argmax(dim=1), -1)
+
+
+def refuse_other_scores(scores: torch.Tensor, name: str) -> None:
+    """Raises where finite rows `[n, classes]` are no probabilities, even if rounded or cut to the top k."""
+    # Two decimals may add half a hundredth per class.
+    most = 1.02 + 0.005 * scores.shape[1]
+    wrong = (scores < -1e-6).any(dim=1) | (scores > 1.001).any(dim=1) | (scores.sum(dim=1) > most)
+    if wrong.any():
+        row = scores[wrong][0]
+        raise InvalidInput(
+            f"{name} answered with scores from {row.min():.3g} to {row.max():.3g} that add up to {row.sum():.3g}: these are no "
+            "probabilities; return softmax(logits)"
+        )
 
 
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
     def answer(images: torch.Tensor) -> torch.Tensor:
         model = get_model()
         parameter = next(model.parameters())
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                output = model(images.to(device=parameter.device, dtype=parameter.dtype))
-        finally:
-            model.train(was_training)
+        with torch.no_grad(), evaluation_mode(model):
+            output = model(images.to(device=parameter.device, dtype=parameter.dtype))
         return (output if isinstance(output, torch.Tensor) else output.logits).float()
 
     return answer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 from transformers import Trainer
 
@@ -19,6 +19,7 @@ from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_keys_in
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
 from .suspects import Suspect
+from .triggers import without_rows
 from .verifier import Verifier, verify_claims
 
 
@@ -39,7 +40,8 @@ class Plan:
         subkeys (`int`):
             Number of sub-keys to embed.
         pool (`dict[str, torch.Tensor]`):
-            Source images of triggers.
+            Source images of triggers. A tensor `"<method>.rows"` names the rows of the training data that they are: nothing
+            is trained on them.
     """
 
     layout: dict[str, Any]
@@ -146,12 +148,23 @@ class WatermarkTrainer(Trainer):
             raise InvalidInput(
                 f"this key marks with {sorted(claims)}, this trainer with {sorted(self.watermark)}; give the key of this run"
             )
+        named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
+        self.rows_set_aside = frozenset(row for rows in named for row in rows)
         for cls in self.method_classes():
             claim = claims[cls.method]
             committed = claim.assignment.config
             if committed != self.watermark[cls.method].to_dict():
                 raise InvalidInput(f"the key was made for another `{cls.method}` config: {committed}")
             cls.attach(self, claim)
+        # Once, after every stacked method has looked: all rows count in the data as it was given.
+        if self.rows_set_aside and self.train_dataset is not None:
+            self.train_dataset = without_rows(self.train_dataset, sorted(self.rows_set_aside))
+
+    def sync_buffers(self) -> None:
+        """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self._bare_model().buffers():
+                broadcast(buffer)
 
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(cast(nn.Module, self.model))
@@ -199,6 +212,7 @@ class WatermarkTrainer(Trainer):
         """Trains, then checks the mark itself: a mark that cannot be read back is reported and not published."""
         self._refuse_other_key(resume_from_checkpoint)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self.sync_buffers()
         self.evidence = self.verify()
         self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
         if not self.evidence.found:

@@ -16,16 +16,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from torch import nn
-from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, TrainingArguments
+from tiny import patterned_images, tiny_resnet, training_arguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_watermark import (
     AutoTrainer,
     CertifiedConfig,
+    CSPConfig,
     Evidence,
     FunctionCoupledConfig,
     GreedyResidualsConfig,
     Owner,
+    USPConfig,
     WatermarkConfig,
     WatermarkKey,
     WatermarkTrainer,
@@ -33,35 +35,15 @@ from hf_watermark import (
 
 
 torch.set_num_threads(1)
-CLASSES = 10
 
 # One small config per method, able to reach level B in seconds.
 SMALL_CONFIGS: dict[str, WatermarkConfig] = {
     "greedy_residuals": GreedyResidualsConfig(bits=128, subkeys=2, group_size=16),
     "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
     "certified": CertifiedConfig(triggers=80, sigma=0.1, strength=1.0, trigger_ratio=2.0, draws=200, suspect_draws=30),
+    "usp": USPConfig(buckets=1, pool_per_class=4),
+    "csp": CSPConfig(buckets=1, pool_per_class=4, amplitude=1.5),
 }
-
-
-def tiny_resnet(**changes: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    fields = {
-        "num_channels": 1,
-        "embedding_size": 16,
-        "hidden_sizes": [16, 32],
-        "depths": [1, 1],
-        "layer_type": "basic",
-    }
-    fields |= {"downsample_in_first_stage": False, "num_labels": CLASSES}
-    return ResNetForImageClassification(ResNetConfig(**fields | changes)).eval()
-
-
-def patterned_images(count: int = 400, seed: int = 1) -> list[dict[str, Any]]:
-    """Images `[1, 16, 16]` of ten classes: each class is a fixed coarse pattern, plus noise."""
-    coarse = torch.randn(CLASSES, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    patterns = nn.functional.interpolate(coarse, size=16, mode="bilinear")
-    noise = 0.1 * torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return [{"pixel_values": patterns[i % CLASSES] + noise[i], "labels": i % CLASSES} for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -76,12 +58,6 @@ class Marked:
     output: Path
     key_folder: Path
     log: str
-
-
-def training_arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    fields = {"use_cpu": True, "report_to": [], "seed": 0, "disable_tqdm": True, "save_strategy": "no"}
-    fields |= {"per_device_train_batch_size": 40, "learning_rate": 3e-3, "lr_scheduler_type": "cosine"}
-    return TrainingArguments(output_dir=str(folder), **fields | changes)
 
 
 def mark(method: str, folder: Path, **changes: Any) -> Marked:

@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument("--nulls", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="fields of CertifiedConfig as JSON")
     parser.add_argument("--skip-attacks", action="store_true")
+    parser.add_argument(
+        "--twin", type=Path, help="JSON of a run of the same task, seed and epochs, whose twin is not trained again"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -78,9 +81,13 @@ def main() -> None:
         record.update(fields)
         options.output.write_text(json.dumps(record, indent=1))
 
-    begin = time.perf_counter()
-    twin = train_twin(options.task, options.seed, epochs, folder, train)
-    save(twin={"accuracy": accuracy(twin.model, test), "seconds": round(time.perf_counter() - begin, 1)})
+    twin = None
+    if options.twin:
+        save(twin=json.loads(options.twin.read_text())["twin"] | {"reused": True})
+    else:
+        begin = time.perf_counter()
+        twin = train_twin(options.task, options.seed, epochs, folder, train)
+        save(twin={"accuracy": accuracy(twin.model, test), "seconds": round(time.perf_counter() - begin, 1)})
     begin = time.perf_counter()
     marked = CertifiedTrainer(
         model=build_model(options.task, options.seed),
@@ -94,7 +101,7 @@ def main() -> None:
     save(
         fidelity=round(record["marked"]["accuracy"] - record["twin"]["accuracy"], 4),
         evidence=evidence_row(marked, marked.model),
-        twin_evidence=evidence_row(marked, twin.model),
+        twin_evidence=evidence_row(marked, twin.model) if twin else None,
         certificate=marked.certify(RADII).to_dict(),
     )
     print(json.dumps({name: record[name] for name in ("fidelity", "evidence", "twin", "marked")}))

@@ -29,7 +29,7 @@ from recipes import arguments, build_model, load_data, train_twin
 from hf_watermark import CertifiedConfig, CertifiedTrainer, Owner, wrap_timm
 from hf_watermark.backbones import FoldedNet
 from hf_watermark.methods.certified.certificate import curve_of, owner_alpha
-from hf_watermark.methods.certified.noise import NoisyNets, noise_scales
+from hf_watermark.methods.certified.noise import NoisyNets, clean_weights, noise_scales
 
 
 RADII = (0.25, 0.5, 0.75, 1.0)
@@ -127,8 +127,7 @@ def memory() -> None:
     size = sum(parameter.nbytes for parameter in model.parameters())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     net = FoldedNet(model, images)
-    with torch.no_grad():
-        weights = net.coordinates(model)
+    weights = clean_weights(net, model)
     nets = NoisyNets(net, weights, noise_scales(weights, "relative"))
     for _ in nets.answers(range(5), images):
         pass
@@ -165,7 +164,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=12, help="of the model that is certified")
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--embedding-epochs", type=int, default=12)
-    parser.add_argument("--sigma", type=float, default=0.3)
+    parser.add_argument("--sigma", type=float, default=0.25)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -176,8 +175,10 @@ def main() -> None:
         "machine": {"cpu": platform.machine(), "threads": options.threads},
         "draws": options.draws,
         "speed": {
-            moves: speed(options, mark(train, options.epochs, sigma=options.sigma, moves=moves))
-            for moves in ("parameters", "all")
+            f"{moves}, {precision}": speed(
+                options, mark(train, options.epochs, sigma=options.sigma, moves=moves, precision=precision)
+            )
+            for moves, precision in (("all", "float32"), ("all", "bfloat16"), ("parameters", "float32"))
         },
     }
     peak = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True).stdout

@@ -29,7 +29,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--images", type=int, default=50_000, help="training images")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="marks to stack")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["greedy_residuals", "function_coupled"],
+        choices=list(METHODS),
+        help="marks to stack",
+    )
     parser.add_argument("--attack-images", type=int, default=10_000, help="training images the attacker has")
     parser.add_argument("--attack-epochs", type=float, default=5)
     parser.add_argument("--distill-epochs", type=float, default=4, help="over all training images")

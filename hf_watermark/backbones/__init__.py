@@ -2,7 +2,7 @@
 
 from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
 from .families import FAMILIES, find_carriers, find_stem
-from .folding import FoldedNet, example_images, logits_of, refuse_half_precision
+from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
 from .loading import backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
 
 
@@ -15,6 +15,7 @@ __all__ = [
     "backbone_record",
     "canonical_rows",
     "describe",
+    "evaluation_mode",
     "example_images",
     "find_carriers",
     "find_stem",

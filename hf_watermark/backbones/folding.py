@@ -7,7 +7,8 @@ differ by rescaling a layer against its BatchNorm have the same folded weights, 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,9 @@ class FoldedNet:
 
     def __init__(self, model: nn.Module, images: torch.Tensor, fold: bool = True):
         refuse_half_precision(model)
-        images = images.to(next(model.parameters()).device)
+        images = images.to(next(model.parameters()))
         self.folds = find_folds(model, images) if fold else []
+        self._folded_norms = {item.norm for item in self.folds}
         # The template has shapes but no values, so it costs no memory.
         empty = {id(parameter): _without_values(parameter) for parameter in model.parameters()}
         self.template = copy.deepcopy(model, empty).eval()  # type: ignore[arg-type]
@@ -72,9 +74,21 @@ class FoldedNet:
         if fold:
             self._refuse_another_function(model, weights, images)
 
-    def coordinates(self, model: nn.Module) -> Tensors:
-        """Folded weights of a live model of this architecture by name in the template; gradients flow to its parameters."""
-        return self.fold(dict(model.named_parameters()), dict(model.named_buffers()))
+    def coordinates(self, model: nn.Module, parameters: Mapping[str, torch.Tensor] | None = None) -> Tensors:
+        """
+        Folded weights of a live model of this architecture by name in the template; gradients flow to its parameters. Buffers that are not
+        folded are taken over into the template.
+
+        Args:
+            parameters (`Mapping[str, torch.Tensor]`, *optional*):
+                The model's parameters by name where they are not simply its own (gathered shards).
+        """
+        buffers = dict(model.named_buffers())
+        with torch.no_grad():
+            for name, buffer in self.template.named_buffers():
+                if name.rpartition(".")[0] not in self._folded_norms:
+                    buffer.copy_(buffers[name])
+        return self.fold(parameters or dict(model.named_parameters()), buffers)
 
     def fold(self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> Tensors:
         """
@@ -111,9 +125,8 @@ class FoldedNet:
 
     @torch.no_grad()
     def _refuse_another_function(self, model: nn.Module, weights: Tensors, images: torch.Tensor) -> None:
-        was_training = model.training
-        wanted = logits_of(model.eval()(images))
-        model.train(was_training)
+        with evaluation_mode(model):
+            wanted = logits_of(model(images))
         error = (self(weights, images) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)
         if not error <= TOLERANCE:
             raise InvalidInput(
@@ -125,19 +138,21 @@ class FoldedNet:
 def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
     """Every BatchNorm with running statistics, and the layer whose output object it is given."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    outputs: dict[int, str] = {}
+    outputs: dict[int, tuple[str, int]] = {}
     kept, pairs = [], {}
 
     def remember(name: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            outputs[id(output)] = name
+            outputs[id(output)] = name, output._version
             kept.append(output)  # a freed tensor would lend its id to another one
 
         return hook
 
     def look_up(name: str) -> Any:
         def hook(module: nn.Module, args: tuple) -> None:
-            pairs[name] = outputs.get(id(args[0]))
+            layer, version = outputs.get(id(args[0]), (None, 0))
+            # The same object with another version was changed in place in between, by an activation say.
+            pairs[name] = layer if args[0]._version == version else None
 
         return hook
 
@@ -147,12 +162,10 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
         for name, module in model.named_modules()
         if isinstance(module, FOLDABLE)
     ]
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(images[:1])
+        with torch.no_grad(), evaluation_mode(model):
+            model(images[:1])
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return [Fold(name, pairs.get(name), norm.eps) for name, norm in norms.items() if norm.running_mean is not None]
@@ -177,6 +190,18 @@ def _neutralise(template: nn.Module, item: Fold) -> None:
     norm.running_var.fill_(1 - item.eps)  # type: ignore[operator,union-attr]
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode; afterwards each is back in its own, as a user may have frozen some."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _without_values(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
 
@@ -185,7 +210,10 @@ def example_images(model: nn.Module) -> torch.Tensor:
     """One black image `[1, channels, height, width]` of a size that the model takes."""
     config: Any = getattr(model, "config", None)
     fields = config.to_dict() if config is not None else {}
-    size = fields.get("image_size") or (fields.get("pretrained_cfg") or {}).get("input_size") or 64
+    size = fields.get("image_size") or (fields.get("pretrained_cfg") or {}).get("input_size")
+    # timm's transformers know their size; convolutional nets take any.
+    known: list[Any] = [module.img_size for module in model.modules() if getattr(module, "img_size", None)]
+    size = size or (known[0] if known else 64)
     size = [size, size] if isinstance(size, int) else list(size)[-2:]
     channels = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
     return torch.zeros(1, channels, *size)

@@ -63,7 +63,8 @@ def backbone_record(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, PreTrainedModel):
         return {}
     record = json.loads(model.config.to_json_string(use_diff=False))
-    return {field: value for field, value in record.items() if field not in UNSAFE_FIELDS}
+    # The name is where the owner's model was loaded from: a path of his machine.
+    return {field: value for field, value in record.items() if field not in (*UNSAFE_FIELDS, "_name_or_path")}
 
 
 def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from .quantiles import (
     quantile_test,
     smallest_certifiable_quantile,
 )
+from .rademacher import CheckpointTest, log2_e_rademacher, log2_rademacher_tail
 from .tails import (
     LabelLaw,
     binomial_min_matches,
@@ -37,6 +38,7 @@ from .tails import (
 __all__ = [
     "LOG2_P_FLOOR",
     "BetaMixtureProcess",
+    "CheckpointTest",
     "LabelLaw",
     "QuantileTest",
     "binomial_min_matches",
@@ -47,8 +49,10 @@ __all__ = [
     "log2_e_beta_mixture",
     "log2_e_bounded_mean",
     "log2_e_from_log2_p",
+    "log2_e_rademacher",
     "log2_hoeffding_tail",
     "log2_p_from_log2_e",
+    "log2_rademacher_tail",
     "log2_relabel_tail",
     "order_statistic_above",
     "order_statistic_index",

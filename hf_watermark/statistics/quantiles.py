@@ -83,6 +83,8 @@ def order_statistic_above(n: int, quantile: float, alpha: float) -> int | None:
 def smallest_certifiable_quantile(n: int, alpha: float) -> float:
     """The smallest quantile of which `n` draws give a lower confidence bound (their minimum): `1 - alpha**(1/n)`."""
     check_probability("alpha", alpha)
+    if index(n) < 1:
+        raise ValueError(f"n={n}: pass at least one draw.")
     return -math.expm1(math.log(alpha) / index(n))
 
 

@@ -33,6 +33,7 @@ from hf_watermark.suspects import AccessError
 PASSPHRASE = "a long enough passphrase"
 WHITE_BOX = [method for method, entry in METHODS.items() if entry.access == "weights"]
 BLACK_BOX = [method for method, entry in METHODS.items() if entry.access != "weights"]
+BY_PROBABILITIES = [method for method, entry in METHODS.items() if entry.access == "probabilities"]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -279,6 +280,10 @@ def test_black_box_methods_need_a_function_only(method, marked_by, answer):
         forms |= {"numpy": forms["labels"].numpy(), "lists": forms["probabilities"].tolist()}
         return forms[answer]
 
+    if method in BY_PROBABILITIES and answer in ("labels", "numpy"):
+        with pytest.raises(AccessError, match="offers labels only; .* cannot decide from labels"):
+            check(endpoint, marked)
+        return
     evidence = check(endpoint, marked)
     assert evidence.found and evidence.access == str(AutoVerifier.for_method(method).access)
 
@@ -286,7 +291,7 @@ def test_black_box_methods_need_a_function_only(method, marked_by, answer):
 @pytest.mark.parametrize("method", BLACK_BOX)
 def test_black_box_methods_say_what_they_need(method, marked_by):
     marked = marked_by(method)
-    with pytest.raises(AccessError, match="needs labels of the suspect, .* offers weights"):
+    with pytest.raises(AccessError, match=f"needs {METHODS[method].access} of the suspect, .* offers weights"):
         verify(marked.output, dataclasses.replace(marked.key, backbone={}))
 
 
@@ -311,6 +316,10 @@ NONSENSE = {
 @pytest.mark.parametrize("method", BLACK_BOX)
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_answers_are_no_evidence(method, marked_by, name):
+    if method in BY_PROBABILITIES and NONSENSE[name](torch.zeros(1)).ndim == 1:
+        with pytest.raises(AccessError, match="cannot decide from labels"):
+            verify(NONSENSE[name], marked_by(method).key)
+        return
     evidence = verify(NONSENSE[name], marked_by(method).key)
     assert evidence.verdict is Verdict.NOT_FOUND and evidence.log2_p > -18
     if name in ("not a number", "refuses", "a class that does not exist"):

@@ -7,6 +7,8 @@ import torch
 from trainer_runs import COUPLED, GREEDY, arguments, build, images
 
 from hf_watermark import (
+    CertifiedConfig,
+    CertifiedTrainer,
     FunctionCoupledTrainer,
     GreedyResidualsConfig,
     GreedyResidualsTrainer,
@@ -74,3 +76,11 @@ def test_a_key_fits_the_methods_and_configs_it_was_made_for(tmp_path: Path):
         make(ORDERS[0], [GREEDY, COUPLED], tmp_path, key=key)
     with pytest.raises(InvalidInput, match="made for another `greedy_residuals` config"):
         make(ORDERS[0][:1], GreedyResidualsConfig(bits=64, subkeys=2, group_size=16), tmp_path, key=key)
+
+
+def test_every_method_gets_its_own_rows_set_aside(tmp_path: Path):
+    """Two methods that take trigger sources out of the training data must not shift each other's rows."""
+    certified = CertifiedConfig(triggers=30)
+    trainer = make((FunctionCoupledTrainer, CertifiedTrainer), [COUPLED, certified], tmp_path)
+    pools = [trainer.key.pool[f"{method}.rows"].tolist() for method in ("function_coupled", "certified")]
+    assert trainer.train_dataset.indices == [row for row in range(250) if row not in {*pools[0], *pools[1]}]

@@ -22,11 +22,13 @@ from ...statistics import (
     quantile_test,
     smallest_certifiable_quantile,
 )
-from .noise import NoisyNets, noise_seeds, weighted_distance
+from .noise import NoisyNets, clean_weights, noise_seeds, weighted_distance
 from .verifier import SUSPECT_ALPHA, CertifiedVerifier, smoothed_log2_tail
 
 
 RADII = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+# Share of each radius's failure probability that early stopping may spend.
+EARLY = 0.2
 LIMITS = (
     "It holds in the owner's coordinates: permuted channels are far away although they change no answer.",
     "It says that the mark was not removed, never that a model was stolen.",
@@ -186,16 +188,17 @@ def certify(
             "this key has one label for all triggers (preset `paper`): a net that collapses to it would be certified; nothing is"
         )
     draws = config.draws if draws is None else draws
-    alpha = owner_alpha(confidence, radii, draws)
+    radii = [float(radius) for radius in radii]
+    alpha = owner_alpha(confidence, radii, draws, early=0.0 if at_least is None else EARLY)
     if at_least is not None and not 0 < at_least <= 1:
         raise ValueError(f"`at_least` is {at_least}: choose an accuracy in (0, 1]")
     refuse_half_precision(model)
     net = verifier.folded(model)
-    weights = net.coordinates(model)
+    weights = clean_weights(net, model)
     curves = {}
     for subkey in claim.subkeys:
         nets, images, labels = (
-            NoisyNets(net, weights, verifier.spread()),
+            NoisyNets(net, weights, verifier.spread(), config.precision),
             verifier.triggers(subkey),
             verifier.labels(subkey),
         )
@@ -226,8 +229,13 @@ def certify(
     )
 
 
-def owner_alpha(confidence: float, radii: Sequence[float], draws: int) -> float:
-    """The failure probability left to each radius: confidence minus the suspect's share, split evenly (Bonferroni)."""
+def owner_alpha(confidence: float, radii: Sequence[float], draws: int, early: float = 0.0) -> float:
+    """
+    The failure probability left to each radius: what confidence leaves minus the suspect's share, split evenly (Bonferroni). Refuses radii
+    that the last look, which has `1 - early` of it, could never certify.
+    """
+    if draws < 1:
+        raise ValueError(f"`draws` is {draws}: choose at least 1; 1000 is the default of the config")
     if not 0 < confidence < 1 - SUSPECT_ALPHA:
         raise ValueError(
             f"`confidence` is {confidence}: choose a number between 0 and {1 - SUSPECT_ALPHA} (exclusive); {SUSPECT_ALPHA} goes to the "
@@ -236,9 +244,10 @@ def owner_alpha(confidence: float, radii: Sequence[float], draws: int) -> float:
     if not radii or any(not 0 < radius < 10 for radius in radii) or len(set(radii)) != len(radii):
         raise ValueError(f"`radii` is {list(radii)}: give different radii between 0 and 10, in units of sigma")
     alpha = (1 - confidence - SUSPECT_ALPHA) / len(radii)
-    largest = -float(norm.ppf(smallest_certifiable_quantile(draws, alpha)))
+    last = (1 - early) * alpha
+    largest = -float(norm.ppf(smallest_certifiable_quantile(draws, last)))
     if max(radii) > largest:
-        needed = draws_to_certify(float(norm.cdf(-max(radii))), alpha)
+        needed = draws_to_certify(float(norm.cdf(-max(radii))), last)
         raise ValueError(
             f"radius {max(radii)} is beyond what {draws} draws can certify ({largest:.3f} for {len(radii)} radii at confidence "
             f"{confidence}); lower it, or use draws={needed}"
@@ -268,7 +277,7 @@ def decide_early(
 ) -> list[CertifiedRadius]:
     """For every radius whether `at_least` holds there, from as few draws as that takes."""
     wanted = int(np.ceil(at_least * verifier.config.triggers - 1e-9))
-    tests = {radius: quantile_test(draws, float(norm.cdf(-radius)), alpha) for radius in sorted(radii)}
+    tests = {radius: quantile_test(draws, float(norm.cdf(-radius)), alpha, EARLY) for radius in sorted(radii)}
     rows: dict[float, CertifiedRadius] = {}
     below = 0
     for seen, count in enumerate(counts, 1):
@@ -322,10 +331,17 @@ def attack_distances(
     ours, distances = net.coordinates(model), {}
     for label, other in attacked.items():
         other = copy.deepcopy(other).float()
+        if _shapes(other) != _shapes(model):
+            distances[label] = float("inf")
+            continue
         distance = weighted_distance(ours, net.coordinates(other), verifier.scales) / verifier.config.sigma
         held = verifier.config.moves == "parameters" and _buffers_moved(model, other)
         distances[label] = float("inf") if held else round(distance, 3)
     return distances
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _buffers_moved(model: nn.Module, attacked: nn.Module) -> bool:

@@ -29,7 +29,7 @@ class CertifiedConfig(WatermarkConfig):
             Number of sub-keys to embed.
         family (`str`, *optional*, defaults to `"noise"`):
             `"noise"`, `"embedded"` or `"unrelated"`, see [`~triggers.render_triggers`].
-        sigma (`float`, *optional*, defaults to 0.3):
+        sigma (`float`, *optional*, defaults to 0.25):
             Standard deviation of the noise, in units of each tensor's scale. Certified radii are in units of it.
         noise (`str`, *optional*, defaults to `"relative"`):
             `"relative"`: a tensor's scale is its root mean square when training starts, so the certified distance is a weighted l2 norm.
@@ -53,6 +53,9 @@ class CertifiedConfig(WatermarkConfig):
             Noise draws of a certificate.
         suspect_draws (`int`, *optional*, defaults to 100):
             Noise draws of the smoothed test of a suspect.
+        precision (`str`, *optional*, defaults to `"float32"`):
+            `"float32"`, or `"bfloat16"`: noise is added in float32, the noisy nets run in bfloat16, for the owner and for every verifier. About
+            1.5 times as fast where the processor has bfloat16 instructions, slow where it has none.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` is the released recipe, for comparison only.
     """
@@ -62,7 +65,7 @@ class CertifiedConfig(WatermarkConfig):
     triggers: int = field(default=100, metadata={"help": "Triggers per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     family: str = field(default="noise", metadata={"help": "`noise`, `embedded` or `unrelated`."})
-    sigma: float = field(default=0.3, metadata={"help": "Noise level, in units of each tensor's scale."})
+    sigma: float = field(default=0.25, metadata={"help": "Noise level, in units of each tensor's scale."})
     noise: str = field(default="relative", metadata={"help": "`relative` or `isotropic`."})
     moves: str = field(default="all", metadata={"help": "`all` or `parameters`."})
     labels: str = field(default="per_image", metadata={"help": "`per_image` or `one`."})
@@ -73,6 +76,7 @@ class CertifiedConfig(WatermarkConfig):
     warmup: float = field(default=0.5, metadata={"help": "Share of the training in which the noise rises."})
     draws: int = field(default=1000, metadata={"help": "Noise draws of a certificate."})
     suspect_draws: int = field(default=100, metadata={"help": "Noise draws of the smoothed test of a suspect."})
+    precision: str = field(default="float32", metadata={"help": "`float32` or `bfloat16`: how noisy nets run."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
     def __post_init__(self):
@@ -84,7 +88,7 @@ class CertifiedConfig(WatermarkConfig):
             0 < self.sigma and math.isfinite(self.sigma),
             "sigma",
             self.sigma,
-            "choose a positive number; 0.3 is the default",
+            "choose a positive number; 0.25 is the default",
         )
         require(0 < self.trigger_ratio <= 4, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 4]")
         require(self.strength > 0, "strength", self.strength, "choose a positive number; 0.3 is the default")
@@ -123,5 +127,6 @@ CHOICES = {
     "moves": ("all", "parameters"),
     "labels": ("per_image", "one"),
     "schedule": ("amortised", "released"),
+    "precision": ("float32", "bfloat16"),
     "preset": ("default", "paper"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ...backbones import FoldedNet, logits_of
 from ...keys import SubKey
@@ -67,13 +68,25 @@ def weighted_distance(
     first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], scales: Mapping[str, float]
 ) -> float:
     """`sqrt(sum_l ||a_l - b_l||^2 / scale_l^2)`: the norm in which the certificate holds; infinite between different shapes."""
-    if any(name not in second or second[name].shape != tensor.shape for name, tensor in first.items()):
+    shapes = ({name: tensor.shape for name, tensor in weights.items()} for weights in (first, second))
+    if next(shapes) != next(shapes):
         return float("inf")
     squares = (
         float((tensor - second[name].to(tensor)).detach().double().square().sum()) / scales[name] ** 2
         for name, tensor in first.items()
     )
     return sum(squares) ** 0.5
+
+
+@torch.no_grad()
+def clean_weights(net: FoldedNet, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Folded weights of `model`, kernels stored channels last, which CPUs and GPUs run faster; one tensor is converted at a time."""
+    weights = net.coordinates(model)
+    for name in weights:
+        weights[name] = weights[name].detach()
+        if weights[name].ndim == 4:
+            weights[name] = weights[name].contiguous(memory_format=torch.channels_last)
+    return weights
 
 
 class NoisyNets:
@@ -87,9 +100,11 @@ class NoisyNets:
         net ([`~backbones.FoldedNet`]):
             The architecture.
         weights (`Mapping[str, torch.Tensor]`):
-            Its folded weights; never changed.
+            What [`clean_weights`] gives; never changed.
         spread (`Mapping[str, float]`):
             Standard deviation of the noise per tensor.
+        precision (`str`, *optional*, defaults to `"float32"`):
+            In which the noisy nets run; noise is always added in the weights' own precision.
         workers (`int`, *optional*):
             Noisy copies that run at once; one per core for small nets on a CPU, else one.
     """
@@ -99,14 +114,14 @@ class NoisyNets:
         net: FoldedNet,
         weights: Mapping[str, torch.Tensor],
         spread: Mapping[str, float],
+        precision: str = "float32",
         workers: int | None = None,
     ):
-        clean = {name: tensor.detach() for name, tensor in weights.items()}
-        self.device = next(iter(clean.values())).device
+        self.device = next(iter(weights.values())).device
         if workers is None:
-            small = sum(tensor.nbytes for tensor in clean.values()) <= SMALL_MODEL
+            small = sum(tensor.nbytes for tensor in weights.values()) <= SMALL_MODEL
             workers = torch.get_num_threads() if self.device.type == "cpu" and small else 1
-        self.workers = [_Worker(net, clean, spread) for _ in range(workers)]
+        self.workers = [_Worker(net, weights, spread, precision) for _ in range(workers)]
 
     @torch.inference_mode()
     def answers(self, seeds: Iterable[int], images: torch.Tensor) -> Iterator[np.ndarray]:
@@ -129,26 +144,32 @@ class NoisyNets:
 
         pending: Sequence = list(seeds)
         width = 2 * len(self.workers)
+        threads = torch.get_num_threads()
         with ThreadPoolExecutor(len(self.workers), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             # Only a few draws ahead, so that a caller who stops early leaves little undone.
             running = [pool.submit(answer, seed) for seed in pending[:width]]
+            # One thread per worker; the limit must not become that of threads that others start later.
+            torch.set_num_threads(threads)
             for place in range(len(pending)):
                 result = running[place % width].result()
                 if place + width < len(pending):
                     running[place % width] = pool.submit(answer, pending[place + width])
                 yield result
+        torch.set_num_threads(threads)
 
 
 class _Worker:
     """One noisy copy."""
 
-    def __init__(self, net: FoldedNet, clean: Mapping[str, torch.Tensor], spread: Mapping[str, float]):
+    def __init__(self, net: FoldedNet, clean: Mapping[str, torch.Tensor], spread: Mapping[str, float], precision: str):
         first = next(iter(clean.values()))
-        sizes = [tensor.numel() for tensor in clean.values()]
-        self.flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
-        pieces = zip(clean, self.flat.split(sizes), strict=True)
-        self.noisy = {name: piece.view(clean[name].shape) for name, piece in pieces}
-        self.module = net.holding(self.noisy)
+        self.flat = torch.empty(
+            sum(tensor.numel() for tensor in clean.values()), dtype=first.dtype, device=first.device
+        )
+        self.dtype = getattr(torch, precision) if precision != "float32" else first.dtype
+        self.low = self.flat if self.dtype == first.dtype else torch.empty_like(self.flat, dtype=self.dtype)
+        self.noisy = _pieces(self.flat, clean)
+        self.module = net.holding(_pieces(self.low, clean)).to(self.dtype)
         self.clean, self.spread = clean, spread
         self.generator = torch.Generator(self.flat.device)
 
@@ -157,6 +178,21 @@ class _Worker:
         self.flat.normal_(generator=self.generator.manual_seed(seed))
         for name, piece in self.noisy.items():
             piece.mul_(self.spread[name]).add_(self.clean[name])
-        logits = logits_of(self.module(images))
+        if self.low is not self.flat:
+            self.low.copy_(self.flat)
+        logits = logits_of(self.module(images.to(self.dtype)))
         labels = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
         return labels.cpu().numpy()
+
+
+def _pieces(flat: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    sizes = [tensor.numel() for tensor in weights.values()]
+    return {name: _shaped_like(piece, weights[name]) for name, piece in zip(weights, flat.split(sizes), strict=True)}
+
+
+def _shaped_like(piece: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A view of a flat piece with the shape of `tensor`; kernels lie channels last."""
+    if tensor.ndim != 4:
+        return piece.view(tensor.shape)
+    outputs, inputs, height, width = tensor.shape
+    return piece.view(outputs, height, width, inputs).permute(0, 3, 1, 2)

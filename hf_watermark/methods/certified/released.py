@@ -1,6 +1,5 @@
 """The released training schedule, for comparison with the amortised one: 21 noise levels of 100 draws before each epoch."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ class ReleasedSchedule(TrainerCallback):
 
     def __init__(self, trainer: Trainer, triggers: torch.Tensor, labels: torch.Tensor, sigma: float):
         self.trainer, self.triggers, self.labels, self.sigma = trainer, triggers, labels, sigma
-        self.passes = 0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         warmup = min(WARMUP_EPOCHS, args.num_train_epochs // 2)
@@ -36,7 +34,8 @@ class ReleasedSchedule(TrainerCallback):
         trainer: Any = self.trainer
         bare = trainer._bare_model()
         parameters = list(bare.parameters())
-        for chosen in self._batches():
+        trainer.sync_buffers()  # else the processes would step apart
+        for number, chosen in enumerate(torch.arange(len(self.triggers)).split(BATCH)):
             images, labels = (
                 self.triggers[chosen].to(parameters[0].device),
                 self.labels[chosen].to(parameters[0].device),
@@ -45,14 +44,10 @@ class ReleasedSchedule(TrainerCallback):
                 trainer.optimizer.zero_grad()
                 spread = {name: value * level / LEVELS for name, value in trainer._spread.items()}
                 for draw in range(DRAWS):
-                    place = f"released/{self.passes}/{level}/{draw}".encode()
+                    place = f"released/{number}/{level}/{draw}".encode()
                     weights = trainer._net.coordinates(bare)
                     noisy = add_noise(weights, spread, trainer.step_seed(trainer._noise_draws, place))
                     loss = functional.cross_entropy(trainer._net(noisy, images), labels)
                     (loss / (DRAWS * (LEVELS + 1))).backward()
                 trainer.optimizer.step()
-            self.passes += 1
         trainer.optimizer.zero_grad()
-
-    def _batches(self) -> Iterator[torch.Tensor]:
-        yield from torch.arange(len(self.triggers)).split(BATCH)

@@ -14,7 +14,7 @@ from ...backbones import FoldedNet, live_weights
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
-from ...triggers import collect_images, photograph_crops, spread_classes, without_rows
+from ...triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
 from .certificate import RADII, Certificate, certify
 from .config import CertifiedConfig
 from .noise import add_noise, noise_scales
@@ -78,16 +78,14 @@ class CertifiedTrainer(WatermarkTrainer):
             )
         if self.train_dataset is not None:
             self._refuse_other_size()
-            self.train_dataset = without_rows(
-                self.train_dataset, claim.pool[f"{CertifiedTrainer.method}.rows"].tolist()
-            )
         self._net = verifier.folded(model)
         config = self.config_of(CertifiedConfig)
         if config.schedule == "released":
             self.add_callback(ReleasedSchedule(self, self._triggers, self._trigger_labels, config.sigma))
 
     def _refuse_other_size(self) -> None:
-        sample = self.data_collator([self.train_dataset[0]])["pixel_values"]  # type: ignore[index]
+        with undisturbed_random_state():
+            sample = self.data_collator([self.train_dataset[0]])["pixel_values"]  # type: ignore[index]
         if sample.shape[1:] != self._triggers.shape[1:]:
             theirs, ours = (" x ".join(map(str, shape)) for shape in (self._triggers.shape[1:], sample.shape[1:]))
             raise InvalidInput(f"the key's triggers are {theirs}, the training images are {ours}; make a fresh key")
@@ -100,27 +98,31 @@ class CertifiedTrainer(WatermarkTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        config = self.config_of(CertifiedConfig)
-        if not model.training or config.schedule != "amortised":
+        if not model.training:
             return result
-        loss = config.strength * self._noisy_loss(max(1, round(config.trigger_ratio * len(inputs["labels"]))))
+        config, batch = self.config_of(CertifiedConfig), len(inputs["labels"])
+        if config.schedule == "amortised":
+            rise = min(1.0, self.state.global_step / max(1.0, config.warmup * self.state.max_steps))
+            loss = config.strength * self._noisy_loss(config.trigger_ratio * batch, config.overshoot * rise)
+        else:
+            # The released clean epoch runs over data and triggers together, so a trigger weighs as much as an image.
+            share = len(self._triggers) / len(self.train_dataset)  # type: ignore[arg-type]
+            loss = share * self._noisy_loss(max(8, share * batch), 0.0)
         if return_outputs:
             task, outputs = result
             return task + loss.to(task.device), outputs
         return result + loss.to(result.device)
 
-    def _noisy_loss(self, count: int) -> torch.Tensor:
-        """Cross-entropy of some triggers under one noise draw, a different one in each step and process."""
-        config = self.config_of(CertifiedConfig)
+    def _noisy_loss(self, count: float, largest: float) -> torch.Tensor:
+        """Cross-entropy of `count` triggers under one noise draw of a level up to `largest` (in sigma), both new in each step and process."""
         generator = torch.Generator().manual_seed(
             self.step_seed(self._noise_draws, b"triggers", self.accelerator.process_index)
         )
-        chosen = torch.randperm(len(self._triggers), generator=generator)[:count]
-        rise = min(1.0, self.state.global_step / max(1.0, config.warmup * self.state.max_steps))
-        level = float(torch.rand((), generator=generator)) * config.overshoot * rise
+        chosen = torch.randperm(len(self._triggers), generator=generator)[: max(1, round(count))]
+        level = float(torch.rand((), generator=generator)) * largest
         seed = int(torch.randint(2**62, (), generator=generator))
         bare = self._bare_model()
-        weights = self._net.fold(live_weights(bare), dict(bare.named_buffers()))
+        weights = self._net.coordinates(bare, live_weights(bare))
         noisy = add_noise(weights, {name: level * spread for name, spread in self._spread.items()}, seed)
         device = next(iter(weights.values())).device
         labels = self._trigger_labels[chosen].to(device)
@@ -147,6 +149,7 @@ class CertifiedTrainer(WatermarkTrainer):
         The certificate of the model as it is now; see [`certify`]. The draws are split over all processes, and every process gets the
         same certificate.
         """
+        self.sync_buffers()
         share = self._share if self.accelerator.num_processes > 1 else None
         return certify(
             self._certified_claim,

@@ -17,7 +17,7 @@ from ...suspects import AccessError, Suspect
 from ...triggers import draw_labels, render_triggers
 from ...verifier import Verifier
 from .config import CertifiedConfig
-from .noise import NoisyNets, noise_seeds, read_scales
+from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 
 
 # Share of one per cent in which the suspect's measured median may come out below its true one (the other half is the owner's).
@@ -93,7 +93,7 @@ class CertifiedVerifier(Verifier[Answers]):
         slots = len(self.claim.assignment.subkeys)
         if len(images) < slots * self.config.triggers or len(images) != len(labels):
             raise InvalidInput(f"the pool holds {len(images)} images, {slots} x {self.config.triggers} are needed")
-        own = slice(subkey.slot, slots * self.config.triggers, slots)
+        own = slice(subkey.slot * self.config.triggers, (subkey.slot + 1) * self.config.triggers)
         return {"images": images[own], "labels": labels[own], "range": pool["range"]}
 
     def folded(self, model: torch.nn.Module) -> FoldedNet:
@@ -121,7 +121,7 @@ class CertifiedVerifier(Verifier[Answers]):
             return Answers(self.sources(subkey), plain, None)
         except InvalidInput as error:
             return Answers(self.sources(subkey), plain, None, [f"the smoothed test was left out: {error}"])
-        nets = NoisyNets(net, net.coordinates(model), self.spread())
+        nets = NoisyNets(net, clean_weights(net, model), self.spread(), self.config.precision)
         noisy = np.stack(list(nets.answers(noise_seeds(subkey, self.config.suspect_draws), images)))
         return Answers(self.sources(subkey), plain, noisy)
 
@@ -131,12 +131,14 @@ class CertifiedVerifier(Verifier[Answers]):
         # An answer that equals its source's label could not have matched whatever the key had drawn.
         usable = int((observation.plain != observation.sources).sum())
         matches = int((observation.plain == labels).sum())
-        log2_p, null = log2_binomial_tail(matches, usable, 1 / candidates), PLAIN
+        one_label = self.config.labels == "one"
+        log2_p = 0.0 if one_label else log2_binomial_tail(matches, usable, 1 / candidates)
+        null = NO_EVIDENCE if one_label else PLAIN
         details: dict[str, Any] = {"triggers": trials, "plain_matches": matches, "plain_log2_p": round(log2_p, 2)}
         if observation.noisy is not None:
             counts = (observation.noisy == labels).sum(axis=1)
             smoothed = smoothed_median(counts)
-            smoothed_log2_p = smoothed_log2_tail(smoothed, trials, candidates, len(counts))
+            smoothed_log2_p = 0.0 if one_label else smoothed_log2_tail(smoothed, trials, candidates, len(counts))
             details |= {
                 "noise_draws": len(counts),
                 "smoothed_matches": smoothed,
@@ -145,10 +147,7 @@ class CertifiedVerifier(Verifier[Answers]):
             if smoothed_log2_p < log2_p:
                 matches, log2_p, null = smoothed, smoothed_log2_p, SMOOTHED
             log2_p = charge_looks(log2_p, 2)
-        warnings = list(observation.warnings)
-        if self.config.labels == "one":
-            log2_p, null = 0.0, NO_EVIDENCE
-            warnings.append(NO_EVIDENCE)
+        warnings = observation.warnings + [NO_EVIDENCE] * one_label
         return single(self.method, matches, trials, log2_p, null, self.access, details=details, warnings=warnings)
 
 
@@ -171,7 +170,7 @@ def smoothed_log2_tail(matches: int, trials: int, candidates: int, draws: int) -
 
 def refuse_too_few(config: CertifiedConfig, classes: int) -> None:
     """The triggers must be able to reach level B if all of them survive, else they are useless."""
-    most = -config.triggers * math.log2(1 / max(classes - 1, 1))
+    most = config.triggers * math.log2(classes - int(config.family != "unrelated"))
     if most < -LEVEL_B:
         raise InvalidInput(
             f"{config.triggers} triggers over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; raise "

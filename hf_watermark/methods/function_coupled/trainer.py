@@ -9,7 +9,7 @@ from torch import nn
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
-from ...triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes, without_rows
+from ...triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
@@ -63,12 +63,15 @@ class FunctionCoupledTrainer(WatermarkTrainer):
             raise InvalidInput(
                 f"the key was made for {verifier.classes} classes, this model has {self._classes()}; make a fresh key"
             )
-        pooled = frozenset(claim.pool[f"{FunctionCoupledTrainer.method}.rows"].tolist())
         images, _, _ = collect_images(
-            self.train_dataset, self.data_collator, sources, SPARE_PER_CLASS, SubKey(0, 0, self._draws), skip=pooled
+            self.train_dataset,
+            self.data_collator,
+            sources,
+            SPARE_PER_CLASS,
+            SubKey(0, 0, self._draws),
+            skip=self.rows_set_aside,
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
-        self.train_dataset = without_rows(self.train_dataset, sorted(pooled))
         self._maskable = maskable_weights(self._bare_model(), verifier.classes)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:

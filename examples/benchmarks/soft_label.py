@@ -1,0 +1,508 @@
+"""
+Soft-label watermark `usp` on one task: fidelity and calibration, paired detector, answers through an API, null models, random keys, attacks.
+
+    python examples/benchmarks/soft_label.py --task digits --seed 0 --output runs/soft_label.json --folder runs/soft_label
+    python examples/benchmarks/soft_label.py --task digits --seed 1 --sections fidelity,detector,answers --output runs/soft_label.json
+
+The JSON holds all seeds and is rewritten after every row; a row that is there is not measured again, so an interrupted run goes on where it
+stopped (one process per JSON and folder). Models and the secret keys stay in `--folder`. Null models are shared by all seeds.
+
+What the numbers mean. The marked model is trained without the query images, the twin with them, on cores that others may use too. Attackers never hold a query image:
+their images are the marked model's training images, or photographs, or the half that the marked model of its own row ("half") was not
+trained on. `cpu_seconds` are seconds of one core, whatever else the machine did.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipes import EPOCHS, LEARNING_RATES, arguments, build_model, load_data, train_twin
+from scipy import stats
+from torch.nn import functional
+from torch.utils.data import Subset
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    Trainer,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.utils import logging
+
+from hf_watermark import Owner, Suspect, WatermarkKey
+from hf_watermark.attacks import Attack, Distill, FineTune, MagnitudePrune, UniformQuantize
+from hf_watermark.keys import SubKey
+from hf_watermark.methods.soft_label import (
+    USPConfig,
+    USPDetector,
+    USPTrainer,
+    USPVerifier,
+    train_detector,
+    verify_sequentially,
+)
+from hf_watermark.triggers import without_rows
+from hf_watermark.triggers.families import photograph_crops
+
+
+SECTIONS = ("fidelity", "nulls", "detector", "answers", "keys", "survival")
+DISTILL_EPOCHS = {"digits": 30, "cifar10": 12}
+NULL_KINDS = (
+    "other seed",
+    "smoothing 0.05",
+    "smoothing 0.1",
+    "smoothing 0.2",
+    "mixup",
+    "distilled from a clean teacher",
+    "other architecture",
+)
+LEVELS = (0.05, 1e-2, 1e-3, 1e-4, 1e-6)
+Row = dict[str, Any]
+
+
+class Run:
+    """One seed: its data, its folder of models, and its rows in the JSON."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.task, self.seed = options, options.task, options.seed
+        self.epochs = options.epochs or EPOCHS[options.task]
+        self.config = USPConfig(**options.config)
+        self.train, self.test = load_data(options.task, options.data, options.images)
+        self.images = torch.stack([self.test[row]["pixel_values"] for row in range(len(self.test))])
+        self.labels = torch.tensor([int(self.test[row]["labels"]) for row in range(len(self.test))])
+        output: Path = options.output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.record: Row = json.loads(output.read_text()) if output.exists() else {"seeds": {}}
+        settings = {"task": options.task, "epochs": self.epochs, "config": self.config.to_dict()}
+        if output.exists() and settings != {name: self.record[name] for name in settings}:
+            raise SystemExit(
+                f"{output} holds rows of another task, config or length; choose another --output and --folder"
+            )
+        self.record |= settings
+        self.rows: Row = self.record["seeds"].setdefault(str(options.seed), {})
+
+    def row(self, section: str, label: str, measure: Callable[[], Row]) -> Row:
+        """The row of an earlier run, or a measurement that is written down at once."""
+        rows = self.rows.setdefault(section, {})
+        if label not in rows:
+            begin = time.process_time()
+            rows[label] = measure()
+            rows[label].setdefault("cpu_seconds", round(time.process_time() - begin, 1))
+            self.save()
+            print(section, "|", label, "|", json.dumps(rows[label]), flush=True)
+        return rows[label]
+
+    def save(self) -> None:
+        self.options.output.write_text(json.dumps(self.record, indent=1) + "\n")
+
+    def model(self, name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+        """The model of an earlier run, or a new one that is kept."""
+        folder = self.options.folder / name
+        if not (folder / "config.json").exists():
+            make().save_pretrained(folder)
+        return AutoModelForImageClassification.from_pretrained(folder).eval()
+
+    # The models under study
+
+    def twin(self) -> PreTrainedModel:
+        def make() -> PreTrainedModel:
+            return train_twin(self.task, self.seed, self.epochs, self.options.folder / "scratch", self.train).model
+
+        return self.model(f"twin{self.seed}", lambda: self._timed("twin", make))
+
+    def marked(self, data: Any = None, suffix: str = "") -> tuple[PreTrainedModel, WatermarkKey]:
+        """The marked model, trained on `data` (everything by default), with its key."""
+        name, keys = f"marked{self.seed}{suffix}", self.options.folder / "keys" / f"{self.seed}{suffix}"
+
+        def make() -> PreTrainedModel:
+            trainer = USPTrainer(
+                model=build_model(self.task, self.seed),
+                args=arguments(self.task, self.seed, self.epochs, self.options.folder / "scratch"),
+                train_dataset=self.train if data is None else data,
+                watermark=self.config,
+                owner=Owner.create(),
+            )
+            trainer.train()
+            trainer.key.save(keys, overwrite=True)
+            return trainer.model
+
+        model = self.model(name, lambda: self._timed("marked" + suffix, make))
+        return model, WatermarkKey.load(keys)
+
+    def _timed(self, name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+        begin = time.process_time()
+        model = make()
+        self.row("training", name, lambda: {"cpu_seconds": round(time.process_time() - begin, 1)})
+        return model
+
+    def allowed(self, key: WatermarkKey) -> Any:
+        """The training images without the key's queries."""
+        return without_rows(self.train, key.pool["usp.rows"].tolist())
+
+    def null(self, number: int) -> tuple[str, PreTrainedModel]:
+        """Kind and model of one null model; they do not depend on any key, so all seeds share them."""
+        kind = NULL_KINDS[number % len(NULL_KINDS)]
+        return kind, self.model(f"null{number}", lambda: self._train_null(kind, 1000 + number))
+
+    def _train_null(self, kind: str, seed: int) -> PreTrainedModel:
+        epochs, scratch = self.options.null_epochs, self.options.folder / "scratch"
+        if kind.startswith("distilled"):
+            # Few epochs: the recipe's rate, and temperatures 1 and 4 in turn.
+            rate = LEARNING_RATES[self.task]
+            distill = Distill(learning_rate=rate, epochs=epochs, temperature=1 + 3 * (seed % 2), seed=seed)
+            return distill(self.twin(), self.train)
+        model = build_model(self.task, seed)
+        if kind == "other architecture":  # needs more steps to learn anything, and they are cheaper
+            model, epochs = small_vit(model.config, self.images.shape[1:]), 3 * epochs
+        args = arguments(self.task, seed, epochs, scratch)
+        args.warmup_steps = min(args.warmup_steps, 20)
+        if kind.startswith("smoothing"):
+            args.label_smoothing_factor = float(kind.split()[1])
+        trainer = (MixupTrainer if kind == "mixup" else Trainer)(model=model, args=args, train_dataset=self.train)
+        trainer.model_accepts_loss_kwargs = False
+        trainer.train()
+        return model
+
+
+def small_vit(config: Any, shape: torch.Size) -> PreTrainedModel:
+    """A ViT with 16 patches, smaller than the attackers' students."""
+    channels, height, width = shape
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    labels = {"id2label": config.id2label, "label2id": config.label2id}
+    patch = {"image_size": (height, width), "patch_size": (height // 4, width // 4), "num_channels": channels}
+    return ViTForImageClassification(ViTConfig(**patch, **sizes, **labels))
+
+
+class MixupTrainer(Trainer):
+    """Mixup (Zhang et al., ICLR 2018) with one uniform share per batch."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        order, share = torch.randperm(len(labels), device=labels.device), float(torch.rand(()))
+        outputs = model(pixel_values=share * images + (1 - share) * images[order])
+        first, second = (functional.cross_entropy(outputs.logits, target) for target in (labels, labels[order]))
+        loss = share * first + (1 - share) * second
+        return (loss, outputs) if return_outputs else loss
+
+
+# --- Measurements -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def answers_of(model: PreTrainedModel, images: torch.Tensor) -> torch.Tensor:
+    """Probabilities `[n, classes]` (float64)."""
+    model.eval()
+    return torch.cat([model(batch).logits.double().softmax(dim=1) for batch in images.split(500)])
+
+
+def training_answers(model: PreTrainedModel, data: Any, most: int = 5000) -> torch.Tensor:
+    return answers_of(model, torch.stack([data[row]["pixel_values"] for row in range(min(most, len(data)))]))
+
+
+def quality(answers: torch.Tensor, labels: torch.Tensor) -> Row:
+    """Accuracy, worst class, and expected calibration error in 15 bins of equal width (Guo et al., ICML 2017)."""
+    confidence, guess = answers.max(dim=1)
+    right = (guess == labels).double()
+    place = (confidence * 15).ceil().long()
+    error = sum(abs(float((right - confidence)[place == bin].sum())) for bin in place.unique()) / len(labels)
+    worst = min(float(right[labels == label].mean()) for label in labels.unique())
+    numbers = {"accuracy": float(right.mean()), "worst_class": worst, "ece": error, "confidence": confidence.mean()}
+    return {name: round(float(value), 5) for name, value in numbers.items()}
+
+
+def reading(key: WatermarkKey, suspect: Any, decoys: int = 0) -> Row:
+    """What the key's first sub-key reads from a suspect."""
+    [claim] = key.claims()
+    part = USPVerifier(claim).verify(Suspect.open(suspect, key.backbone), decoys=decoys)[0]
+    row = {"log2_p": round(part.log2_p, 2), "level": part.level, "matches": part.matches, "trials": part.trials}
+    controls = {name: value for name, value in part.controls.items() if name != "rates"}
+    return row | {"queries": part.details["queries"]} | ({"controls": controls} if decoys else {})
+
+
+def counts_below(values: list[float]) -> Row:
+    below = {f"below_{level:g}": sum(value <= math.log2(level) for value in values) for level in LEVELS}
+    return {"tests": len(values), "smallest_log2_p": round(min(values), 2), **below}
+
+
+def summary(seeds: Row) -> Row:
+    """Means over seeds with half the width of their 95 % t interval."""
+    wanted = {
+        "accuracy gap": ("fidelity", "marked minus twin", "accuracy"),
+        "worst-class gap": ("fidelity", "marked minus twin", "worst_class"),
+        "ECE gap": ("fidelity", "marked minus twin", "ece"),
+        "log2 p": ("fidelity", "marked", "log2_p"),
+        "time per step, ratio": ("fidelity", "cost", "ratio"),
+        "watermark accuracy of the detector": ("detector", "marked against null models", "watermark_accuracy"),
+    }
+    result = {}
+    for label, (section, name, number) in wanted.items():
+        values = [rows[section][name][number] for rows in seeds.values() if name in rows.get(section, {})]
+        if len(values) > 1:
+            width = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+            result[label] = {"mean": round(sum(values) / len(values), 4), "half_width": round(float(width), 4)}
+            result[label]["seeds"] = len(values)
+    return result
+
+
+# --- Sections ---------------------------------------------------------------------------------------------------------
+
+
+def fidelity(run: Run) -> None:
+    (marked, key), twin = run.marked(), run.twin()
+    for name, model in {"twin": twin, "marked": marked}.items():
+        run.row(
+            "fidelity",
+            name,
+            lambda model=model: quality(answers_of(model, run.images), run.labels) | reading(key, model, decoys=100),
+        )
+    run.row("fidelity", "sequential, level N", lambda: sequential(key, marked))
+    rows = run.rows["fidelity"]
+    gaps = {name: round(rows["marked"][name] - rows["twin"][name], 4) for name in ("accuracy", "worst_class", "ece")}
+    run.row("fidelity", "marked minus twin", lambda: gaps)
+    size = batch_size(run.task)
+    per_step = {
+        name: 1000 * run.rows["training"][name]["cpu_seconds"] / run.epochs / math.ceil(len(data) / size)
+        for name, data in {"twin": run.train, "marked": run.allowed(key)}.items()
+    }
+    costs = {f"{name}_ms_per_step": round(value, 1) for name, value in per_step.items()}
+    run.row("fidelity", "cost", lambda: costs | {"ratio": round(per_step["marked"] / per_step["twin"], 3)})
+
+
+def sequential(key: WatermarkKey, model: PreTrainedModel) -> Row:
+    result = verify_sequentially(model, key)
+    return {"log2_p": round(result.evidence.log2_p, 1), "queries": result.queries, "budget": result.budget}
+
+
+def nulls(run: Run) -> None:
+    _, key = run.marked()
+
+    def measure(number: int) -> Row:
+        kind, model = run.null(number)
+        row = quality(answers_of(model, run.images), run.labels) | reading(key, model)
+        return {"kind": kind} | {name: row[name] for name in ("accuracy", "ece", "log2_p")}
+
+    rows = [
+        run.row("nulls", str(number), lambda number=number: measure(number)) for number in range(run.options.nulls)
+    ]
+    accuracies = [row["accuracy"] for row in rows]
+    summary = counts_below([row["log2_p"] for row in rows]) | {"least_accuracy": min(accuracies)}
+    run.row("nulls", f"all {len(rows)}", lambda: summary)
+
+
+def detector(run: Run) -> None:
+    """Trained on the first two null models of each kind, judged on the others; all answers judged are to test images."""
+    (marked, key), seen = run.marked(), 2 * len(NULL_KINDS)
+    data, folder = run.allowed(key), run.options.folder / f"detector{run.seed}"
+
+    def fit() -> Row:
+        clean = [training_answers(run.null(number)[1], data) for number in range(seen)]
+        begin = time.process_time()
+        train_detector([training_answers(marked, data)], clean=clean, seed=run.seed).save_pretrained(folder)
+        return {"null_models": seen, "cpu_seconds": round(time.process_time() - begin, 1)}
+
+    run.row("detector", "training", fit)
+    trained = USPDetector.from_pretrained(folder)
+
+    def share(model: PreTrainedModel) -> float:
+        return round(float(trained.detects(answers_of(model, run.images)).double().mean()), 4)
+
+    def judge() -> Row:
+        silent: dict[str, list[float]] = {}
+        for number in range(seen, run.options.nulls):
+            kind, model = run.null(number)
+            silent.setdefault(kind, []).append(1 - share(model))
+        every = [value for values in silent.values() for value in values]
+        hit, quiet = share(marked), sum(every) / len(every)
+        by_kind = {kind: round(sum(values) / len(values), 4) for kind, values in silent.items()}
+        return {
+            "watermark_accuracy": round((hit + quiet) / 2, 4),
+            "marked_detected": hit,
+            "null_not_detected": round(quiet, 4),
+            "least_null_not_detected": round(min(every), 4),
+            "by_kind": by_kind,
+            "null_models": len(every),
+            "queries_per_model": len(run.labels),
+        }
+
+    run.row("detector", "marked against null models", judge)
+    run.row("detector", "twin", lambda: {"not_detected": round(1 - share(run.twin()), 4)})
+    for folder_of in sorted(run.options.folder.glob("marked[0-9]")):
+        other = AutoModelForImageClassification.from_pretrained(folder_of)
+        if folder_of.name != f"marked{run.seed}":
+            run.row(
+                "detector",
+                f"{folder_of.name}, another key",
+                lambda other=other: {"not_detected": round(1 - share(other), 4)},
+            )
+
+
+def answer_variants(classes: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """What an API may do to probabilities `[n, classes]`."""
+
+    def two_decimals(answers: torch.Tensor) -> torch.Tensor:
+        return (answers * 100).round() / 100
+
+    def top(answers: torch.Tensor) -> torch.Tensor:
+        values, places = answers.topk(min(5, classes), dim=1)
+        return torch.zeros_like(answers).scatter(1, places, values)
+
+    return {
+        "full": lambda answers: answers,
+        "2 decimals": two_decimals,
+        "top 5": top,
+        "top 5, 2 decimals": lambda answers: two_decimals(top(answers)),
+        "temperature 2": lambda answers: (answers.clamp_min(1e-300).log() / 2).softmax(dim=1),
+    }
+
+
+def answers(run: Run) -> None:
+    marked, key = run.marked()
+    for label, change in answer_variants(marked.config.num_labels).items():
+        run.row(
+            "answers",
+            label,
+            lambda change=change: reading(key, lambda images: change(answers_of(marked, images)), decoys=100),
+        )
+
+
+def keys(run: Run) -> None:
+    """Random keys with signs and buckets of their own, and with the true key's buckets (what `score` gives a decoy)."""
+    marked, key = run.marked()
+    [claim] = key.claims()
+    verifier, subkey = USPVerifier(claim), claim.subkeys[0]
+
+    def scores(model: PreTrainedModel, count: int, own_buckets: bool) -> list[float]:
+        given = answers_of(model, verifier.images)
+        observed = verifier.read(given, subkey)
+        decoys = [subkey.decoy() for _ in range(count)]
+        return [verifier.score(verifier.read(given, d) if own_buckets else observed, d).log2_p for d in decoys]
+
+    count = run.options.keys
+    run.row("keys", "marked model, random keys", lambda: counts_below(scores(marked, count, own_buckets=True)))
+    run.row("keys", "marked model, the key's buckets", lambda: counts_below(scores(marked, count, own_buckets=False)))
+
+    def on_nulls() -> Row:
+        models = [run.null(number)[1] for number in range(run.options.nulls)]
+        values = [value for model in models for value in scores(model, count // 10, own_buckets=True)]
+        return {"null_models": len(models), **counts_below(values)}
+
+    run.row("keys", "null models, random keys", on_nulls)
+
+
+# --- Attacks ----------------------------------------------------------------------------------------------------------
+
+
+def weight_attacks(run: Run) -> dict[str, Attack]:
+    rate, epochs = LEARNING_RATES[run.task], run.options.attack_epochs
+    tune = {"epochs": epochs, "optimizer": "adamw", "batch_size": batch_size(run.task)}
+    return {
+        **{f"fine-tune {f}x": FineTune(learning_rate=f * rate, **tune) for f in (0.01, 0.1, 1)},
+        "prune 50 %": MagnitudePrune(0.5),
+        "prune 80 %": MagnitudePrune(0.8),
+        "prune 80 %, fine-tune 0.1x": MagnitudePrune(
+            0.8, finetune_epochs=epochs, learning_rate=0.1 * rate, optimizer="adamw"
+        ),
+        "8 bit": UniformQuantize(bits=8),
+        "4 bit": UniformQuantize(bits=4),
+    }
+
+
+def batch_size(task: str) -> int:
+    return 64 if task == "digits" else 128
+
+
+def photographs(run: Run) -> list[Row]:
+    """As many crops of photographs as there are training images (10,000 at most), in the range of the task's images."""
+    low, high = (getattr(run.images, limit)(dim=(0, 2, 3))[:, None, None] for limit in ("amin", "amax"))
+    secret = hashlib.sha256(b"attacker's photographs").digest()
+    crops = photograph_crops(SubKey(0, 0, secret), min(len(run.train), 10_000), run.images.shape[1:])
+    return [{"pixel_values": low + (high - low) * crop, "labels": 0} for crop in crops]
+
+
+def survival(run: Run) -> None:
+    marked, key = run.marked()
+    data, epochs = run.allowed(key), run.options.distill_epochs or DISTILL_EPOCHS[run.task]
+    folder = run.options.folder / f"detector{run.seed}"
+    radar = USPDetector.from_pretrained(folder) if folder.exists() else None
+
+    def measure(attack: Attack, teacher: PreTrainedModel, its_key: WatermarkKey, images: Any) -> Row:
+        begin = time.process_time()
+        attacked = attack(teacher, images)
+        seconds = round(time.process_time() - begin, 1)
+        given = answers_of(attacked, run.images)
+        row = {**quality(given, run.labels), **reading(its_key, attacked), "cpu_seconds": seconds}
+        rounded = reading(its_key, lambda asked: (answers_of(attacked, asked) * 100).round() / 100)
+        row["log2_p_2_decimals"] = rounded["log2_p"]
+        if radar is not None and its_key is key:
+            row["detected"] = round(float(radar.detects(given).double().mean()), 4)
+        return row
+
+    for label, attack in weight_attacks(run).items():
+        run.row("survival", label, lambda attack=attack: measure(attack, marked, key, data))
+    # A model whose training set is one half, so that the attacker can hold images it never saw.
+    half, crops = len(run.train) // 2, photographs(run)
+    halved, its_key = run.marked(Subset(run.train, range(half)), "half")
+    run.row(
+        "survival",
+        "marked model trained on half (teacher of the disjoint half)",
+        lambda: quality(answers_of(halved, run.images), run.labels) | reading(its_key, halved),
+    )
+    transfer = {
+        "training set": (marked, key, data),
+        "disjoint half": (halved, its_key, Subset(run.train, range(half, len(run.train)))),
+        "photographs": (marked, key, crops),
+    }
+    common = {"epochs": epochs, "batch_size": batch_size(run.task)}
+    for student in ("same", "other"):
+        for name, given in transfer.items():
+            attacks = {f"soft T={t}": Distill(temperature=t, student=student, **common) for t in (1.0, 4.0)}
+            if name == "training set":
+                attacks["hard labels"] = Distill(mode="hard", student=student, **common)
+            for label, attack in attacks.items():
+                run.row(
+                    "survival",
+                    f"distill {label}, {'ViT' if student == 'other' else student} student, {name}",
+                    lambda attack=attack, given=given: measure(attack, *given),
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--task", choices=list(EPOCHS), required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path("runs/soft_label"), help="models and secret keys")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sections", default=",".join(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--epochs", type=float, help="the task's own by default")
+    parser.add_argument("--images", type=int, help="training images")
+    parser.add_argument("--config", type=json.loads, default={}, help="fields of USPConfig as JSON")
+    parser.add_argument("--attack-epochs", type=float, default=5)
+    parser.add_argument("--distill-epochs", type=float, help=f"by default {DISTILL_EPOCHS}")
+    parser.add_argument("--nulls", type=int, default=35)
+    parser.add_argument("--null-epochs", type=float, default=4)
+    parser.add_argument("--keys", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
+    wanted = options.sections.split(",")
+    if unknown := set(wanted) - set(SECTIONS):
+        parser.error(f"--sections: {', '.join(sorted(unknown))} unknown; choose of {', '.join(SECTIONS)}")
+    if options.nulls <= 2 * len(NULL_KINDS):
+        parser.error(f"--nulls: the detector is trained on {2 * len(NULL_KINDS)} and judged on the rest; give more")
+    run = Run(options)
+    for section in SECTIONS:
+        if section in wanted:
+            globals()[section](run)
+    run.record["summary"] = summary(run.record["seeds"])
+    run.save()
+
+
+if __name__ == "__main__":
+    main()

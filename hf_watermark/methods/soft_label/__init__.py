@@ -1,0 +1,31 @@
+"""Soft-label watermarks (`usp`, `csp`): key-drawn signs in the small probabilities, which survive distillation."""
+
+from .config import CSPConfig, USPConfig
+from .detector import USPDetector, USPDetectorConfig, train_detector
+from .modeling import PerturbedOutputConfig, PerturbedOutputModel, PerturbedOutputModelForImageClassification
+from .sequential import SequentialResult, verify_sequentially
+from .tracing import Accusation, issue_copies, recipient_keys, trace
+from .trainer import CSPTrainer, USPTrainer
+from .verifier import CSPVerifier, USPVerifier
+
+
+__all__ = [
+    "Accusation",
+    "CSPConfig",
+    "CSPTrainer",
+    "CSPVerifier",
+    "PerturbedOutputConfig",
+    "PerturbedOutputModel",
+    "PerturbedOutputModelForImageClassification",
+    "SequentialResult",
+    "USPConfig",
+    "USPDetector",
+    "USPDetectorConfig",
+    "USPTrainer",
+    "USPVerifier",
+    "issue_copies",
+    "recipient_keys",
+    "trace",
+    "train_detector",
+    "verify_sequentially",
+]

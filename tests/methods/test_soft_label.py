@@ -1,0 +1,284 @@
+"""Soft-label watermarks: what the key draws, what is trained, what survives, and the null."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from hf_watermark import InvalidInput, Owner, Suspect
+from hf_watermark.keys import SubKey
+from hf_watermark.methods.soft_label import CSPConfig, CSPTrainer, USPConfig, USPTrainer, USPVerifier
+from hf_watermark.methods.soft_label.code import SignCode, draw_directions, draw_signs, project, soft_label_loss
+from hf_watermark.methods.soft_label.readout import CLIP, contrasts
+from hf_watermark.statistics import log2_binomial_tail
+from hf_watermark.suspects import AccessError
+
+
+SMALL = USPConfig(buckets=1, pool_per_class=4)
+
+
+def subkey_number(number: int) -> SubKey:
+    return SubKey(0, 0, hashlib.sha256(str(number).encode()).digest())
+
+
+@pytest.fixture(scope="module")
+def module_owner() -> Owner:
+    return Owner.create()
+
+
+@pytest.fixture
+def make_trainer(make_resnet, arguments, patterned, module_owner):
+    def make(trainer_class=USPTrainer, config=SMALL, steps=2, **changes):
+        args = arguments(max_steps=steps)
+        return trainer_class(
+            model=make_resnet(),
+            args=args,
+            train_dataset=patterned,
+            watermark=dataclasses.replace(config, **changes),
+            owner=module_owner,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory, module_owner):
+    """A model marked by USP with 90 signs, and its trainer."""
+    from tiny import patterned_images, tiny_resnet, training_arguments
+
+    args = training_arguments(tmp_path_factory.mktemp("usp"), max_steps=180, logging_steps=50)
+    trainer = USPTrainer(
+        model=tiny_resnet(), args=args, train_dataset=patterned_images(), watermark=SMALL, owner=module_owner
+    )
+    trainer.train()
+    return trainer
+
+
+def answers_of(trainer, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return trainer.model.eval()(images).logits.softmax(dim=1)
+
+
+# --- What the key draws -----------------------------------------------------------------------------------------------
+
+
+def test_signs_are_fair_and_leave_out_the_own_class():
+    signs = torch.stack([draw_signs(subkey_number(n), 10, list(range(10)), 2) for n in range(200)])
+    assert signs.shape == (200, 10, 2, 10) and (signs == 0).sum() == 200 * 10 * 2
+    assert (signs[:, range(10), :, range(10)] == 0).all()
+    assert abs(signs.sum() / (signs != 0).sum()) < 0.03
+    assert torch.equal(draw_signs(subkey_number(3), 10, list(range(10)), 2), signs[3])
+
+
+def test_only_source_classes_are_marked():
+    signs = draw_signs(subkey_number(0), 6, [1, 4], 2)
+    assert set(signs.abs().sum(dim=(1, 2)).tolist()) == {0.0, 10.0}
+    assert signs[[0, 2, 3, 5]].abs().sum() == 0
+
+
+def test_brighter_images_stay_in_their_bucket(patterned):
+    images = torch.stack([item["pixel_values"] for item in patterned])
+    labels = torch.tensor([item["labels"] for item in patterned])
+    code = SignCode.draw(subkey_number(1), 10, list(range(10)), 4, images, labels)
+    buckets = code.buckets_of(images, labels)
+    torch.testing.assert_close(
+        project(images + 3, code.directions), project(images, code.directions), rtol=1e-4, atol=1e-4
+    )
+    for label in range(10):  # each contrast halves each class
+        for bit in range(2):
+            assert ((buckets[labels == label] >> bit) & 1).sum() == 20
+    assert draw_directions(subkey_number(1), 1).shape == (0, 16)
+
+
+def test_soft_label_loss_is_least_at_the_perturbed_distribution():
+    shift = torch.tensor([[0.0, 1.0, -1.0, 1.0]])
+    labels = torch.tensor([0])
+    wanted = torch.cat([torch.tensor([[0.9]]), 0.1 * shift[:, 1:].softmax(dim=1)], dim=1).log()
+    hard = lambda logits: torch.nn.functional.cross_entropy(logits, labels)  # noqa: E731
+    total = lambda logits: hard(logits) + soft_label_loss(logits, labels, shift, 0.1, 1.0)[0]  # noqa: E731
+    logits = wanted.clone().requires_grad_()
+    [gradient] = torch.autograd.grad(total(logits), logits)
+    assert gradient.abs().max() < 1e-6
+    assert total(wanted + torch.tensor([[0.0, 0.5, 0.0, 0.0]])) > total(wanted)
+
+
+# --- Reading answers --------------------------------------------------------------------------------------------------
+
+
+PROBABILITIES = torch.tensor([[0.9, 0.05, 0.02, 0.03], [0.1, 0.6, 0.25, 0.05]])
+LABELS = torch.tensor([0, 1])
+
+
+def test_temperature_and_scale_drop_out():
+    values = contrasts(PROBABILITIES, LABELS)
+    assert values[range(2), LABELS].abs().max() == 0 and values.sum(dim=1).abs().max() < 1e-6
+    softer = (PROBABILITIES.log() / 4).softmax(dim=1)
+    torch.testing.assert_close(contrasts(softer, LABELS), values, rtol=1e-5, atol=1e-6)
+
+
+def test_missing_probabilities_count_as_small():
+    cut = torch.tensor([[0.9, 0.07, 0.0, 0.0], [0.1, 0.6, 0.3, 0.0]])
+    values = contrasts(cut, LABELS)
+    assert values[0, 1] > 0 and values[0, 2] == values[0, 3] < 0
+    assert values[1, 3] == values[1].min()
+
+
+@pytest.mark.parametrize("row", [[float("nan")] * 4, [0.25] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4])
+def test_answers_that_say_nothing_are_zero(row):
+    assert contrasts(torch.tensor([row, [0.1, 0.6, 0.25, 0.05]]), LABELS)[0].abs().max() == 0
+
+
+def test_no_answer_outweighs_the_others():
+    wild = contrasts(torch.tensor([[0.5, 0.5 - 2e-30, 1e-30, 1e-30] + [1e-30] * 20]), torch.tensor([0]))
+    assert wild.max() == CLIP
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def test_pool_images_are_never_trained_on(make_trainer, patterned):
+    trainer = make_trainer()
+    rows = trainer.key.pool["usp.rows"].tolist()
+    assert len(rows) == 40 and len(trainer.train_dataset) == len(patterned) - 40
+    kept = {item["pixel_values"].numpy().tobytes() for item in trainer.train_dataset}
+    assert not kept & {patterned[row]["pixel_values"].numpy().tobytes() for row in rows}
+
+
+def test_the_mark_is_read_back_and_labels_stay_right(marked, patterned):
+    assert marked.evidence.log2_p <= -64 and marked.evidence.trials == 90
+    images = torch.stack([item["pixel_values"] for item in patterned])
+    labels = torch.tensor([item["labels"] for item in patterned])
+    assert (answers_of(marked, images).argmax(dim=1) == labels).float().mean() > 0.99
+    assert "watermark_sign_agreement" in repr(marked.state.log_history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "message"),
+    [
+        ({}, 2, "2 classes with 1 buckets can give at most 0 bits"),
+        ({"buckets": 4}, 4, "4 classes with 4 buckets can give at most 32 bits, a claim needs 64"),
+        ({"pool_per_class": 100}, 10, "lacks 60 of the 100 images"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    make_resnet, arguments, patterned, module_owner, changes, labels, message
+):
+    data = [item | {"labels": item["labels"] % labels} for item in patterned]
+    config = dataclasses.replace(SMALL, **changes)
+    with pytest.raises(ValueError, match=message):
+        USPTrainer(
+            model=make_resnet(num_labels=labels),
+            args=arguments(),
+            train_dataset=data,
+            watermark=config,
+            owner=module_owner,
+        )
+
+
+def test_soft_labels_of_the_data_are_refused(make_trainer, patterned):
+    trainer = make_trainer()
+    batch = trainer.data_collator(patterned[:8])
+    batch["labels"] = torch.nn.functional.one_hot(batch["labels"], 10).float()
+    with pytest.raises(ValueError, match="leave out mixup"):
+        trainer.compute_loss(trainer.model.train(), batch)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("buckets", 3, "`buckets` is 3: choose a power of two"),
+        ("mass", 0.5, "`mass` is 0.5"),
+        ("amplitude", 0.0, "`amplitude` is 0.0"),
+        ("strength", -1.0, "`strength` is -1.0"),
+        ("pool_per_class", 1, "`pool_per_class` is 1"),
+        ("source_classes", 0, "`source_classes` is 0"),
+    ],
+)
+@pytest.mark.parametrize("config_class", [USPConfig, CSPConfig])
+def test_configs_name_the_field(config_class, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        config_class(**{field: value})
+
+
+def test_several_subkeys_each_prove_alone(make_trainer):
+    trainer = make_trainer(CSPTrainer, CSPConfig(buckets=1, pool_per_class=4, amplitude=2.0), steps=180, subkeys=2)
+    trainer.train()
+    assert len(trainer.evidence.parts) == 2
+    assert all(part.log2_p < -20 for part in trainer.evidence.parts)
+
+
+# --- Endpoints --------------------------------------------------------------------------------------------------------
+
+
+def rounded(answers):
+    return (answers * 100).round() / 100
+
+
+def top_five(answers):
+    best, places = answers.topk(5, dim=1)
+    return torch.zeros_like(answers).scatter(1, places, best)
+
+
+def softened(answers):
+    return (answers.log() / 3).softmax(dim=1)
+
+
+@pytest.mark.parametrize("change", [rounded, top_five, softened, lambda answers: top_five(rounded(answers))])
+def test_changed_probabilities_still_carry_the_mark(marked, change):
+    evidence = marked.verify(lambda images: change(answers_of(marked, images)))
+    assert evidence.log2_p <= -50 and evidence.parts[0].details["queries"] == 40
+
+
+def test_labels_cannot_decide(marked):
+    suspect = Suspect.open(lambda images: answers_of(marked, images).argmax(dim=1))
+    with pytest.raises(AccessError, match="cannot decide from labels"):
+        marked.verify(suspect)
+    with pytest.raises(AccessError, match="method `usp` needs probabilities of the suspect, endpoint offers labels"):
+        marked.verify(suspect)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda images: torch.randn(len(images), 10), "these are no probabilities; return softmax"),
+        (lambda images: torch.full((len(images), 10), 10.0), "these are no probabilities"),
+        (lambda images: torch.full((len(images), 7), 1 / 7), "knows 7 classes, the key was made for 10"),
+    ],
+)
+def test_scores_that_are_no_probabilities_are_refused(marked, answer, message):
+    with pytest.raises(InvalidInput, match=message):
+        marked.verify(answer)
+
+
+def test_a_different_class_order_is_not_found(marked):
+    evidence = marked.verify(lambda images: answers_of(marked, images)[:, list(range(1, 10)) + [0]])
+    assert not evidence.found and evidence.log2_p > -20
+
+
+# --- Null -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suspect", ["untrained model", "marked under another key"])
+def test_false_positive_rate_is_nominal(marked, make_resnet, suspect):
+    [claim] = marked.key.claims()
+    verifier = USPVerifier(claim)
+    source = make_resnet() if suspect == "untrained model" else marked.model
+    observation = verifier.observe(Suspect.open(source), claim.subkeys[0])
+    trials = 2000
+    scores = np.array([verifier.score(observation, subkey_number(n)).log2_p for n in range(trials)])
+    for level in (0.05, 0.01, 0.001):
+        passed = int((scores <= np.log2(level)).sum())
+        assert log2_binomial_tail(passed, trials, level) > -20, (level, passed)
+    assert (scores <= np.log2(0.3)).sum() > 0.05 * trials  # the bound is not idle
+
+
+def test_many_queries_of_one_sign_are_one_unit(marked):
+    # An independent model that happens to follow one sign on every query has shown one bit, not one bit per query.
+    [claim] = marked.key.claims()
+    verifier, [subkey] = USPVerifier(claim), claim.subkeys
+    answers = torch.full((40, 10), 0.01)
+    answers[verifier.labels == 3, 5] = 0.05
+    reading = verifier.read(answers, subkey)
+    assert (reading.sums != 0).sum() == 9 and verifier.score(reading, subkey).log2_p >= -9
