@@ -184,8 +184,13 @@ def main() -> None:
     peak = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True).stdout
     record["memory"] = json.loads(peak.splitlines()[-1])
     print({moves: row["medians"] for moves, row in record["speed"].items()}, record["memory"])
+    save(options, record)
     if options.embedding:
         record["embedding"] = embedding(options, train, test)
+        save(options, record)
+
+
+def save(options: argparse.Namespace, record: dict[str, Any]) -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=1))

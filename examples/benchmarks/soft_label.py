@@ -212,7 +212,7 @@ def quality(answers: torch.Tensor, labels: torch.Tensor) -> Row:
     error = sum(abs(float((right - confidence)[place == bin].sum())) for bin in place.unique()) / len(labels)
     worst = min(float(right[labels == label].mean()) for label in labels.unique())
     numbers = {"accuracy": float(right.mean()), "worst_class": worst, "ece": error, "confidence": confidence.mean()}
-    return {name: round(float(value), 5) for name, value in numbers.items()}
+    return {name: round(float(value), 6) for name, value in numbers.items()}
 
 
 def reading(key: WatermarkKey, suspect: Any, decoys: int = 0) -> Row:
