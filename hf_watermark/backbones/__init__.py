@@ -3,7 +3,7 @@
 from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
 from .families import FAMILIES, find_carriers, find_stem
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .loading import backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
+from .loading import backbone_config, backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
 
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Carrier",
     "FoldedNet",
     "LayoutMismatch",
+    "backbone_config",
     "backbone_record",
     "canonical_rows",
     "describe",

@@ -67,6 +67,20 @@ def backbone_record(model: nn.Module) -> dict[str, Any]:
     return {field: value for field, value in record.items() if field not in (*UNSAFE_FIELDS, "_name_or_path")}
 
 
+def backbone_config(record: Mapping[str, Any] | None, advice: str) -> Any:
+    """
+    The config that a record describes, without the fields that would fetch or run foreign code.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it names no model type of the installed transformers; `advice` says what to do.
+    """
+    fields = {field: value for field, value in (record or {}).items() if field not in UNSAFE_FIELDS}
+    model_type = fields.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise InvalidInput(f"the backbone's config names no known model type ({model_type!r}); {advice}")
+    return CONFIG_MAPPING[model_type].from_dict(fields)
+
+
 def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
     """
     A model of the *owner's* architecture with a suspect's tensors. The suspect's own config is never read.
@@ -80,13 +94,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     Raises:
         [`~serialization.InvalidInput`]: when tensors are missing or have another shape (another architecture or label count).
     """
-    fields = {field: value for field, value in record.items() if field not in UNSAFE_FIELDS}
-    model_type = fields.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise InvalidInput(
-            f"the key names no known model type ({model_type!r}); pass the suspect as a module or a callable"
-        )
-    config = CONFIG_MAPPING[model_type].from_dict(fields)
+    config = backbone_config(record, "pass the suspect as a module or a callable")
     model_class: Any = AutoModelForImageClassification._model_mapping[type(config)]
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()

@@ -1002,5 +1002,5 @@ def test_strange_smoothed_configs_are_refused(fields, message):
 
 
 def test_a_smoothed_model_needs_a_backbone():
-    with pytest.raises(ValueError, match=r"`backbone` names no known model type .*smooth\(model\)"):
+    with pytest.raises(ValueError, match=r"backbone.s config names no known model type .*smooth\(model\)"):
         SmoothedModelForImageClassification(SmoothedConfig())

@@ -6,9 +6,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ...backbones import FoldedNet, backbone_record, example_images
+from ...backbones import FoldedNet, backbone_config, backbone_record, example_images
 from .noise import add_noise, noise_scales
 
 
@@ -72,14 +71,8 @@ class SmoothedModelForImageClassification(PreTrainedModel):
 
     def __init__(self, config: SmoothedConfig):
         super().__init__(config)
-        fields = dict(config.backbone or {})
-        model_type = fields.pop("model_type", None)
-        if model_type not in CONFIG_MAPPING:
-            raise ValueError(
-                f"`backbone` names no known model type ({model_type!r}); use SmoothedModelForImageClassification.smooth(model)"
-            )
-        backbone_config = CONFIG_MAPPING[model_type].from_dict(fields)
-        self.backbone: Any = AutoModelForImageClassification.from_config(backbone_config)
+        inner = backbone_config(config.backbone, "use SmoothedModelForImageClassification.smooth(model)")
+        self.backbone: Any = AutoModelForImageClassification.from_config(inner)
         self._nets: list[FoldedNet] = []  # in a list: its template is no part of this model
         self.post_init()
 

@@ -6,9 +6,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ...backbones import backbone_record
+from ...backbones import backbone_config, backbone_record
 from ...keys import Claim
 from .code import GRID, SignCode, total_shift, without_class
 from .verifier import CSPVerifier
@@ -74,16 +73,11 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
 
     def __init__(self, config: PerturbedOutputConfig):
         super().__init__(config)
-        fields = dict(config.backbone or {})
-        model_type = fields.pop("model_type", None)
-        if model_type not in CONFIG_MAPPING:
-            raise ValueError(
-                f"`backbone` names no known model type ({model_type!r}); use "
-                "PerturbedOutputModelForImageClassification.perturb(model, claim)"
-            )
-        backbone_config: Any = CONFIG_MAPPING[model_type].from_dict(fields)
-        self.backbone: Any = AutoModelForImageClassification.from_config(backbone_config)
-        self._add_tables(config, int(backbone_config.num_labels))
+        inner = backbone_config(
+            config.backbone, "use PerturbedOutputModelForImageClassification.perturb(model, claim)"
+        )
+        self.backbone: Any = AutoModelForImageClassification.from_config(inner)
+        self._add_tables(config, int(inner.num_labels))
         self.post_init()
 
     def _add_tables(self, config: PerturbedOutputConfig, classes: int) -> None:
