@@ -21,6 +21,7 @@ from .configuration import WatermarkConfig
 from .evidence import Evidence
 from .hub import Extras, publish
 from .hub.precommit import FOLDER as PUBLIC_FOLDER
+from .hub.publish import fetch_card
 from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_keys_inside
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
@@ -319,6 +320,7 @@ class WatermarkTrainer(Trainer):
         evidence = self.evidence or self.verify()
         if not self.is_world_process_zero():
             return None
+        fetch_card(str(self.args.output_dir), str(self.hub_model_id), token, revision or self.args.hub_revision)
         name = kwargs.pop("model_name", None) or str(self.hub_model_id).split("/")[-1]
         tags = kwargs.pop("tags", None) or []
         tags = [tags] if isinstance(tags, str) else list(tags)

@@ -20,6 +20,7 @@ from ..serialization import (
     named_tensors_digest,
     parse_json,
     tensor_set_digest,
+    write_bytes_atomic,
 )
 from ..version import VERSION
 from .card import add_tags, tags_of, watermark_card, without_section
@@ -162,7 +163,9 @@ def publish(
         signed, tokens = dated(signed, extras.timestamps)
         added |= tokens | {STATEMENT: signed.to_bytes()}
     files |= added
-    files["README.md"] = card(folder, remote, signed, len(signed.timestamps) if signed else 0).encode()
+    text = card(folder, remote, signed)
+    if text is not None:
+        files["README.md"] = text.encode()
     refuse_secrets(files, scanner)
     info = commit(remote, files, message, token, revision)
     return Published(repo_id, info.oid, info.commit_url, sorted(files), skipped, signed)
@@ -346,20 +349,32 @@ def superseded(remote: RepoSource, key: WatermarkKey) -> str | None:
     return hashlib.sha256(old.to_sign).hexdigest()
 
 
-def card(folder: Path, remote: RepoSource, signed: SignedStatement | None, stamps: int) -> str:
-    """The folder's card, else the repository's, with the Watermark section; tags of both."""
-    local = folder / "README.md"
-    theirs = remote.read("README.md", CARD_BYTES)
-    theirs_text = None if theirs is None else theirs.decode("utf-8", errors="replace")
-    text = local.read_text(encoding="utf-8") if local.is_file() else theirs_text
-    said = [f"{stamps} over the statement"] if stamps else []
-    if signed is not None and signed.statement.precommit_timestamps:
-        said.insert(0, f"{len(signed.statement.precommit_timestamps)} over the precommit")
-    if signed is None:
-        text = without_section(text or f"# {str(remote.model_id).split('/')[-1]}\n")
-    else:
-        text = watermark_card(signed, text, said)
-    return add_tags(text, tags_of(theirs_text))
+def card(folder: Path, remote: RepoSource, signed: SignedStatement | None) -> str | None:
+    """The folder's card, else the repository's, with the Watermark section of the statement, if there is one; tags of both."""
+    local, theirs = folder / "README.md", existing_card(remote)
+    text = local.read_text(encoding="utf-8") if local.is_file() else theirs
+    if signed is not None:
+        stamps = {"precommit": signed.statement.precommit_timestamps, "statement": signed.timestamps}
+        text = watermark_card(
+            signed, text, [f"{len(found)} over the {name}" for name, found in stamps.items() if found]
+        )
+    elif text is not None:
+        text = without_section(text)
+    return None if text is None else add_tags(text, tags_of(theirs))
+
+
+def existing_card(remote: RepoSource) -> str | None:
+    raw = remote.read("README.md", CARD_BYTES)
+    return None if raw is None else raw.decode("utf-8", errors="replace")
+
+
+def fetch_card(folder: str | Path, repo_id: str, token: str | None = None, revision: str | None = None) -> None:
+    """Puts the repository's card into a folder that has none, so that what people wrote on the Hub is not replaced by a draft."""
+    local = Path(folder) / "README.md"
+    if not local.exists():
+        text = existing_card(RepoSource(repo_id, revision, token))
+        if text is not None:
+            write_bytes_atomic(local, text.encode())
 
 
 def commit(

@@ -28,7 +28,9 @@ def small_model(seed: int = 0) -> PreTrainedModel:
     return ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=10, **fields))
 
 
-def open_shop(place: Path, owner: Owner | None = None, beacon: bytes | None = None, seed: int = 0, source: str = "a test") -> Shop:
+def open_shop(
+    place: Path, owner: Owner | None = None, beacon: bytes | None = None, seed: int = 0, source: str = "a test"
+) -> Shop:
     """Embeds three sub-keys of 256 bits by minimising the penalty alone, which takes a fraction of a second."""
     owner, model = owner or Owner.create(), small_model(seed)
     arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", save_strategy="no")
