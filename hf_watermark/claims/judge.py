@@ -24,6 +24,7 @@ from .levels import CLOCKS, LevelReport, Outcome, check, iso, opening_problems, 
 
 
 AUTHORITIES = 2
+LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
 TRANSCRIPT_DOMAIN = b"hf-watermark/transcript/v1\x00"
 
 
@@ -155,6 +156,8 @@ def judge(
         evidence = verify(opened, opening, looks=looks, beacon=bound)
         result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
         steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
+        if method_entry(opening.assignment.method).access != "weights":
+            steps.append(Step("scope", Outcome.OPEN, LEARNED))
     except Dismissed as dismissed:
         result.reason = str(dismissed)
         return result
@@ -175,6 +178,8 @@ def _admit(disclosure: Disclosure, source: Source, report: LevelReport, nonce: s
     _step("consent", disclosure.problems(nonce), steps)
     statement, opening = report.signed.statement, disclosure.opening
     _step("commitment", opening_problems(opening, statement), steps)
+    # What is left can only be the source images, which the claimant sends along.
+    _step("source images", opening.problems(), steps)
     spent = []
     if opening.index in statement.opened_subkeys:
         spent.append(f"sub-key {opening.index} is public: anybody could have planted it")

@@ -16,7 +16,7 @@ from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
 from .passphrase import read_passphrase
 from .secrets import OwnerFd, OwnerFile, load_owner
-from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, read_beacon
+from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable, read_beacon
 from .verify import refuse_output
 
 
@@ -194,12 +194,12 @@ def read_date(text: str | None) -> datetime | None:
 
 def show_judgement(result: "Judgement") -> None:
     console = Console()
-    table = Table("step", "outcome", "detail")
     for step in result.steps:
-        table.add_row(step.name, str(step.outcome), Text(step.detail))
-    console.print(table)
+        console.print(Text(f"{step.outcome:7} {step.name}: {printable(step.detail)}"), soft_wrap=True)
     style = "bold green" if result.found else "bold red"
-    console.print(Text(f"{result.verdict}: ", style=style).append(result.reason, style="default"))
+    console.print(
+        Text(f"{result.verdict}: ", style=style).append(printable(result.reason), style="default"), soft_wrap=True
+    )
     console.print(Text(f"level {result.level} was asked for; {result.looks} looks were charged"))
 
 
@@ -210,5 +210,5 @@ def show_dispute(result: "DisputeResult") -> None:
         table.add_row(question, "yes" if answer else "no")
     console.print(table)
     for note in result.notes:
-        console.print(Text(note, style="yellow"))
+        console.print(Text(printable(note), style="yellow"), soft_wrap=True)
     console.print(Text(result.verdict, style="bold"))

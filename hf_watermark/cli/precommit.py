@@ -57,6 +57,7 @@ def precommit(
         raise InvalidInput("nothing to do: give --repo-id, --output or --timestamp")
     if beacon == "timestamp" and not timestamp:
         raise InvalidInput("--beacon timestamp is made from a timestamp; give --timestamp URL as well")
+    given = None if beacon in (None, "timestamp", "drand") else _given_beacon(str(beacon))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..hub.precommit import PRECOMMIT, Precommit
@@ -84,7 +85,7 @@ def precommit(
     typer.echo(f"precommit: {document.precommit}")
     if beacon is not None:
         # After publishing: a value that was known before would prove nothing.
-        value = _beacon(beacon, list(tokens.values()))
+        value = given or _beacon(beacon, list(tokens.values()))
         _save(loaded, key, used, value)
         typer.echo(f"beacon:    {value.value.hex()} ({value.source})")
 
@@ -104,24 +105,29 @@ def _publish(repo_id: str, files: dict[str, bytes], private: bool) -> str:
     return commit(remote, files, "Publish precommit", keep=True).commit_url
 
 
-def _beacon(kind: str, tokens: list[bytes]) -> "Beacon":
-    from ..hub.beacon import DELAY, Beacon, round_after, wait_for_round
-    from ..hub.timestamp import token_beacon
+def _given_beacon(text: str) -> "Beacon":
+    """A value that the owner looked up; refused before anything is published."""
+    from ..hub.beacon import Beacon
 
-    if kind == "timestamp":
-        return Beacon(token_beacon(tokens[0]), "rfc3161")
-    if kind == "drand":
-        return wait_for_round(round_after(datetime.now(UTC) + DELAY))
-    value, separator, source = kind.partition(":")
+    value, separator, source = text.partition(":")
     try:
         raw = bytes.fromhex(value)
     except ValueError:
         raw = b""
     if len(raw) != 32 or not separator or not source:
         raise InvalidInput(
-            f"--beacon {kind[:80]!r}: write 'timestamp', 'drand', or 64 hexadecimal digits, a colon and where they are from"
+            f"--beacon {text[:80]!r}: write 'timestamp', 'drand', or 64 hexadecimal digits, a colon and where they are from"
         )
     return Beacon(raw, source)
+
+
+def _beacon(kind: str, tokens: list[bytes]) -> "Beacon":
+    from ..hub.beacon import DELAY, Beacon, round_after, wait_for_round
+    from ..hub.timestamp import token_beacon
+
+    if kind == "timestamp":
+        return Beacon(token_beacon(tokens[0]), "rfc3161")
+    return wait_for_round(round_after(datetime.now(UTC) + DELAY))
 
 
 def _save(loaded: "WatermarkKey", folder: Path, passphrase: str | None, beacon: "Beacon") -> None:

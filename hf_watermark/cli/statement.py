@@ -110,14 +110,20 @@ def show_levels(report: "LevelReport") -> None:
     from ..claims.levels import TITLES
 
     console = Console()
-    table = Table("level", "what", "outcome", "details")
+    table = Table("level", "what", "outcome", "seen")
     styles = {"passed": "green", "failed": "bold red", "open": "yellow"}
     for level in report.levels:
+        outcome = Text(str(level.outcome), style=styles[str(level.outcome)])
         facts = "; ".join(f"{name}: {value}" for name, value in level.facts.items() if value is not None)
         # As plain text: words from a repository must not become markup on the terminal.
-        details = Text("; ".join(level.reasons) or facts)
-        table.add_row(
-            level.name, TITLES[level.name], Text(str(level.outcome), style=styles[str(level.outcome)]), details
-        )
+        table.add_row(level.name, TITLES[level.name], outcome, Text(facts))
     console.print(table)
-    console.print(Text(f"{report.source}: level {report.reached or 'none'} reached"))
+    for level in report.levels:
+        for reason in level.reasons:
+            console.print(Text(f"{level.name}: {printable(reason)}"), soft_wrap=True)
+    console.print(Text(f"{report.source}: level {report.reached or 'none'} reached"), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters, which a hostile file could send to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -44,7 +44,8 @@ class Authority:
                 .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             )
 
-        root_name = f"{name} Root"
+        # Certificates are found by name, so two authorities never share one.
+        root_name = f"{name} {secrets.token_hex(4)} Root"
         self.root = build(root_name, root_name, root_key, True).sign(root_key, hashes.SHA256())
         stamping = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
         leaf = build(f"{name} TSA", root_name, self._key, False).add_extension(stamping, critical=True)

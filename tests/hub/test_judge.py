@@ -285,9 +285,8 @@ def claimant(family, name, **fields):
 
 
 def settle(family, first, second, suspect, **fields):
-    return dispute(
-        first, second, suspect, roots=[root for side in family.values() for root in side.roots], drawn=True, **fields
-    )
+    roots = [root for side in family.values() for root in side.roots]
+    return dispute(first, second, suspect, roots=roots, suspect_time=NOW + timedelta(days=1), drawn=True, **fields)
 
 
 def test_only_one_mark(family, thief_folder):
@@ -315,9 +314,6 @@ def test_a_merge_of_both(family, tmp_path):
     mean = {name: (x[name] + z[name]) / 2 if x[name].is_floating_point() else x[name] for name in x}
     save_file(mean, tmp_path / "model.safetensors")
     result = settle(family, claimant(family, "X"), claimant(family, "Z"), tmp_path)
-    found = [result.answers[f"{name} in the suspect"] for name in "XZ"]
-    if not all(found):
-        pytest.skip(f"averaging removed a mark: {result.notes}")
     assert not result.conclusive and sorted(result.upstream) == ["X", "Z"] and "merges both" in result.verdict
 
 
@@ -331,7 +327,7 @@ def test_a_withheld_original_counts_for_the_other(family, tmp_path):
     # Both columns yes: the older statement decides.
     assert result.upstream == ["X"] and "older one" in result.verdict
     untrusted = dispute(forged, claimant(family, "Y"), suspect, drawn=True)
-    assert not untrusted.conclusive or untrusted.upstream == []
+    assert untrusted.upstream != ["Y"]
 
 
 def test_no_finding(family, tmp_path):
