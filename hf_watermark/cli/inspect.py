@@ -59,7 +59,8 @@ def read_marks(model: Path, key: Any) -> dict[str, Any]:
         raise InvalidInput(
             f"this key marks with {methods}, which has no bits to print by layer; use hf-watermark verify"
         )
-    evidence, layers = verify(model, key), {}
+    evidence = verify(model, key)
+    layers: dict[str, tuple[int, int]] = {}
     parts = [part for part in _leaves(evidence) if part.method == WaterMASVerifier.method]
     for part in parts:
         for role, (errors, bits) in part.details["bit_errors"].items():

@@ -23,7 +23,7 @@ from hf_watermark import (
     stack_trainers,
     verify,
 )
-from hf_watermark.backbones import Carrier
+from hf_watermark.backbones import Carrier, read_carriers
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.watermas.substitution import (
     code_length,
@@ -113,7 +113,7 @@ def test_a_fourth_of_the_bytes_may_be_wrong(length):
 def test_capacity_is_the_longest_payload_that_is_accepted(tmp_path):
     trainer = make(tmp_path, WaterMASConfig(bits=64, subkeys=1, switch_in=0.0))
     most = trainer.payload_capacity
-    assert most == payload_capacity(AT_ONCE, trainer._carriers, 1) > 2
+    assert most == payload_capacity(AT_ONCE, read_carriers(trainer.key.assignments[0].layout), 1) > 2
     make(tmp_path, WaterMASConfig(bits=64, subkeys=1, payload=bytes(most)))
     with pytest.raises(InvalidInput, match=f"a payload of {most} bytes fits beside these bits"):
         make(tmp_path, WaterMASConfig(bits=64, subkeys=1, payload=bytes(most + 1)))
@@ -230,7 +230,7 @@ def test_an_average_of_weights_holds_the_carriers(tmp_path):
     trainer.impose(rounded)
     for item in trainer._substitutions:
         for model in (exact, rounded):
-            assert torch.equal(trainer._elsewhere(item, model).weights.read(), item.values)
+            assert torch.equal(item.inside(model, trainer.model).weights.read(), item.values)
     assert trainer.verify(rounded).matches == 64
     other = rounded.get_parameter("resnet.embedder.embedder.convolution.weight")
     assert not torch.equal(other, trainer.model.get_parameter("resnet.embedder.embedder.convolution.weight"))

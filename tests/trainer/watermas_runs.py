@@ -28,6 +28,8 @@ def train(net: str, accumulation: int, precision: str, key: WatermarkKey, folder
             bf16=precision == "bf16",
             train_sampling_strategy="sequential",
             weight_decay=0.1,
+            optim="sgd",
+            learning_rate=0.05,
         ),
         train_dataset=micro_batch(net) * 32,
         watermark=CONFIG,
