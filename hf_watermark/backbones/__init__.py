@@ -1,6 +1,7 @@
 """Vision backbones: roles, carriers and anchors, canonical weights, loading."""
 
 from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
+from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
 from .loading import backbone_config, backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
@@ -10,6 +11,7 @@ __all__ = [
     "FAMILIES",
     "STEM",
     "Carrier",
+    "Entries",
     "FoldedNet",
     "LayoutMismatch",
     "backbone_config",

@@ -8,6 +8,7 @@ import torch
 
 from ..serialization import InvalidInput
 from .families import Found, Shape, find_carriers, find_stem
+from .loading import full_parameter
 
 
 STEM = "stem"
@@ -141,7 +142,7 @@ def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
     found = locate(carrier.role, shapes)
-    weight = weights[found.weight].float()
+    weight = full_parameter(weights[found.weight]).float()
     matrix = weight.flatten(1) if weight.ndim > 1 else weight[:, None]
     if tuple(matrix.shape) != (carrier.rows, carrier.columns):
         raise LayoutMismatch(
@@ -152,7 +153,7 @@ def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes
     scale = rows.detach().square().mean(dim=1, keepdim=True).sqrt()
     rows = torch.where(scale > 0, rows / scale, torch.zeros_like(rows))
     if found.scale is not None:
-        rows = rows * weights[found.scale].detach().float().flatten().sign()[:, None]
+        rows = rows * full_parameter(weights[found.scale]).detach().float().flatten().sign()[:, None]
     return rows
 
 

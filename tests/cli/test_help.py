@@ -17,7 +17,8 @@ def test_help_needs_no_heavy_import():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "owner", "owner create", "owner show", "verify", "certify", "attack", "methods", "quickstart"]
+    "command",
+    ["", "owner", "owner create", "owner show", "verify", "inspect", "certify", "attack", "methods", "quickstart"],
 )
 def test_every_help_ends_with_an_example(run, command):
     result = run(*command.split(), "--help")
