@@ -63,7 +63,7 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         revision (`str`): The commit, 40 hexadecimal digits.
         infos, shapes, dtypes (`dict`): As in [`SafetensorsFolder`].
         size (`int`): Bytes of all weight files.
-        requests, bytes_read (`int`): What was asked for so far, redirects and retries not counted.
+        requests, bytes_read (`int`): What was asked for so far, redirects included.
 
     Raises:
         [`InvalidInput`]: on construction when the repo or revision does not exist, may not be read, or holds no well-formed safetensors; on
@@ -85,6 +85,8 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
             raise InvalidInput(f"{repo[:200]!r} is no repo; give user/repo or user/repo@revision")
         self.repo, _, wanted = repo.partition("@")
         self.requests = self.bytes_read = 0
+        self._data_starts: dict[str, int] = {}
+        self._places: dict[str, str] = {}
         self._api = HfApi(token=token)
         with hub_errors(repo):
             # One request gives the commit and the size of every file.
@@ -98,7 +100,6 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         self.size = sum(self._size_of(file) for file in files)
         if self.size > max_bytes:
             raise InvalidInput(f"{repo}: its weights have {self.size} bytes, limit {max_bytes}.")
-        self._data_starts: dict[str, int] = {}
         headers = {file: self._read_header(file) for file in files}
         self.infos, self._files = merge_headers(headers, weight_map, repo)
         self.shapes = {name: info.shape for name, info in self.infos.items()}
@@ -149,7 +150,11 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         files = sorted({*self._files.values(), *({INDEX_NAME} & self._sizes.keys())})
         with hub_errors(self.repo):
             folder = snapshot_download(
-                self.repo, revision=self.revision, allow_patterns=files, token=self._api.token, endpoint=self._api.endpoint
+                self.repo,
+                revision=self.revision,
+                allow_patterns=files,
+                token=self._api.token,
+                endpoint=self._api.endpoint,
             )
         return SafetensorsFolder(folder)
 
@@ -211,32 +216,47 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
 
     def _read(self, file: str, begin: int, end: int) -> bytearray:
         """Bytes `begin` to `end` of a file; never more, whatever the server sends."""
+        data = self._ask(file, begin, end) if file in self._places else None
+        # The address that the Hub redirected to may have expired: then the Hub is asked for a new one.
+        data = self._ask(file, begin, end) if data is None else data
+        if data is None or len(data) != end - begin:
+            raise InvalidInput(f"{self.repo}/{file}: got {len(data or b'')} bytes, asked for {end - begin}; try again")
+        return data
+
+    def _ask(self, file: str, begin: int, end: int) -> bytearray | None:
+        """One range request; `None` when the remembered address refuses it."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-        url = hf_hub_url(self.repo, file, revision=self.revision, endpoint=self._api.endpoint)
-        headers = build_hf_headers(token=self._api.token) | {
-            "Range": f"bytes={begin}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
+        url, place = (
+            hf_hub_url(self.repo, file, revision=self.revision, endpoint=self._api.endpoint),
+            self._places.pop(file, None),
+        )
+        # A signed address of a content network needs no token and must not learn it.
+        headers = build_hf_headers(token=False if place else self._api.token)
+        headers |= {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         data = bytearray()
         with hub_errors(f"{self.repo}/{file}"):
-            # A large range may take longer than the time limit, which is one of silence.
-            with http_stream_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            # The time limit is one of silence: a large range may take longer.
+            with http_stream_backoff(
+                "GET", place or url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            ) as response:
+                self.requests += 1 + len(response.history)
+                if place and response.is_client_error:
+                    return None
                 hf_raise_for_status(response)
                 if response.status_code != 206 and (begin, end) != (0, self._sizes[file]):
                     raise InvalidInput(
                         f"{self.repo}/{file}: the server ignored the range request (status {response.status_code}); download the "
                         "repo with `hf download` and check the folder"
                     )
+                if str(response.url) != url:
+                    self._places[file] = str(response.url)
                 for chunk in response.iter_raw():
                     data += chunk
                     if len(data) > end - begin:
                         break
-        self.requests += 1
         self.bytes_read += len(data)
-        if len(data) != end - begin:
-            raise InvalidInput(f"{self.repo}/{file}: got {len(data)} bytes, asked for {end - begin}; try again")
         return data
 
 
