@@ -137,7 +137,9 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         tensors: dict[Part, torch.Tensor] = {}
         together: list[tuple[str, int, int, Part]] = []
         for place in places:
-            if together and (place[0] != together[0][0] or place[1] > together[-1][2] + GAP_BYTES):
+            if together and (
+                place[0] != together[0][0] or place[1] > max(end for _, _, end, _ in together) + GAP_BYTES
+            ):
                 tensors |= self._read_together(together)
                 together = []
             together.append(place)
@@ -196,17 +198,17 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         if size > HEADER_BYTES:
             raise InvalidInput(f"{self.repo}/{INDEX_NAME} has {size} bytes, limit {HEADER_BYTES}.")
         with naming(f"{self.repo}/{INDEX_NAME}"):
-            return parse_json(self._read(INDEX_NAME, 0, size), HEADER_BYTES, allow_floats=True)
+            return parse_json(bytes(self._read(INDEX_NAME, 0, size)), HEADER_BYTES, allow_floats=True)
 
     def _read_header(self, file: str) -> dict[str, TensorInfo]:
         size = self._size_of(file)
         with naming(f"{self.repo}/{file}"):
-            start = self._read(file, 0, min(size, FIRST_BYTES))
+            start = bytes(self._read(file, 0, min(size, FIRST_BYTES)))
             length = header_length(start, size)
             if length + 8 > len(start):
                 start += self._read(file, len(start), length + 8)
             self._data_starts[file] = length + 8
-            return parse_safetensors_header(bytes(start[8 : length + 8]), size - 8 - length)
+            return parse_safetensors_header(start[8 : length + 8], size - 8 - length)
 
     def _size_of(self, file: str) -> int:
         size = self._sizes.get(file)

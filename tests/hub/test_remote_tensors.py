@@ -186,7 +186,9 @@ def test_what_does_not_exist(hub, name):
         RemoteSafetensors(name)
 
 
-@pytest.mark.parametrize("name", ["model", "you/../model", "a/b/c", "you/model@", "you/model@ x", "https://you/model", "-/x"])
+@pytest.mark.parametrize(
+    "name", ["model", "you/../model", "a/b/c", "you/model@", "you/model@ x", "https://you/model", "-/x"]
+)
 def test_names_that_are_no_repo(hub, name):
     with pytest.raises(InvalidInput):
         RemoteSafetensors(name)
@@ -196,7 +198,9 @@ def test_names_that_are_no_repo(hub, name):
 
 
 def test_not_finite_values_are_refused_when_read(hub):
-    hub.add_repo("you/model", {"model.safetensors": save({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2)})})
+    hub.add_repo(
+        "you/model", {"model.safetensors": save({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(2)})}
+    )
     remote = RemoteSafetensors("you/model")
     assert remote["b"].sum() == 2
     with pytest.raises(InvalidInput, match="tensor a has NaN or infinite values"):

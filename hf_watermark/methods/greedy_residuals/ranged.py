@@ -8,6 +8,7 @@ secret, and the e-value of the bits seen so far is valid wherever the reading st
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import torch
 
@@ -92,6 +93,12 @@ class RangedReader:
         if blocks is None:
             self.complete = True
             return False
+        for _, together in groupby(blocks, lambda block: block.carrier):
+            self._read_blocks(list(together))
+        return True
+
+    def _read_blocks(self, blocks: list[Block]) -> None:
+        """Blocks of one carrier, which lie side by side."""
         tensors = self.weights.fetch([part for block in blocks for part in self._parts(block)])
         for block in blocks:
             values = [tensors.pop(part) for part in self._parts(block)]
@@ -100,7 +107,6 @@ class RangedReader:
                 here = (own.carrier == block.carrier) & (own.row >= block.start) & (own.row < block.stop)
                 phi[here] = self.mean(rows[own.row[here] - block.start].gather(1, own.columns[here]))
                 read[here] = True
-        return True
 
     def result(self, place: int) -> PartialResiduals:
         """What is known of the `place`-th sub-key."""
@@ -130,7 +136,8 @@ def plan_readings(
     All rows of all carriers, in portions.
 
     The first portion takes equal shares of the largest carriers, which hold most bits per request, from their ends: in many checkpoints the
-    scale that follows a weight is stored right behind it. The others take what is left, in order.
+    scale that follows a weight is stored right behind it. The others take what is left, as much as the first one and then twice as
+    much each time, up to [`MOST_BYTES`].
 
     Args:
         row_bytes, rows (`list[int]`):
@@ -139,22 +146,20 @@ def plan_readings(
             Size of the first portion.
     """
     sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
-    sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
-    largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))[:first_carriers]
-    left, first = list(rows), []
-    for place, number in enumerate(largest):
-        share = first_bytes // (len(largest) - place)
+    largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))
+    left, portion, limit = list(rows), [], first_bytes
+    for place, number in enumerate(largest[:first_carriers]):
+        share = first_bytes // (min(first_carriers, len(rows)) - place)
         left[number] -= min(rows[number], max(1, share // row_bytes[number]))
-        first += _cut(number, left[number], rows[number], row_bytes[number])
+        portion += _cut(number, left[number], rows[number], row_bytes[number])
         first_bytes -= (rows[number] - left[number]) * row_bytes[number]
-    yield first
-    portion: list[Block] = []
-    size = 0
-    for block in (block for number, stop in enumerate(left) for block in _cut(number, 0, stop, row_bytes[number])):
+    yield portion
+    portion, size = [], 0
+    for block in (block for number in largest for block in _cut(number, 0, left[number], row_bytes[number])):
         added = (block.stop - block.start) * row_bytes[block.carrier]
-        if portion and size + added > MOST_BYTES:
+        if portion and size + added > limit:
             yield portion
-            portion, size = [], 0
+            portion, size, limit = [], 0, min(2 * limit, MOST_BYTES)
         portion, size = [*portion, block], size + added
     if portion:
         yield portion
