@@ -3,8 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import VERSION
 
-__version__ = "0.1.0"
+
+__version__ = VERSION
 
 _NAMES = {
     "AutoTrainer": "mapping",

@@ -3,18 +3,25 @@
 import hashlib
 import logging
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from accelerate.utils import broadcast, broadcast_object_list
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress
 
 from .backbones import backbone_record
 from .configuration import WatermarkConfig
 from .evidence import Evidence
+from .hub import Extras, publish
+from .hub.precommit import FOLDER as PUBLIC_FOLDER
+from .hub.publish import fetch_card
 from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_keys_inside
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
@@ -25,7 +32,6 @@ from .verifier import Verifier, verify_claims
 
 logger = logging.getLogger(__name__)
 
-PUBLIC_FOLDER = "watermark"
 Config = TypeVar("Config", bound=WatermarkConfig)
 
 
@@ -88,9 +94,15 @@ class WatermarkTrainer(Trainer):
             raise ValueError(
                 "DeepSpeed and FSDP1 hide the weights outside `forward`; use DDP or FSDP2 (`fsdp_version: 2`)"
             )
+        if self.args.push_to_hub and self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"
+            )
         self.watermark = self._configs(watermark)
         self.evidence: Evidence | None = None
         self._micro_step = 0
+        # Signs the statement when the model is published; never saved.
+        self._owner = owner
         if key is None:
             key = self._create_key(cast(Owner, owner))
         self.key: WatermarkKey = key
@@ -266,6 +278,99 @@ class WatermarkTrainer(Trainer):
         (folder / PUBLIC_FOLDER).mkdir(exist_ok=True)
         for name, document in self.public_files().items():
             write_json_atomic(folder / PUBLIC_FOLDER / name, document)
+
+    # Publishing
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card of the [`~transformers.Trainer`], unless the folder has one already: people write there."""
+        if not (Path(self.args.output_dir or ".") / "README.md").exists():
+            super().create_model_card(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        owner: Owner | None = None,
+        extras: Extras | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Publishes the model, `watermark/` and a card with a Watermark section in one atomic commit; see [`~hub.publish`]. The statement is
+        signed by the owner that the trainer was made with, and left out where there is none or where the mark cannot be read back.
+
+        Args:
+            owner ([`Owner`], *optional*):
+                Needed where the trainer was made with `key=`.
+            extras ([`~hub.Extras`], *optional*):
+                Fidelity, survival table, certificate, timestamps.
+            kwargs (*optional*):
+                For [`~transformers.Trainer.create_model_card`].
+
+        Returns:
+            [`~hub.Published`], or with `blocking=False` a future of it. `None` on all processes but the first.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        evidence = self.evidence or self.verify()
+        if not self.is_world_process_zero():
+            return None
+        fetch_card(str(self.args.output_dir), str(self.hub_model_id), token, revision or self.args.hub_revision)
+        name = kwargs.pop("model_name", None) or str(self.hub_model_id).split("/")[-1]
+        tags = kwargs.pop("tags", None) or []
+        tags = [tags] if isinstance(tags, str) else list(tags)
+        self.create_model_card(
+            model_name=name, tags=tags + list(getattr(self.model, "model_tags", None) or []), **kwargs
+        )
+        owner = owner or self._owner
+        if owner is None or not evidence.found:
+            missing = "no `owner=` signs it" if owner is None else f"the mark was not read back ({evidence.reason})"
+            logger.warning("the model is published without a statement: %s", missing)
+        self._finish_current_push()
+
+        def upload() -> Any:
+            return publish(
+                str(self.args.output_dir),
+                str(self.hub_model_id),
+                self.key,
+                owner,
+                evidence,
+                extras,
+                token=token,
+                revision=revision or self.args.hub_revision,
+                message=commit_message or "End of training",
+            )
+
+        return upload() if blocking else HfApi().run_as_future(upload)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """A push during training: model and precommit, without any claim. The original would upload a pickle of the arguments."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        message = f"Training in progress, step {self.state.global_step}"
+        # A copy, because the next save may rewrite or delete the checkpoint while the upload runs. Pushes leave out names with `_`.
+        copy = Path(str(self.args.output_dir)) / f"_push-{self.state.global_step}"
+        shutil.copytree(
+            checkpoint_folder, copy, ignore=shutil.ignore_patterns("*.pt", "*.pth", "*.bin"), dirs_exist_ok=True
+        )
+
+        def upload() -> Any:
+            try:
+                model_id, token, revision = str(self.hub_model_id), self.args.hub_token, self.args.hub_revision
+                return publish(copy, model_id, self.key, token=token, revision=revision, message=message)
+            finally:
+                shutil.rmtree(copy)
+
+        jobs: Any = [] if self.push_in_progress is None else self.push_in_progress.jobs
+        self.push_in_progress: Any = PushInProgress([*jobs, HfApi().run_as_future(upload)])  # type: ignore[arg-type]
 
 
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:

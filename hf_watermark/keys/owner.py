@@ -42,13 +42,17 @@ class Owner:
         """Short public name of this identity: the first 16 hex digits of the SHA-256 of the public key."""
         return fingerprint(self.public_key)
 
+    def private_bytes(self) -> bytes:
+        """The 32 secret bytes: for the scanner that keeps them out of uploads."""
+        return self._private_key.private_bytes_raw()
+
     def sign(self, message: bytes) -> bytes:
         return self._private_key.sign(message)
 
     def save(self, path: str | Path, passphrase: str | None = None) -> Path:
         """Writes the private key to `path` (mode 0600). Refuses to overwrite an existing file."""
         path = Path(path)
-        payload = {"kind": "owner", "private_key": self._private_key.private_bytes_raw().hex()}
+        payload = {"kind": "owner", "private_key": self.private_bytes().hex()}
         write_envelope(path, payload, passphrase, overwrite=False)
         return path
 

@@ -12,6 +12,7 @@ from .remote import Part, RemoteSafetensors, cached_folder, hub_errors, is_repo_
 from .tensors import (
     DTYPES,
     TensorInfo,
+    named_tensors_digest,
     parse_safetensors_header,
     read_safetensors_header,
     tensor_set_digest,
@@ -31,6 +32,7 @@ __all__ = [
     "hub_errors",
     "is_repo_name",
     "make_private_dir",
+    "named_tensors_digest",
     "parse_json",
     "parse_safetensors_header",
     "read_json",

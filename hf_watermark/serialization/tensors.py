@@ -152,6 +152,24 @@ def tensor_set_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
     return hashlib.sha256(b"".join(sorted(_tensor_digest(tensor) for tensor in tensors.values()))).hexdigest()
 
 
+def named_tensors_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
+    """
+    Digest of tensors *with* their names, independent of order, shards and file metadata.
+
+    [`tensor_set_digest`] cannot see two tensors of one shape that changed places; this one can.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): For example a [`SafetensorsFolder`].
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(hashlib.sha256(name.encode()).digest() + _tensor_digest(tensors[name]))
+    return total.hexdigest()
+
+
 def _tensor_digest(tensor: "torch.Tensor") -> bytes:
     import torch
 

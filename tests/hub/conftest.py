@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import transformers
 from huggingface_hub import constants
 from server import HubServer, environment
+from shops import Shop, open_shop
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
         )
     # The shared client behind `huggingface_hub.create_repo` and its like.
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     # Retries wait for seconds; only the client's own clock is changed.
     impatient = SimpleNamespace(**vars(time))
     impatient.sleep = lambda seconds: None
@@ -54,3 +57,14 @@ def offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def anonymous(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is logged in."""
     monkeypatch.delenv("HF_TOKEN")
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def other_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Another owner with another model."""
+    return open_shop(tmp_path_factory.mktemp("other"), seed=9)

@@ -1,0 +1,23 @@
+"""Publishing a marked model on the Hub, and reading what others published: precommit, statement, card, files."""
+
+from .errors import HubError, PublishConflict
+from .precommit import Precommit
+from .publish import Extras, Published, publish
+from .scan import SecretFound
+from .source import Source
+from .statement import Fidelity, SignedStatement, Statement
+
+
+__all__ = [
+    "Extras",
+    "Fidelity",
+    "HubError",
+    "Precommit",
+    "PublishConflict",
+    "Published",
+    "SecretFound",
+    "SignedStatement",
+    "Source",
+    "Statement",
+    "publish",
+]

@@ -1,0 +1,298 @@
+"""`watermark/statement.json`: the owner's signed description of a marked model (protocol.md §2.4, §2.5)."""
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ..evidence import LEVEL_B, LEVEL_N
+from ..keys import NO_BEACON, fingerprint, is_signed_by
+from ..keys.schedule import precommit_hash
+from ..serialization import canonical_json
+from .precommit import FOLDER
+from .schema import Count, Date, Decimal, Hex32, Hex64, Log2, RelativePath, RepoId, Slug, Strict, Text, parsed
+
+
+STATEMENT = f"{FOLDER}/statement.json"
+DOMAIN = b"hf-watermark/statement/v1\x00"
+LIMITS = {"B": LEVEL_B, "N": LEVEL_N}
+# Keys that a dishonest claimant may have tried, as log2: with a beacon each try costs a public value, without one nothing but time.
+TRIES_LOG2 = {"B": 34, "N": 64}
+BasisPoints = Annotated[int, Field(ge=0, le=10_000)]
+Point = Annotated[str, StringConstraints(pattern=r"^0[23][0-9a-f]{64}$")]
+Plain = None | bool | Annotated[int, Field(gt=-(2**53), lt=2**53)] | Text
+
+
+class File(Strict):
+    """One uploaded file."""
+
+    path: RelativePath
+    sha256: Hex32
+    size: Annotated[int, Field(ge=0, le=2**43)]
+
+
+class Weights(Strict):
+    """What binds the statement to a model: digests of files, and of tensors with and without their names."""
+
+    files: Annotated[list[File], Field(min_length=1, max_length=2500)]
+    named_tensors_sha256: Hex32
+    tensor_set_sha256: Hex32
+    tensors: Annotated[int, Field(ge=1, le=20_000)]
+    parameters: Annotated[int, Field(ge=1, le=2**43)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Weights":
+        if len({file.path for file in self.files}) != len(self.files):
+            raise ValueError("a path is listed twice")
+        return self
+
+
+class MethodClaim(Strict):
+    """One method, its public parameters, and what the owner read back from the published model."""
+
+    name: Slug
+    version: Slug
+    config: Annotated[dict[Slug, Plain | list[Plain]], Field(max_length=64)]
+    spec_sha256: Hex32
+    subkeys: Annotated[list[Annotated[int, Field(ge=0, lt=1024)]], Field(min_length=1, max_length=256)]
+    access: Literal["weights", "probabilities", "labels"]
+    matches: Count
+    trials: Count
+    log2_p: Log2
+
+
+class Fidelity(Strict):
+    """Task metric of the marked model and of its unmarked twin, in hundredths of a per cent; means over seeds."""
+
+    metric: Slug = "accuracy"
+    dataset: Text
+    split: Slug = "test"
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    marked_bp: BasisPoints
+    twin_bp: BasisPoints | None = None
+
+    @classmethod
+    def of(cls, dataset: str, marked: float, twin: float | None = None, **fields: Any) -> "Fidelity":
+        """From shares such as `0.9312`."""
+        twin_bp = None if twin is None else round(10_000 * twin)
+        return cls(dataset=dataset, marked_bp=round(10_000 * marked), twin_bp=twin_bp, **fields)
+
+    @property
+    def points(self) -> float | None:
+        """Marked minus twin, in percentage points."""
+        return None if self.twin_bp is None else (self.marked_bp - self.twin_bp) / 100
+
+
+class Survival(Strict):
+    """What one removal attack left of the mark and of the model."""
+
+    attack: Text
+    accuracy_bp: BasisPoints | None = None
+    log2_p: Log2
+    verdict: Literal["mark found", "not found", "inconclusive", "invalid claim"]
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Survival":
+        """From a row of `survival_table`."""
+        accuracy = row.get("accuracy")
+        return cls(
+            attack=str(row["attack"]),
+            accuracy_bp=None if accuracy is None else round(10_000 * accuracy),
+            log2_p=rounded_up(row["log2_p"]),
+            verdict=str(row["verdict"]),
+        )
+
+
+class CertifiedPoint(Strict):
+    """The worst sub-key at one radius, in units of sigma."""
+
+    radius: Decimal
+    accuracy_bp: BasisPoints
+    certified: bool
+
+
+class CertificateClaim(Strict):
+    """The owner's warranty against removal within a distance; never evidence against a suspect (protocol.md §3.6)."""
+
+    sigma: Decimal
+    norm: Text
+    moves: Text
+    triggers: Count
+    draws: Count
+    confidence: Decimal
+    radius: Decimal
+    curve: Annotated[list[CertifiedPoint], Field(min_length=1, max_length=64)]
+
+    @classmethod
+    def of(cls, certificate: dict[str, Any]) -> "CertificateClaim":
+        """From `Certificate.to_dict()`."""
+        worst: dict[float, tuple[float, bool]] = {}
+        for curve in certificate["curves"].values():
+            for row in curve:
+                accuracy, certified = worst.get(row["radius"], (1.0, True))
+                worst[row["radius"]] = (min(accuracy, row["accuracy"] or 0.0), certified and bool(row["certified"]))
+        return cls(
+            sigma=str(certificate["sigma"]),
+            norm=certificate["norm"],
+            moves=certificate["moves"],
+            triggers=certificate["triggers"],
+            draws=certificate["draws"],
+            confidence=str(certificate["confidence"]),
+            radius=str(float(certificate["radius"])),
+            curve=[
+                # Down, never up: a warranty is not rounded in the owner's favour.
+                CertifiedPoint(radius=str(radius), accuracy_bp=math.floor(10_000 * accuracy), certified=certified)
+                for radius, (accuracy, certified) in sorted(worst.items())
+            ],
+        )
+
+
+class Stamp(Strict):
+    """A file with a token of a timestamp authority (RFC 3161)."""
+
+    kind: Literal["rfc3161"] = "rfc3161"
+    path: RelativePath
+    sha256: Hex32
+
+
+class Statement(Strict):
+    """
+    What the owner signs. Everything that can be recomputed is recomputed by the reader; the rest is a claim.
+
+    Args:
+        opened_subkeys (`list[int]`):
+            Sub-keys whose opening lies beside the statement on purpose. They are never evidence in a dispute.
+        level (`str`):
+            `B` or `N`: what the mark reached on the published model.
+        false_positive_log2 (`int`):
+            log2 of the chance that an unrelated model passes at that level, after all the tries that a claimant could have made.
+        precommit_timestamps (`list[Stamp]`):
+            Tokens over the precommit. They are older than the statement, so the signature covers them.
+        original_tensor_set_sha256 (`str`, *optional*):
+            Digest of an unmarked original that the owner keeps under seal for disputes.
+        oms_public_key (`str`, *optional*):
+            P-256 key (compressed point) of `model.sig`, if the folder was signed (OpenSSF Model Signing).
+        supersedes (`str`, *optional*):
+            SHA-256 of the statement that this one replaces.
+    """
+
+    schema_: Annotated[Literal["hf-watermark/statement/v1"], Field(alias="schema")]
+    library: Literal["hf_watermark"]
+    library_version: Slug
+    model_id: RepoId
+    architecture: Slug
+    created: Date
+    public_key: Hex32
+    precommit: Hex32
+    precommit_timestamps: Annotated[list[Stamp], Field(max_length=8)]
+    subkey_root: Hex32
+    subkey_count: Annotated[int, Field(ge=1, le=1024)]
+    spec_sha256: Hex32
+    beacon: Hex32
+    beacon_source: Text
+    opened_subkeys: Annotated[list[Annotated[int, Field(ge=0, lt=1024)]], Field(max_length=16)]
+    weights: Weights
+    methods: Annotated[list[MethodClaim], Field(min_length=1, max_length=32)]
+    log2_p: Log2
+    level: Literal["B", "N"]
+    false_positive_log2: Log2
+    fidelity: Fidelity | None
+    survival: Annotated[list[Survival], Field(max_length=64)]
+    certificates: Annotated[list[CertificateClaim], Field(max_length=8)]
+    original_tensor_set_sha256: Hex32 | None
+    oms_public_key: Point | None
+    supersedes: Hex32 | None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Statement":
+        used = [index for method in self.methods for index in method.subkeys]
+        if self.subkey_count & (self.subkey_count - 1):
+            raise ValueError(f"subkey_count is {self.subkey_count}, no power of two")
+        if len(set(used)) != len(used) or max(used) >= self.subkey_count:
+            raise ValueError("sub-keys overlap or lie outside the tree")
+        if not set(self.opened_subkeys) <= set(used) or len(set(self.opened_subkeys)) != len(self.opened_subkeys):
+            raise ValueError("opened_subkeys names a sub-key that carries no mark")
+        if any(method.matches > method.trials for method in self.methods):
+            raise ValueError("a method has more matches than trials")
+        return self
+
+    def problems(self) -> list[str]:
+        """What the reader recomputes and finds otherwise; thresholds are never taken from the document (protocol.md §1.2, B11)."""
+        found = []
+        limit, bound = LIMITS[self.level], claim_bound_log2(self.level)
+        if self.log2_p > limit:
+            found.append(f"it claims level {self.level}, which asks for log2 p <= {limit:.0f}, with {self.log2_p}")
+        if self.false_positive_log2 != bound:
+            found.append(
+                f"it states a false-positive bound of 2^{self.false_positive_log2}; level {self.level} has 2^{bound}"
+            )
+        if self.level == "B" and self.beacon == NO_BEACON.hex():
+            found.append("it claims level B without a beacon; without one level N is asked for")
+        public_key, root, spec = (
+            bytes.fromhex(text) for text in (self.public_key, self.subkey_root, self.spec_sha256)
+        )
+        digest = precommit_hash(public_key, root, self.subkey_count, spec)
+        if digest.hex() != self.precommit:
+            found.append("its precommit is not the digest of key, tree and methods")
+        if parse_date(self.created) is None:
+            found.append(f"its date {self.created} does not exist")
+        return found
+
+    @property
+    def to_sign(self) -> bytes:
+        """The bytes that are signed and timestamped: RFC 8785 JSON behind the name of the format."""
+        return DOMAIN + canonical_json(self.plain())
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(bytes.fromhex(self.public_key))
+
+
+class SignedStatement(Strict):
+    """
+    The file: a statement, its Ed25519 signature, and timestamps over it. The timestamps are made after the signature and prove
+    themselves, so they stand outside of it.
+    """
+
+    statement: Statement
+    signature: Hex64
+    timestamps: Annotated[list[Stamp], Field(max_length=8)] = []
+
+    @classmethod
+    def parse(cls, raw: bytes, name: str = "statement") -> "SignedStatement":
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: when the file is no such document; whether it is *true* is another question.
+        """
+        return parsed(cls, raw, name)
+
+    @property
+    def is_signed(self) -> bool:
+        key, signature = bytes.fromhex(self.statement.public_key), bytes.fromhex(self.signature)
+        return is_signed_by(key, self.statement.to_sign, signature)
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self.plain()) + b"\n"
+
+
+def claim_bound_log2(level: str) -> int:
+    """log2 of the chance that an unrelated model passes at a level, over all keys that the claimant may have tried before."""
+    return int(LIMITS[level]) + TRIES_LOG2[level]
+
+
+def rounded_up(log2_p: float) -> int:
+    """The weaker neighbouring integer: p-values are never rounded in the claimant's favour."""
+    return min(0, math.ceil(log2_p))
+
+
+def format_date(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_date(text: str) -> datetime | None:
+    """The moment of a [`~schema.Date`]; `None` for the 31st of February and its like."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
