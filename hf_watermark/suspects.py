@@ -11,7 +11,9 @@ from torch import nn
 
 from .backbones import evaluation_mode, run_on_backbone
 from .evidence import Access
-from .serialization import InvalidInput, RemoteSafetensors, SafetensorsFolder, cached_folder, is_repo_name
+from .hub.remote import RemoteSafetensors, cached_folder
+from .hub.source import parse_repo
+from .serialization import InvalidInput, SafetensorsFolder
 
 
 class AccessError(InvalidInput):
@@ -80,7 +82,7 @@ class Suspect:
             state = source.state_dict()
             shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
             return cls(type(source).__name__, state, shapes, _ask_module(lambda: source), module=lambda: source)
-        if isinstance(source, str) and is_repo_name(source) and not Path(source).exists():
+        if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
             return cls._open_repo(source, backbone, token)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)

@@ -8,7 +8,6 @@ inside a file as a path without checking it first.
 from .documents import JSON_BYTES, canonical_json, parse_json, read_json, write_json_atomic
 from .files import InvalidInput, make_private_dir, read_private_bytes, write_bytes_atomic
 from .folders import SafetensorsFolder
-from .remote import Part, RemoteSafetensors, cached_folder, hub_errors, is_repo_name
 from .tensors import (
     DTYPES,
     TensorInfo,
@@ -23,14 +22,9 @@ __all__ = [
     "DTYPES",
     "JSON_BYTES",
     "InvalidInput",
-    "Part",
-    "RemoteSafetensors",
     "SafetensorsFolder",
     "TensorInfo",
-    "cached_folder",
     "canonical_json",
-    "hub_errors",
-    "is_repo_name",
     "make_private_dir",
     "named_tensors_digest",
     "parse_json",

@@ -9,7 +9,8 @@ from safetensors.torch import save
 
 from hf_watermark import InvalidInput, Suspect
 from hf_watermark.evidence import Access
-from hf_watermark.serialization import Part, RemoteSafetensors
+from hf_watermark.hub import HubError
+from hf_watermark.hub.remote import Part, RemoteSafetensors
 
 
 TENSORS = {
@@ -107,9 +108,9 @@ def test_private_and_gated_repos(hub, monkeypatch):
     hub.add_repo("you/private", {"model.safetensors": WEIGHTS}, private=True)
     hub.add_repo("you/gated", {"model.safetensors": WEIGHTS}, gated=True)
     for token in (None, False):
-        with pytest.raises(InvalidInput, match="you/private does not exist on the Hub, or is private: .*set HF_TOKEN"):
+        with pytest.raises(InvalidInput, match="you/private: does not exist, or is private; .*`hf auth login`"):
             Suspect.open("you/private", token=token)
-        with pytest.raises(InvalidInput, match="you/gated.* is gated: accept its conditions"):
+        with pytest.raises(InvalidInput, match="you/gated.*: is gated; ask for access"):
             Suspect.open("you/gated", token=token)
     for name in ("you/private", "you/gated"):
         hub.repos["models", name].granted.add("me")
@@ -182,13 +183,11 @@ def test_limits_come_before_reading(hub):
 @pytest.mark.parametrize("name", ["you/nothing", "you/model@nothing", "you/model@" + "0" * 40])
 def test_what_does_not_exist(hub, name):
     hub.add_repo("you/model", {"model.safetensors": WEIGHTS})
-    with pytest.raises(InvalidInput, match="does not exist"):
+    with pytest.raises(InvalidInput, match="does not exist|has no such revision"):
         RemoteSafetensors(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["model", "you/../model", "a/b/c", "you/model@", "you/model@ x", "https://you/model", "-/x"]
-)
+@pytest.mark.parametrize("name", ["model", "you/../model", "a/b/c", "https://you/model", "-/x", "you/mo del"])
 def test_names_that_are_no_repo(hub, name):
     with pytest.raises(InvalidInput):
         RemoteSafetensors(name)
@@ -218,5 +217,5 @@ def test_a_failing_or_absent_hub_is_no_verdict(hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match="the Hub cannot be reached"):
+    with pytest.raises(HubError, match="the connection to the Hub broke"):
         RemoteSafetensors("you/model")

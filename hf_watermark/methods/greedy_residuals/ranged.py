@@ -13,7 +13,7 @@ from itertools import groupby
 import torch
 
 from ...backbones import Carrier, canonical_form, located
-from ...serialization import Part, RemoteSafetensors
+from ...hub.remote import Part, RemoteSafetensors
 from .residuals import Groups, greedy_mean
 
 
@@ -66,7 +66,7 @@ class RangedReader:
     Memory stays below twice [`MOST_BYTES`], however large the checkpoint is.
 
     Args:
-        weights ([`~serialization.RemoteSafetensors`]):
+        weights ([`~hub.remote.RemoteSafetensors`]):
             The checkpoint.
         carriers (`list[Carrier]`):
             Layout of the key.

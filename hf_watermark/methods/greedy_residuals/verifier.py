@@ -6,8 +6,8 @@ import torch
 
 from ...backbones import canonical_rows, read_carriers
 from ...evidence import LEVEL_B, LEVEL_N, Access, Evidence, single
+from ...hub.remote import RemoteSafetensors
 from ...keys import Claim, SubKey
-from ...serialization import RemoteSafetensors
 from ...statistics import log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
 from ...suspects import Suspect
 from ...verifier import Verifier

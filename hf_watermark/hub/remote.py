@@ -3,31 +3,32 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .documents import parse_json
-from .files import InvalidInput, naming
-from .folders import INDEX_NAME, SafetensorsFolder, choose_weight_files, merge_headers
-from .tensors import (
+import torch
+from huggingface_hub import constants, hf_hub_url, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from ..serialization import InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
+from ..serialization.files import naming
+from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers
+from ..serialization.tensors import (
     DTYPES,
     HEADER_BYTES,
     WEIGHT_BYTES,
     TensorInfo,
     header_length,
-    parse_safetensors_header,
     refuse_not_finite,
 )
+from .errors import HubError, hub_errors
+from .source import hub_api, parse_repo
 
-
-if TYPE_CHECKING:
-    import torch
 
 # As much as the Hub's own client asks for at once: nearly every header fits, so it costs one request.
 FIRST_BYTES = 100_000
 # Ranges closer than this are read as one: a request costs more time than these bytes.
 GAP_BYTES = 65_536
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}(?:@[A-Za-z0-9][A-Za-z0-9._/-]{0,199})?")
 
 
 class Part(NamedTuple):
@@ -38,12 +39,7 @@ class Part(NamedTuple):
     stop: int
 
 
-def is_repo_name(text: str) -> bool:
-    """Whether `text` reads as `user/repo` or `user/repo@revision`."""
-    return _REPO.fullmatch(text) is not None
-
-
-class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
+class RemoteSafetensors(Mapping[str, torch.Tensor]):
     """
     The safetensors of a Hub repo as a mapping that reads one tensor at a time, without downloading the files.
 
@@ -66,9 +62,8 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         requests, bytes_read (`int`): What was asked for so far, redirects included.
 
     Raises:
-        [`InvalidInput`]: on construction when the repo or revision does not exist, may not be read, or holds no well-formed safetensors; on
-            reading a tensor with NaN or infinite values.
-        `ConnectionError`: when the Hub cannot be reached or fails.
+        [`HubError`]: when the repo or revision does not exist, may not be read, or the Hub cannot be reached.
+        [`~serialization.InvalidInput`]: when it holds no well-formed safetensors; on reading a tensor with NaN or infinite values.
 
     Example:
 
@@ -79,22 +74,21 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
     """
 
     def __init__(self, repo: str, token: str | bool | None = None, max_bytes: int = WEIGHT_BYTES):
-        from huggingface_hub import HfApi
-
-        if not is_repo_name(repo):
+        parsed = parse_repo(repo)
+        if parsed is None:
             raise InvalidInput(f"{repo[:200]!r} is no repo; give user/repo or user/repo@revision")
-        self.repo, _, wanted = repo.partition("@")
+        self.repo, wanted = parsed
         self.requests = self.bytes_read = 0
         self._data_starts: dict[str, int] = {}
         self._places: dict[str, str] = {}
-        self._api = HfApi(token=token)
+        self._api = hub_api(token)
         with hub_errors(repo):
             # One request gives the commit and the size of every file.
-            found = self._api.model_info(self.repo, revision=wanted or None, files_metadata=True)
+            found = self._api.model_info(self.repo, revision=wanted, files_metadata=True)
         self.requests += 1
         self.revision = str(found.sha)
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            raise InvalidInput(f"{repo}: the Hub named no commit for this revision")
+            raise HubError(f"{repo}: the Hub named no commit for this revision")
         self._sizes = {file.rfilename: file.size for file in found.siblings or []}
         files, weight_map = choose_weight_files(self._sizes, self._read_index, repo)
         self.size = sum(self._size_of(file) for file in files)
@@ -110,7 +104,7 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         """Repo and commit."""
         return f"{self.repo}@{self.revision[:12]}"
 
-    def __getitem__(self, name: str) -> "torch.Tensor":
+    def __getitem__(self, name: str) -> torch.Tensor:
         part = Part(name, 0, self._rows(name))
         return self.fetch([part])[part].reshape(self.shapes[name])
 
@@ -123,7 +117,7 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
     def __len__(self) -> int:
         return len(self.infos)
 
-    def fetch(self, parts: Iterable[Part]) -> dict[Part, "torch.Tensor"]:
+    def fetch(self, parts: Iterable[Part]) -> dict[Part, torch.Tensor]:
         """
         Reads several row ranges with as few requests as their places allow: neighbours in a file come in one range.
 
@@ -147,8 +141,6 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
 
     def download(self) -> SafetensorsFolder:
         """All weight files through the Hub's own cache, for checks that have to run the model."""
-        from huggingface_hub import snapshot_download
-
         files = sorted({*self._files.values(), *({INDEX_NAME} & self._sizes.keys())})
         with hub_errors(self.repo):
             folder = snapshot_download(
@@ -177,9 +169,7 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         first = self._data_starts[self._files[part.tensor]] + info.begin
         return first + part.start * row, first + part.stop * row
 
-    def _read_together(self, places: list[tuple[str, int, int, Part]]) -> dict[Part, "torch.Tensor"]:
-        import torch
-
+    def _read_together(self, places: list[tuple[str, int, int, Part]]) -> dict[Part, torch.Tensor]:
         file, first, last = places[0][0], places[0][1], max(place[2] for place in places)
         data = self._read(file, first, last)
         tensors = {}
@@ -222,14 +212,11 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
         # The address that the Hub redirected to may have expired: then the Hub is asked for a new one.
         data = self._ask(file, begin, end) if data is None else data
         if data is None or len(data) != end - begin:
-            raise InvalidInput(f"{self.repo}/{file}: got {len(data or b'')} bytes, asked for {end - begin}; try again")
+            raise HubError(f"{self.repo}/{file}: got {len(data or b'')} bytes, asked for {end - begin}; try again")
         return data
 
     def _ask(self, file: str, begin: int, end: int) -> bytearray | None:
         """One range request; `None` when the remembered address refuses it."""
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
-
         url, place = (
             hf_hub_url(self.repo, file, revision=self.revision, endpoint=self._api.endpoint),
             self._places.pop(file, None),
@@ -248,7 +235,7 @@ class RemoteSafetensors(Mapping[str, "torch.Tensor"]):
                     return None
                 hf_raise_for_status(response)
                 if response.status_code != 206 and (begin, end) != (0, self._sizes[file]):
-                    raise InvalidInput(
+                    raise HubError(
                         f"{self.repo}/{file}: the server ignored the range request (status {response.status_code}); download the "
                         "repo with `hf download` and check the folder"
                     )
@@ -267,42 +254,18 @@ def cached_folder(repo: str) -> SafetensorsFolder:
     The weights of a repo from the Hub's local cache alone: what offline mode (`HF_HUB_OFFLINE=1`) can read.
 
     Raises:
-        [`InvalidInput`]: when they are not there.
+        [`HubError`]: when they are not there.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repo_id, _, revision = repo.partition("@")
+    parsed = parse_repo(repo)
+    if parsed is None:
+        raise InvalidInput(f"{repo[:200]!r} is no repo; give user/repo or user/repo@revision")
     try:
         folder = snapshot_download(
-            repo_id, revision=revision or None, allow_patterns=["*.safetensors", INDEX_NAME], local_files_only=True
+            parsed[0], revision=parsed[1], allow_patterns=["*.safetensors", INDEX_NAME], local_files_only=True
         )
     except LocalEntryNotFoundError:
-        raise InvalidInput(
-            f"{repo} is not in the cache and offline mode is on; run `hf download {repo_id}` once with network, or unset HF_HUB_OFFLINE"
+        raise HubError(
+            f"{repo} is not in the cache and offline mode is on; run `hf download {parsed[0]}` once with network, or unset "
+            "HF_HUB_OFFLINE"
         ) from None
     return SafetensorsFolder(folder)
-
-
-@contextmanager
-def hub_errors(repo: str) -> Iterator[None]:
-    """Turns the Hub's errors into [`InvalidInput`] that says what to do, and network trouble into `ConnectionError`."""
-    from huggingface_hub import errors
-
-    login = "run `hf auth login` or set HF_TOKEN"
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise InvalidInput(f"{repo} is gated: accept its conditions on its page on the Hub, then {login}") from None
-    except errors.RepositoryNotFoundError:
-        raise InvalidInput(f"{repo} does not exist on the Hub, or is private: if you may read it, {login}") from None
-    except errors.RevisionNotFoundError:
-        raise InvalidInput(f"{repo}: this branch, tag or commit does not exist") from None
-    except errors.EntryNotFoundError:
-        raise InvalidInput(f"{repo} does not exist at this commit") from None
-    except errors.HFValidationError as error:
-        raise InvalidInput(f"{repo}: {error}") from None
-    except errors.HfHubHTTPError as error:
-        raise ConnectionError(f"{repo}: the Hub refused or failed ({error.response.status_code})") from None
-    except errors.HTTPError as error:  # httpx's, of whichever generation
-        raise ConnectionError(f"{repo}: the Hub cannot be reached ({error or type(error).__name__})") from None
