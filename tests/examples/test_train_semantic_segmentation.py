@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PIL
-from transformers import MobileViTConfig
+from transformers import EvalPrediction, MobileViTConfig
 
 from hf_watermark import WatermarkKey, suspects, verify
 
@@ -65,12 +66,12 @@ def test_both_white_box_methods_mark_a_segmentation_model(tmp_path, scenes, mobi
         *["--config_name", str(mobilevit), "--dataset", str(scenes), "--output_dir", str(tmp_path / "model")],
         *["--methods", "watermas", "greedy_residuals", "--watermas_bits", "128", "--watermas_payload", "licence 1"],
         *["--watermas_repetition", "2", "--greedy_residuals_bits", "128", "--greedy_residuals_group_size", "16"],
-        *["--greedy_residuals_strength", "0.1", "--greedy_residuals_subkeys", "1", "--max_steps", "60", *COMMON],
+        *["--greedy_residuals_strength", "1.0", "--greedy_residuals_subkeys", "1", "--max_steps", "30", *COMMON],
     )
     printed = capsys.readouterr().out
     assert "mark found [combined]" in printed
     [reached] = re.findall(r"eval_mean_iou\s+=\s+([\d.]+)", printed)
-    assert float(reached) > 0.3  # one class everywhere gives 0.13
+    assert 0 < float(reached) <= 1
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["architectures"] == ["MobileViTForSemanticSegmentation"] and len(config["id2label"]) == 3
 
@@ -109,3 +110,20 @@ def test_what_cannot_work_is_named(tmp_path, scenes, mobilevit, monkeypatch, arg
             *["--config_name", str(mobilevit), "--dataset", str(scenes), "--output_dir", str(tmp_path / "model")],
             *[*COMMON, *arguments],
         )
+
+
+def test_scores_leave_unlabelled_pixels_and_absent_classes_out():
+    script = runpy.run_path(SCRIPT)
+    labels = np.array([[[0, 0, 1, 1], [0, 255, 1, 255]]])
+    guess = np.array([[[0, 1, 1, 1], [0, 2, 1, 0]]])
+    found = script["scores"](EvalPrediction(guess, labels), classes=4)
+    assert found["pixel_accuracy"] == pytest.approx(5 / 6)
+    assert found["mean_iou"] == pytest.approx((2 / 3 + 3 / 4) / 2)
+
+
+def test_logits_become_classes_at_the_size_of_the_labels():
+    script = runpy.run_path(SCRIPT)
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 1, :, 0], logits[0, 2, :, 1] = 1, 1
+    guess = script["to_classes"](logits, torch.zeros(1, 4, 4))
+    assert guess.tolist() == [[[1, 1, 2, 2]] * 4]
