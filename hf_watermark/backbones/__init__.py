@@ -14,7 +14,15 @@ from .carriers import (
 from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .loading import backbone_config, backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
+from .loading import (
+    auto_class,
+    backbone_config,
+    backbone_record,
+    full_parameter,
+    live_weights,
+    run_on_backbone,
+    wrap_timm,
+)
 
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "Entries",
     "FoldedNet",
     "LayoutMismatch",
+    "auto_class",
     "backbone_config",
     "backbone_record",
     "canonical_form",

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
@@ -63,6 +65,8 @@ def backbone_record(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, PreTrainedModel):
         return {}
     record = json.loads(model.config.to_json_string(use_diff=False))
+    # One config may belong to a classifier and to a segmentation model.
+    record["architectures"] = [type(model).__name__]
     # The name is where the owner's model was loaded from: a path of his machine.
     return {field: value for field, value in record.items() if field not in (*UNSAFE_FIELDS, "_name_or_path")}
 
@@ -81,6 +85,15 @@ def backbone_config(record: Mapping[str, Any] | None, advice: str) -> Any:
     return CONFIG_MAPPING[model_type].from_dict(fields)
 
 
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification in all other cases."""
+    named = getattr(config, "architectures", None) or []
+    segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
+    if segmentation is not None and segmentation.__name__ in named:
+        return AutoModelForSemanticSegmentation
+    return AutoModelForImageClassification
+
+
 def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
     """
     A model of the *owner's* architecture with a suspect's tensors. The suspect's own config is never read.
@@ -95,7 +108,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         [`~serialization.InvalidInput`]: when tensors are missing or have another shape (another architecture or label count).
     """
     config = backbone_config(record, "pass the suspect as a module or a callable")
-    model_class: Any = AutoModelForImageClassification._model_mapping[type(config)]
+    model_class: Any = auto_class(config)._model_mapping[type(config)]
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()
     }

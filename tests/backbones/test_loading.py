@@ -21,6 +21,16 @@ def test_a_folder_answers_like_the_model_it_came_from(saveable_backbone, ask, tm
     assert not rebuilt.training
 
 
+@pytest.mark.parametrize("head", ["transformers mobilenet_v2", "deeplab mobilenet_v2"])
+def test_the_record_says_which_head_the_owner_has(build_backbone, head):
+    model = build_backbone(head)
+    rebuilt = run_on_backbone(backbone_record(model), model.state_dict())
+    assert type(rebuilt) is type(model)
+    hostile = backbone_record(model) | {"architectures": ["os.system", "ViTForImageClassification"]}
+    if head.startswith("transformers"):
+        assert type(run_on_backbone(hostile, model.state_dict())) is type(model)
+
+
 @pytest.mark.parametrize("name", ["transformers vit", "transformers resnet", "timm resnet18", "timm vit"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_live_names_and_wrappers_are_understood(build_backbone, ask, sample_images, name, prefix):
