@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -82,7 +83,16 @@ def backbone_config(record: Mapping[str, Any] | None, advice: str) -> Any:
     model_type = fields.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise InvalidInput(f"the backbone's config names no known model type ({model_type!r}); {advice}")
-    return CONFIG_MAPPING[model_type].from_dict(fields)
+    config_class = CONFIG_MAPPING[model_type]
+    usual = config_class()
+    for field, value in fields.items():
+        # Canonical JSON, in which keys are stored, writes 2.0 as 2.
+        if type(value) is int and isinstance(getattr(usual, field, None), float):
+            fields[field] = float(value)
+    try:
+        return config_class.from_dict(fields)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InvalidInput(f"the backbone's config is not one of `{model_type}`: {error}") from None
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

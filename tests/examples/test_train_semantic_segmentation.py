@@ -1,10 +1,8 @@
 """The segmentation script on tiny scenes; nothing is downloaded."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +12,10 @@ import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PIL
 from transformers import EvalPrediction, MobileViTConfig
+from typer.testing import CliRunner
 
 from hf_watermark import WatermarkKey, suspects, verify
+from hf_watermark.cli.main import app
 
 
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "train_semantic_segmentation.py")
@@ -84,16 +84,15 @@ def test_both_white_box_methods_mark_a_segmentation_model(tmp_path, scenes, mobi
     assert type(module).__name__ == "MobileViTForSemanticSegmentation"
 
 
-def test_a_fresh_process_prints_the_payload(tmp_path, scenes, mobilevit, monkeypatch, capsys):
+def test_the_payload_is_printed(tmp_path, scenes, mobilevit, monkeypatch):
     run(
         monkeypatch,
         *["--config_name", str(mobilevit), "--dataset", str(scenes), "--output_dir", str(tmp_path / "model")],
         *["--watermas_bits", "128", "--watermas_payload", "licence 1", "--watermas_repetition", "2"],
         *["--max_steps", "1", "--watermas_switch_in", "0", *COMMON],
     )
-    command = ["-m", "hf_watermark.cli.main", "inspect", str(tmp_path / "model"), "--key", str(tmp_path / "model-key")]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=dict(os.environ))
-    assert "payload: b'licence 1', as committed" in done.stdout, done.stderr
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "model"), "--key", str(tmp_path / "model-key")])
+    assert "payload: b'licence 1', as committed" in result.stdout
 
 
 @pytest.mark.parametrize(
