@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode
 from torch import nn
 
 from .backbones import evaluation_mode, run_on_backbone
 from .evidence import Access
+from .hub.remote import RemoteSafetensors, cached_folder
+from .hub.source import parse_repo
 from .serialization import InvalidInput, SafetensorsFolder
 
 
@@ -55,14 +58,20 @@ class Suspect:
 
     @classmethod
     def open(
-        cls, source: "Suspect | nn.Module | str | Path | Answer", backbone: Mapping[str, Any] | None = None
+        cls,
+        source: "Suspect | nn.Module | str | Path | Answer",
+        backbone: Mapping[str, Any] | None = None,
+        token: str | bool | None = None,
     ) -> "Suspect":
         """
         Args:
             source (`Suspect`, `nn.Module`, `str`, `Path` or `Callable`):
-                A model, a folder or file of safetensors, or a function `images -> labels or probabilities`.
+                A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function
+                `images -> labels or probabilities`. A string that names an existing path is that path.
             backbone (`Mapping`, *optional*):
-                The owner's architecture (`key.backbone`), with which a folder's tensors can also be queried.
+                The owner's architecture (`key.backbone`), with which a folder's or repo's tensors can also be queried.
+            token (`str` or `bool`, *optional*):
+                For a Hub repo: access token; by default the one that `huggingface_hub` finds; `False` sends none.
 
         Raises:
             [`~serialization.InvalidInput`]: when the source is none of these or cannot be read.
@@ -73,12 +82,14 @@ class Suspect:
             state = source.state_dict()
             shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
             return cls(type(source).__name__, state, shapes, _ask_module(lambda: source), module=lambda: source)
+        if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
+            return cls._open_repo(source, backbone, token)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)
         if callable(source):
             return cls("endpoint", answer=source)
         raise InvalidInput(
-            f"cannot check a {type(source).__name__}; give a model, a folder of safetensors or a callable"
+            f"cannot check a {type(source).__name__}; give a model, a folder of safetensors, a Hub repo or a callable"
         )
 
     @classmethod
@@ -86,11 +97,31 @@ class Suspect:
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
         tensors = SafetensorsFolder(path)
+        return cls._of_tensors(str(path), tensors, tensors.shapes, backbone, lambda: tensors)
+
+    @classmethod
+    def _open_repo(cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None) -> "Suspect":
+        if is_offline_mode():
+            cached = cached_folder(repo)
+            return cls._of_tensors(repo, cached, cached.shapes, backbone, lambda: cached)
+        tensors = RemoteSafetensors(repo, token)
+        # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
+        return cls._of_tensors(tensors.name, tensors, tensors.shapes, backbone, tensors.download)
+
+    @classmethod
+    def _of_tensors(
+        cls,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        shapes: Mapping[str, tuple[int, ...]],
+        backbone: Mapping[str, Any] | None,
+        get_all: Callable[[], Mapping[str, torch.Tensor]],
+    ) -> "Suspect":
         if not backbone:
-            return cls(str(path), tensors, tensors.shapes)
+            return cls(name, tensors, shapes)
         # Built at the first query only: white-box checks never need the module.
-        module = cache(lambda: run_on_backbone(backbone, tensors))
-        return cls(str(path), tensors, tensors.shapes, _ask_module(module), module=module)
+        module = cache(lambda: run_on_backbone(backbone, get_all()))
+        return cls(name, tensors, shapes, _ask_module(module), module=module)
 
     @property
     def access(self) -> set[Access]:

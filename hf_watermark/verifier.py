@@ -35,6 +35,8 @@ class Verifier(ABC, Generic[Observation]):
         self.claim = claim
         self.config: Any = self.config_class.from_dict(claim.assignment.config)
         self.layout = claim.assignment.layout
+        # Which level a sequential reading has to reach.
+        self.bound = False
 
     @abstractmethod
     def observe(self, suspect: Suspect, subkey: SubKey) -> Observation:
@@ -55,6 +57,7 @@ class Verifier(ABC, Generic[Observation]):
                 Number of decoy keys sent through the same code on the same observation.
         """
         suspect.require(self.access, self.method)
+        self.bound = bound
         parts = []
         for subkey in self.claim.subkeys:
             observation = self.observe(suspect, subkey)

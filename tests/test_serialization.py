@@ -406,7 +406,7 @@ def test_missing_and_contradicting_shards(tmp_path):
         with pytest.raises(InvalidInput, match="does not match what the shards hold"):
             SafetensorsFolder(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    with pytest.raises(InvalidInput, match="weight_map must map"):
+    with pytest.raises(InvalidInput, match="weight_map of model.safetensors.index.json must map"):
         SafetensorsFolder(tmp_path)
 
 

@@ -1,19 +1,41 @@
 """Vision backbones: roles, carriers and anchors, canonical weights, loading."""
 
-from .carriers import STEM, Carrier, LayoutMismatch, canonical_rows, describe, locate, read_carriers
+from .carriers import (
+    STEM,
+    Carrier,
+    LayoutMismatch,
+    canonical_form,
+    canonical_rows,
+    describe,
+    locate,
+    located,
+    read_carriers,
+)
+from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .loading import backbone_config, backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
+from .loading import (
+    auto_class,
+    backbone_config,
+    backbone_record,
+    full_parameter,
+    live_weights,
+    run_on_backbone,
+    wrap_timm,
+)
 
 
 __all__ = [
     "FAMILIES",
     "STEM",
     "Carrier",
+    "Entries",
     "FoldedNet",
     "LayoutMismatch",
+    "auto_class",
     "backbone_config",
     "backbone_record",
+    "canonical_form",
     "canonical_rows",
     "describe",
     "evaluation_mode",
@@ -23,6 +45,7 @@ __all__ = [
     "full_parameter",
     "live_weights",
     "locate",
+    "located",
     "logits_of",
     "read_carriers",
     "refuse_half_precision",

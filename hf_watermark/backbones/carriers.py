@@ -1,5 +1,6 @@
 """Carriers of one backbone: a public layout fixed once, and canonical rows read by it from any suspect."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from ..serialization import InvalidInput
 from .families import Found, Shape, find_carriers, find_stem
+from .loading import full_parameter
 
 
 STEM = "stem"
@@ -140,19 +142,39 @@ def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes
     Raises:
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
+    found = located(carrier, shapes)
+    # A model of one's own may be spread over processes.
+    scale = None if found.scale is None else full_parameter(weights[found.scale])
+    return canonical_form(carrier, full_parameter(weights[found.weight]), scale)
+
+
+def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
+    """
+    Where a carrier lies in a suspect.
+
+    Raises:
+        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
+    """
     found = locate(carrier.role, shapes)
-    weight = weights[found.weight].float()
-    matrix = weight.flatten(1) if weight.ndim > 1 else weight[:, None]
-    if tuple(matrix.shape) != (carrier.rows, carrier.columns):
+    shape = shapes[found.weight]
+    matrix = shape[0] if shape else 1, math.prod(shape[1:])
+    if matrix != (carrier.rows, carrier.columns):
         raise LayoutMismatch(
-            f"layer {carrier.role!r} ({found.weight}) has {tuple(matrix.shape)} weights, the key was made for "
+            f"layer {carrier.role!r} ({found.weight}) has {matrix} weights, the key was made for "
             f"{(carrier.rows, carrier.columns)}: the suspect has another architecture or lost channels"
         )
-    rows = carrier.select(matrix)
-    scale = rows.detach().square().mean(dim=1, keepdim=True).sqrt()
-    rows = torch.where(scale > 0, rows / scale, torch.zeros_like(rows))
-    if found.scale is not None:
-        rows = rows * weights[found.scale].detach().float().flatten().sign()[:, None]
+    if found.scale is not None and tuple(shapes[found.scale]) != (carrier.rows,):
+        raise LayoutMismatch(f"{found.scale} has shape {shapes[found.scale]}, its layer has {carrier.rows} rows")
+    return found
+
+
+def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """[`canonical_rows`] of some or all rows of one carrier: `weight` as stored, and the vector behind these rows."""
+    rows = carrier.select(weight.float().reshape(-1, carrier.columns))
+    size = rows.detach().square().mean(dim=1, keepdim=True).sqrt()
+    rows = torch.where(size > 0, rows / size, torch.zeros_like(rows))
+    if scale is not None:
+        rows = rows * scale.detach().float().sign()[:, None]
     return rows
 
 

@@ -19,7 +19,7 @@ REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]
 WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors|model\.safetensors\.index\.json")
 
 
-def hub_api(token: str | None = None) -> HfApi:
+def hub_api(token: str | bool | None = None) -> HfApi:
     return HfApi(token=token, library_name="hf_watermark", library_version=VERSION)
 
 
@@ -46,7 +46,7 @@ class Source(ABC):
     sizes: dict[str, int]
 
     @staticmethod
-    def open(source: "Source | str | Path", token: str | None = None) -> "Source":
+    def open(source: "Source | str | Path", token: str | bool | None = None) -> "Source":
         """
         Args:
             source (`str` or `Path`): A folder, or `owner/name[@revision]`. A folder of that name goes first.
@@ -135,7 +135,7 @@ class FolderSource(Source):
 class RepoSource(Source):
     """A model repository at one commit: nothing can change between two reads."""
 
-    def __init__(self, repo_id: str, revision: str | None = None, token: str | None = None):
+    def __init__(self, repo_id: str, revision: str | None = None, token: str | bool | None = None):
         self.model_id, self.name, self.token = repo_id, repo_id + (f"@{revision}" if revision else ""), token
         with hub_errors(self.name):
             info = hub_api(token).model_info(repo_id, revision=revision, files_metadata=True)

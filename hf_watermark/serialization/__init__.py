@@ -7,9 +7,9 @@ inside a file as a path without checking it first.
 
 from .documents import JSON_BYTES, canonical_json, parse_json, read_json, write_json_atomic
 from .files import InvalidInput, make_private_dir, read_private_bytes, write_bytes_atomic
+from .folders import SafetensorsFolder
 from .tensors import (
     DTYPES,
-    SafetensorsFolder,
     TensorInfo,
     named_tensors_digest,
     parse_safetensors_header,

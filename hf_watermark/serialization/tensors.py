@@ -1,13 +1,13 @@
-"""Safetensors from strangers: strict headers with limits, tensors read one at a time, digests of contents."""
+"""Safetensors from strangers: strict headers with limits, and digests of contents."""
 
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .documents import parse_json, read_json
+from .documents import parse_json
 from .files import InvalidInput, naming, open_regular
 
 
@@ -20,7 +20,6 @@ TENSORS = 20_000
 RANK = 8
 DIMENSION = 2**24
 ELEMENTS = 2**31
-SHARDS = 2_048
 
 # Names of the safetensors format: bytes per element and name in torch.
 DTYPES = {
@@ -42,8 +41,6 @@ DTYPES = {
 }
 _DTYPE_OF_TORCH = {torch_name: name for name, (_, torch_name) in DTYPES.items()}
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}")
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class TensorInfo(NamedTuple):
@@ -107,80 +104,35 @@ def read_safetensors_header(path: str | Path, max_bytes: int = WEIGHT_BYTES) -> 
     with naming(path), open_regular(path) as (file, status):
         if status.st_size > max_bytes:
             raise InvalidInput(f"has {status.st_size} bytes, limit {max_bytes}.")
-        length = int.from_bytes(file.read(8), "little")
-        if length > HEADER_BYTES or length + 8 > status.st_size:
-            raise InvalidInput(
-                f"announces a header of {length} bytes in a file of {status.st_size} (header limit {HEADER_BYTES}); "
-                "it is truncated or not a safetensors file."
-            )
+        length = header_length(file.read(8), status.st_size)
         return parse_safetensors_header(file.read(length), status.st_size - 8 - length)
 
 
-class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
+def header_length(prefix: bytes, size: int) -> int:
     """
-    The tensors of a `.safetensors` file or model folder, as a mapping that reads one tensor at a time.
-
-    All headers are checked on construction; values are read when asked for, as stored (no cast), on CPU.
-
-    Args:
-        path (`str` or `Path`): A `.safetensors` file, or a folder with `model.safetensors`, with
-            `model.safetensors.index.json` and its shards, or with any `.safetensors` shards.
-        max_bytes (`int`, *optional*, defaults to 16 GiB): Largest accepted sum of file sizes.
-
-    Attributes:
-        infos (`dict[str, TensorInfo]`): Header entry of each tensor.
-        shapes (`dict[str, tuple[int, ...]]`): Shape of each tensor.
-        dtypes (`dict[str, str]`): Stored type of each tensor, a key of `DTYPES` such as `"F32"`.
+    Length of the JSON header that the first 8 bytes of a safetensors file of `size` bytes announce.
 
     Raises:
-        [`InvalidInput`]: on construction when a file is missing or malformed or only pickled weights are there; on
-            reading a tensor with NaN or infinite values.
+        [`InvalidInput`]: when it does not fit into the file or the limit.
     """
+    length = int.from_bytes(prefix[:8], "little")
+    if size < 8 or length > HEADER_BYTES or length + 8 > size:
+        raise InvalidInput(
+            f"announces a header of {length} bytes in a file of {size} (header limit {HEADER_BYTES}); "
+            "it is truncated or not a safetensors file."
+        )
+    return length
 
-    def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES):
-        self.path = Path(path)
-        files, weight_map = _weight_files(self.path)
-        self.infos: dict[str, TensorInfo] = {}
-        self._files: dict[str, Path] = {}
-        for file in files:
-            infos = read_safetensors_header(file, max_bytes)
-            max_bytes -= file.stat().st_size
-            for name, info in infos.items():
-                if name in self.infos:
-                    raise InvalidInput(f"{self.path}: tensor {name} is in {self._files[name].name} and {file.name}.")
-                self.infos[name], self._files[name] = info, file
-        if len(self.infos) > TENSORS:
-            raise InvalidInput(f"{self.path}: holds {len(self.infos)} tensors, limit {TENSORS}.")
-        if weight_map is not None and weight_map != {name: file.name for name, file in self._files.items()}:
-            raise InvalidInput(f"{self.path}: model.safetensors.index.json does not match what the shards hold.")
-        self.shapes = {name: info.shape for name, info in self.infos.items()}
-        self.dtypes = {name: info.dtype for name, info in self.infos.items()}
 
-    def __getitem__(self, name: str) -> "torch.Tensor":
-        import torch
-        from safetensors import SafetensorError, safe_open
+def refuse_not_finite(tensor: "torch.Tensor", name: str, file: str | Path) -> None:
+    """Raises [`InvalidInput`] when a tensor that was read from `file` holds NaN or infinite values."""
+    import torch
 
-        file = self._files[name]
-        try:
-            with safe_open(file, framework="pt") as handle:
-                tensor = handle.get_tensor(name)
-        except SafetensorError as error:
-            raise InvalidInput(f"{file}: tensor {name} cannot be read ({error}).") from None
-        if tensor.is_floating_point():
-            # float8 has no isfinite of its own
-            checked = tensor.to(torch.float32) if tensor.element_size() == 1 else tensor
-            if not torch.isfinite(checked).all():
-                raise InvalidInput(f"{file}: tensor {name} has NaN or infinite values.")
-        return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.infos  # the inherited one would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.infos)
-
-    def __len__(self) -> int:
-        return len(self.infos)
+    if tensor.is_floating_point():
+        # float8 has no isfinite of its own
+        checked = tensor.to(torch.float32) if tensor.element_size() == 1 else tensor
+        if not torch.isfinite(checked).all():
+            raise InvalidInput(f"{file}: tensor {name} has NaN or infinite values.")
 
 
 def tensor_set_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
@@ -250,37 +202,3 @@ def _tensor_info(name: str, entry: Any) -> TensorInfo:
 
 def _integers(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int for item in value)  # bool is an int, too
-
-
-def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The safetensors files behind a path and, for a sharded model, which tensor its index puts where."""
-    if not path.is_dir():
-        if path.suffix in _PICKLED:
-            raise InvalidInput(f"{path}: {_why_no_pickle(path.name)}")
-        return [path], None
-    if (path / "model.safetensors").exists():
-        return [path / "model.safetensors"], None
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index, max_bytes=HEADER_BYTES, allow_floats=True).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InvalidInput(f"{index}: weight_map must map tensor names to shard names.")
-        for name in weight_map.values():
-            if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name) or ".." in name:
-                raise InvalidInput(f"{index}: shard name {str(name)[:64]!r} is not a plain .safetensors file name.")
-        names = sorted(set(weight_map.values()))
-    else:
-        weight_map, names = None, sorted(file.name for file in path.iterdir() if file.suffix == ".safetensors")
-    if len(names) > SHARDS:
-        raise InvalidInput(f"{path}: {len(names)} shards, limit {SHARDS}.")
-    if not names:
-        pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
-        raise InvalidInput(f"{path}: " + (_why_no_pickle(pickled[0]) if pickled else "holds no .safetensors file."))
-    return [path / name for name in names], weight_map
-
-
-def _why_no_pickle(name: str) -> str:
-    return (
-        f"{name} is pickled, and reading a pickle can run code. Have the model saved as safetensors "
-        "(save_pretrained does so) by somebody who trusts it."
-    )

@@ -1,0 +1,171 @@
+"""
+Reads the mark of a remote checkpoint a few row ranges at a time, and stops when enough is known.
+
+Every row of every carrier may hold bits, but far fewer bits than there are decide a case. Which rows are read first depends on nothing
+secret, and the e-value of the bits seen so far is valid wherever the reading stops (protocol.md §3.7 and §3.8).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import torch
+
+from ...backbones import Carrier, canonical_form, located
+from ...hub.remote import Part, RemoteSafetensors
+from .residuals import Groups, greedy_mean
+
+
+# The first reading takes this share of the checkpoint, its headers included, in this many requests. It is the only one where the
+# mark is intact, and where there is none.
+SHARE, REQUESTS = 0.028, 12
+LEAST_BYTES, MOST_BYTES = 2**20, 32 * 2**20
+# Computing needs several copies of a block.
+BLOCK_BYTES = 4 * 2**20
+# protocol.md §3.8: so small an e-value of all sub-keys together that reading on is futile.
+FUTILE = -10.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows `start` to `stop` of carrier number `carrier`."""
+
+    carrier: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PartialResiduals:
+    """
+    What was read of one sub-key.
+
+    Args:
+        phi (`torch.Tensor`):
+            Residuals `[bits]`; 0 where nothing was read.
+        read (`torch.Tensor`):
+            `[bits]` (bool).
+        requests, bytes_read (`int`):
+            What all sub-keys together have cost, headers included.
+        complete (`bool`):
+            Whether every carrier row was read.
+    """
+
+    phi: torch.Tensor
+    read: torch.Tensor
+    requests: int
+    bytes_read: int
+    complete: bool
+
+
+class RangedReader:
+    """
+    Residuals of several sub-keys from a remote checkpoint, growing with every call of [`RangedReader.read_on`].
+
+    Memory stays below twice [`MOST_BYTES`], however large the checkpoint is.
+
+    Args:
+        weights ([`~hub.remote.RemoteSafetensors`]):
+            The checkpoint.
+        carriers (`list[Carrier]`):
+            Layout of the key.
+        groups (`list[Groups]`):
+            Where the bits of each sub-key lie.
+        kept_fraction (`float`):
+            Share of each group that the residual sums.
+    """
+
+    def __init__(
+        self, weights: RemoteSafetensors, carriers: list[Carrier], groups: list[Groups], kept_fraction: float
+    ):
+        self.weights, self.carriers, self.groups = weights, carriers, groups
+        self.mean = partial(greedy_mean, kept_fraction=kept_fraction)
+        self.found = [located(carrier, weights.shapes) for carrier in carriers]
+        self.phi = [torch.zeros(len(own.row)) for own in groups]
+        self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in groups]
+        self._readings = plan_readings(self._bytes_per_row(), [c.rows for c in carriers], *self._first_reading())
+        self.complete = False
+
+    def read_on(self) -> bool:
+        """The next reading; `False` when there is none left."""
+        blocks = next(self._readings, None)
+        if blocks is None:
+            self.complete = True
+            return False
+        for _, together in groupby(blocks, lambda block: block.carrier):
+            self._read_blocks(list(together))
+        return True
+
+    def _read_blocks(self, blocks: list[Block]) -> None:
+        """Blocks of one carrier, which lie side by side."""
+        tensors = self.weights.fetch([part for block in blocks for part in self._parts(block)])
+        for block in blocks:
+            values = [tensors.pop(part) for part in self._parts(block)]
+            rows = canonical_form(self.carriers[block.carrier], values[0], values[1] if values[1:] else None)
+            for own, phi, read in zip(self.groups, self.phi, self.read, strict=True):
+                here = (own.carrier == block.carrier) & (own.row >= block.start) & (own.row < block.stop)
+                phi[here] = self.mean(rows[own.row[here] - block.start].gather(1, own.columns[here]))
+                read[here] = True
+
+    def result(self, place: int) -> PartialResiduals:
+        """What is known of the `place`-th sub-key."""
+        weights = self.weights
+        return PartialResiduals(self.phi[place], self.read[place], weights.requests, weights.bytes_read, self.complete)
+
+    def _parts(self, block: Block) -> list[Part]:
+        found = self.found[block.carrier]
+        return [Part(name, block.start, block.stop) for name in (found.weight, found.scale) if name is not None]
+
+    def _bytes_per_row(self) -> list[int]:
+        return [self.weights.row_bytes(found.weight) for found in self.found]
+
+    def _first_reading(self) -> tuple[int, int]:
+        """Bytes and number of carriers of the first reading."""
+        weights = self.weights
+        allowed = int(SHARE * weights.size) - weights.bytes_read
+        requests_each = 2 if any(found.scale for found in self.found) else 1
+        carriers = max(1, (REQUESTS - weights.requests) // requests_each)
+        return min(max(allowed, LEAST_BYTES), MOST_BYTES), min(carriers, 4)
+
+
+def plan_readings(
+    row_bytes: list[int], rows: list[int], first_bytes: int, first_carriers: int
+) -> Iterator[list[Block]]:
+    """
+    All rows of all carriers, in portions.
+
+    The first portion takes equal shares of the largest carriers, which hold most bits per request, from their ends: in many checkpoints the
+    scale that follows a weight is stored right behind it. The others take what is left, as much as the first one and then twice as
+    much each time, up to [`MOST_BYTES`].
+
+    Args:
+        row_bytes, rows (`list[int]`):
+            Of each carrier.
+        first_bytes, first_carriers (`int`):
+            Size of the first portion.
+    """
+    sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
+    largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))
+    left, portion, limit = list(rows), [], first_bytes
+    for place, number in enumerate(largest[:first_carriers]):
+        share = first_bytes // (min(first_carriers, len(rows)) - place)
+        left[number] -= min(rows[number], max(1, share // row_bytes[number]))
+        portion += _cut(number, left[number], rows[number], row_bytes[number])
+        first_bytes -= (rows[number] - left[number]) * row_bytes[number]
+    yield portion
+    portion, size = [], 0
+    for block in (block for number in largest for block in _cut(number, 0, left[number], row_bytes[number])):
+        added = (block.stop - block.start) * row_bytes[block.carrier]
+        if portion and size + added > limit:
+            yield portion
+            portion, size, limit = [], 0, min(2 * limit, MOST_BYTES)
+        portion, size = [*portion, block], size + added
+    if portion:
+        yield portion
+
+
+def _cut(number: int, start: int, stop: int, row_bytes: int) -> list[Block]:
+    """Rows in blocks of at most [`BLOCK_BYTES`]; neighbours are read in one request all the same."""
+    step = max(1, BLOCK_BYTES // row_bytes)
+    return [Block(number, first, min(first + step, stop)) for first in range(start, stop, step)]

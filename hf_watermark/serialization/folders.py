@@ -1,0 +1,160 @@
+"""Model folders of safetensors: which files hold the model, and its tensors read one at a time."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .documents import read_json
+from .files import InvalidInput
+from .tensors import HEADER_BYTES, TENSORS, WEIGHT_BYTES, TensorInfo, read_safetensors_header, refuse_not_finite
+
+
+if TYPE_CHECKING:
+    import torch
+
+SHARDS = 2_048
+INDEX_NAME = "model.safetensors.index.json"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
+    """
+    The tensors of a `.safetensors` file or model folder, as a mapping that reads one tensor at a time.
+
+    All headers are checked on construction; values are read when asked for, as stored (no cast), on CPU.
+
+    Args:
+        path (`str` or `Path`): A `.safetensors` file, or a folder with `model.safetensors`, with
+            `model.safetensors.index.json` and its shards, or with any `.safetensors` shards.
+        max_bytes (`int`, *optional*, defaults to 16 GiB): Largest accepted sum of file sizes.
+
+    Attributes:
+        infos (`dict[str, TensorInfo]`): Header entry of each tensor.
+        shapes (`dict[str, tuple[int, ...]]`): Shape of each tensor.
+        dtypes (`dict[str, str]`): Stored type of each tensor, a key of `DTYPES` such as `"F32"`.
+
+    Raises:
+        [`InvalidInput`]: on construction when a file is missing or malformed or only pickled weights are there; on
+            reading a tensor with NaN or infinite values.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES):
+        self.path = Path(path)
+        files, weight_map = _weight_files(self.path)
+        headers: dict[str, dict[str, TensorInfo]] = {}
+        for file in files:
+            headers[file.name] = read_safetensors_header(file, max_bytes)
+            max_bytes -= file.stat().st_size
+        self.infos, names = merge_headers(headers, weight_map, self.path)
+        folder = files[0].parent
+        self._files = {tensor: folder / name for tensor, name in names.items()}
+        self.shapes = {name: info.shape for name, info in self.infos.items()}
+        self.dtypes = {name: info.dtype for name, info in self.infos.items()}
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        from safetensors import SafetensorError, safe_open
+
+        file = self._files[name]
+        try:
+            with safe_open(file, framework="pt") as handle:
+                tensor = handle.get_tensor(name)
+        except SafetensorError as error:
+            raise InvalidInput(f"{file}: tensor {name} cannot be read ({error}).") from None
+        refuse_not_finite(tensor, name, file)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos  # the inherited one would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+
+def merge_headers(
+    headers: Mapping[str, dict[str, TensorInfo]], weight_map: Mapping[str, str] | None, where: str | Path
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """
+    All tensors of a model: their header entries, and the file that holds each.
+
+    Args:
+        headers (`Mapping[str, dict[str, TensorInfo]]`): Entries by file name.
+        weight_map (`Mapping[str, str]`, *optional*): What the index of a sharded model says.
+
+    Raises:
+        [`InvalidInput`]: when a tensor is in two files, there are too many, or the index says otherwise.
+    """
+    infos: dict[str, TensorInfo] = {}
+    files: dict[str, str] = {}
+    for file, entries in headers.items():
+        for name, info in entries.items():
+            if name in infos:
+                raise InvalidInput(f"{where}: tensor {name} is in {files[name]} and {file}.")
+            infos[name], files[name] = info, file
+    if len(infos) > TENSORS:
+        raise InvalidInput(f"{where}: holds {len(infos)} tensors, limit {TENSORS}.")
+    if weight_map is not None and weight_map != files:
+        raise InvalidInput(f"{where}: {INDEX_NAME} does not match what the shards hold.")
+    return infos, files
+
+
+def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """The safetensors files behind a path and, for a sharded model, which tensor its index puts where."""
+    if not path.is_dir():
+        if path.suffix in _PICKLED:
+            raise InvalidInput(f"{path}: {_why_no_pickle(path.name)}")
+        return [path], None
+    index = path / INDEX_NAME
+    names, weight_map = choose_weight_files(
+        {file.name for file in path.iterdir()}, lambda: read_json(index, HEADER_BYTES, allow_floats=True), path
+    )
+    return [path / name for name in names], weight_map
+
+
+def choose_weight_files(
+    names: Collection[str], read_index: Callable[[], dict[str, Any]], where: str | Path
+) -> tuple[list[str], dict[str, str] | None]:
+    """
+    Which files of a folder or repo hold the model: `model.safetensors`, or the shards that its index names, or all `.safetensors` files.
+
+    Args:
+        names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not looked at.
+        read_index (`Callable`): Reads the content of `model.safetensors.index.json`.
+
+    Returns:
+        File names in order and, for an indexed model, the file of each tensor.
+
+    Raises:
+        [`InvalidInput`]: when there is none, or the index breaks its format.
+    """
+    if "model.safetensors" in names:
+        return ["model.safetensors"], None
+    weight_map = None
+    chosen = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    if INDEX_NAME in names:
+        weight_map = read_index().get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InvalidInput(f"{where}: weight_map of {INDEX_NAME} must map tensor names to shard names.")
+        for name in weight_map.values():
+            if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name) or ".." in name:
+                raise InvalidInput(
+                    f"{where}: shard name {str(name)[:64]!r} in {INDEX_NAME} is not a plain .safetensors file name."
+                )
+        chosen = sorted(set(weight_map.values()))
+    if len(chosen) > SHARDS:
+        raise InvalidInput(f"{where}: {len(chosen)} shards, limit {SHARDS}.")
+    if not chosen:
+        pickled = sorted(name for name in names if name.endswith(_PICKLED) and "/" not in name)
+        raise InvalidInput(f"{where}: " + (_why_no_pickle(pickled[0]) if pickled else "holds no .safetensors file."))
+    return chosen, weight_map
+
+
+def _why_no_pickle(name: str) -> str:
+    return (
+        f"{name} is pickled, and reading a pickle can run code. Have the model saved as safetensors "
+        "(save_pretrained does so) by somebody who trusts it."
+    )
