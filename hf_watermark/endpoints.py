@@ -113,9 +113,9 @@ class Endpoint:
         return row if answer else torch.full_like(row, torch.nan)
 
     def _inference(self, token: str | None) -> Any:
-        # `False`: an address that anybody may own must not get the user's Hub token.
-        options: dict[str, Any] = {"token": token or False}
-        client = InferenceClient(model=self.url, timeout=SECONDS, **options)
+        # Without a token the client sends the stored Hub token to whatever address it is given; only an own header prevents that.
+        headers = None if token else {"authorization": ""}
+        client = InferenceClient(model=self.url, token=token, headers=headers, timeout=SECONDS)
 
         def ask(picture: bytes) -> list[tuple[Any, Any]]:
             try:

@@ -122,8 +122,12 @@ def verify(
     if isinstance(prepared, Evidence):
         return prepared
     verifiers, opened = prepared
-    opened.budget = None if budget is None else opened.queries + budget
-    return verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    before = opened.queries
+    opened.budget = None if budget is None else before + budget
+    evidence = verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    if opened.queries > before:
+        evidence.details |= {"queries": opened.queries - before, "budget": budget}
+    return evidence
 
 
 def verify_sequentially(

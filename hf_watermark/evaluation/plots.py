@@ -109,6 +109,62 @@ def decoy_plot(evidence: Mapping[str, Any]) -> str:
         return inline_svg(figure, "decoys")
 
 
+def bits_plot(leaves: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Bits of evidence (-log2 p) of each sub-key, with both decision levels.
+
+    Args:
+        leaves:
+            Evidence of single sub-keys, as [`Evidence.to_dict`] gives it.
+    """
+    methods = list(dict.fromkeys(part["method"] for part in leaves))
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8.6, 1.3 + 0.3 * len(leaves)), layout="constrained")
+        axes = figure.subplots()
+        _draw_levels(axes)
+        for method, (colour, marker) in zip(methods, STYLES, strict=False):
+            places = [place for place, part in enumerate(leaves) if part["method"] == method]
+            values = [-leaves[place]["log2_p"] for place in places]
+            axes.hlines(places, 0, values, color=colour, linewidth=2)
+            axes.scatter(values, places, color=colour, marker=marker, s=42, label=method.replace("_", " "), zorder=3)
+        names = [
+            f"{part['method'].replace('_', ' ')}, sub-key {part['details'].get('subkey', '?')}" for part in leaves
+        ]
+        axes.set_yticks(range(len(leaves)), names)
+        axes.set_ylim(len(leaves) - 0.5, -0.5)
+        axes.set_xlim(-8, 268)
+        axes.set_xticks([0, 64, 128, 192, 256])
+        axes.set_xlabel("bits of evidence: −log2 p (never quoted above 256)")
+        return inline_svg(figure, "bits")
+
+
+def path_plot(paths: Sequence[Sequence[Sequence[float]]], level: float) -> str:
+    """
+    log2 of the e-value against the number of queries, one line per sub-key.
+
+    Args:
+        paths:
+            Per sub-key pairs `[queries, log2 e]`.
+        level:
+            log2 p that the verdict asks for.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for path, (colour, marker) in zip(paths, STYLES * len(paths), strict=False):
+            queries, values = zip(*path, strict=True)
+            axes.plot(queries, values, color=colour, marker=marker, markersize=4)
+        axes.axhline(-level, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"enough for a claim: {-level:.0f}", (0, -level), xytext=(4, 3), textcoords="offset points", fontsize=8.5
+        )
+        axes.set_ylim(top=1.12 * max(-level, *(value for path in paths for _, value in path)))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("queries")
+        axes.set_ylabel("log2 of the e-value")
+        return inline_svg(figure, "path")
+
+
 def methods_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The method-level evidence inside the evidence of one suspect."""
     return evidence["parts"] if evidence["method"] == "combined" else [evidence]
