@@ -109,8 +109,8 @@ class LevelReport:
             "failed": self.failed,
             "levels": [level.to_dict() for level in self.levels],
             "statement": self.signed.plain() if self.signed else None,
-            "precommit_time": _iso(self.precommit_time),
-            "statement_time": _iso(self.statement_time),
+            "precommit_time": iso(self.precommit_time),
+            "statement_time": iso(self.statement_time),
             "authorities": self.authorities,
             "evidence": self.evidence.to_dict() if self.evidence else None,
         }
@@ -277,24 +277,24 @@ def check_dates(
     assert claimed is not None  # V0 passed
     if report.precommit_time and claimed < report.precommit_time - CLOCKS:
         raise InvalidInput(
-            f"the statement says {statement.created}, but its precommit was made at {_iso(report.precommit_time)}: back-dated"
+            f"the statement says {statement.created}, but its precommit was made at {iso(report.precommit_time)}: back-dated"
         )
     earliest = min((time.moment for time in last), default=None)
     if earliest and claimed > earliest + CLOCKS:
         raise InvalidInput(
-            f"the statement says {statement.created}, but a timestamp is from {_iso(earliest)}: post-dated"
+            f"the statement says {statement.created}, but a timestamp is from {iso(earliest)}: post-dated"
         )
     moment = _beacon(statement, report, tokens, beacon, roots)
     if moment and report.precommit_time and moment < report.precommit_time - CLOCKS:
         raise InvalidInput(
-            f"the beacon is from {_iso(moment)}, before the precommit ({_iso(report.precommit_time)}): the key could have been searched"
+            f"the beacon is from {iso(moment)}, before the precommit ({iso(report.precommit_time)}): the key could have been searched"
         )
     if moment and (report.statement_time or claimed) < moment - CLOCKS:
-        raise InvalidInput(f"the beacon is from {_iso(moment)}, after the statement: no mark could be made from it")
+        raise InvalidInput(f"the beacon is from {iso(moment)}, after the statement: no mark could be made from it")
     level.facts |= {
-        "precommit": _iso(report.precommit_time),
-        "beacon": _iso(moment),
-        "statement": _iso(report.statement_time),
+        "precommit": iso(report.precommit_time),
+        "beacon": iso(moment),
+        "statement": iso(report.statement_time),
     }
     missing = []
     stamped = bool(statement.precommit_timestamps and signed.timestamps)
@@ -323,7 +323,7 @@ def _times(
         if roots:
             times.append(read_token(raw, message, roots, stamp.path))
             if times[-1].moment > now + CLOCKS:
-                raise InvalidInput(f"{stamp.path} is from the future ({_iso(times[-1].moment)})")
+                raise InvalidInput(f"{stamp.path} is from the future ({iso(times[-1].moment)})")
     return times, tokens
 
 
@@ -417,5 +417,5 @@ def _pool(source: Source, opening: Opening) -> dict[str, Any]:
     return dict(SafetensorsFolder(source.path(POOL)))
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,7 +17,21 @@ def test_help_needs_no_heavy_import():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "owner", "owner create", "owner show", "verify", "certify", "attack", "methods", "quickstart"]
+    "command",
+    [
+        "",
+        "owner",
+        "owner create",
+        "owner show",
+        "verify",
+        "certify",
+        "attack",
+        "methods",
+        "quickstart",
+        "precommit",
+        "publish",
+    ]
+    + ["statement", "statement show", "statement check", "open", "judge", "dispute"],
 )
 def test_every_help_ends_with_an_example(run, command):
     result = run(*command.split(), "--help")
