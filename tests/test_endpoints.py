@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from inference_server import MEAN, STD, InferenceServer, classify
 from PIL import Image
 
@@ -14,7 +15,8 @@ from hf_watermark.suspects import BudgetExceeded
 
 
 @pytest.fixture
-def serve():
+def serve(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     servers = []
 
     def start(model):

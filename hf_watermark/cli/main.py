@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import attack, certify, disclose, judge, methods, owner, precommit, publish, quickstart, statement, verify
+from . import attack, certify, demo, disclose, judge, methods, owner, precommit, publish, quickstart, statement, verify
 from .errors import BUG, OneLineErrors
 
 
@@ -54,6 +54,7 @@ app.add_typer(statement_app, name="statement")
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
 app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)
+app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=methods.EXAMPLE)(methods.methods)
 app.command(epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 

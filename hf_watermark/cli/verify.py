@@ -167,7 +167,7 @@ def open_address(
     pretrained = backbone.get("pretrained_cfg") or {}
     values = []
     for name, text in (("mean", mean), ("std", std)):
-        known = pretrained.get(name)
+        known = pretrained.get(name) or []
         if text is None and not known:
             raise InvalidInput(
                 f"give --mean and --std: the normalisation that the owner's image processor applies (image_{name} in its "
@@ -182,7 +182,7 @@ def open_address(
         raise InvalidInput(
             "the key does not hold the owner's class names, so the answers of an address cannot be read"
         )
-    return Endpoint(url, labels, *values, api=api, api_name=api_name)
+    return Endpoint(url, labels, values[0], values[1], api=api, api_name=api_name)
 
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":

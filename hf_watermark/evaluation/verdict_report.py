@@ -67,6 +67,18 @@ def render_verdict(
     )
 
 
+def plots_of(evidence: Evidence) -> list[str]:
+    """The page's plots as SVG, for other pages."""
+    record = evidence.to_dict()
+    methods = methods_of(record) if record["trials"] else []
+    leaves = [part for method in methods for part in method["parts"]]
+    shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
+    return [
+        *([bits_plot(leaves)] if leaves else []),
+        *([decoy_plot({"method": "combined", "parts": shown})] if shown else []),
+    ]
+
+
 def write_verdict(path: str | Path, *args: Any, **fields: Any) -> Path:
     """[`render_verdict`] into a new file."""
     write_bytes_atomic(path, render_verdict(*args, **fields).encode(), overwrite=False)
@@ -77,7 +89,9 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures at the top of the page: `title`, `value`, `note` and `state` (`good`, `bad` or `plain`)."""
     needed = LEVEL_B if record["bound_to_beacon"] else LEVEL_N
     name = "B (bound to a public beacon)" if record["bound_to_beacon"] else "N (no public beacon)"
-    cards = [{"title": "Verdict", "value": record["verdict"], "note": "", "state": STATES[record["verdict"]]}]
+    cards = [
+        {"title": "Verdict", "value": record["verdict"], "note": "", "state": STATES.get(record["verdict"], "plain")}
+    ]
     if not record["trials"]:
         return cards
     log2_p = f"{record['log2_p']:.1f}".replace("-", "−")

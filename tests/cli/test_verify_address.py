@@ -7,10 +7,12 @@ from inference_server import InferenceServer
 
 
 @pytest.fixture
-def address(shop):
+def address(shop, monkeypatch):
     """The model of two methods behind an address."""
+    from huggingface_hub import constants
     from transformers import AutoModelForImageClassification
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     server = InferenceServer(AutoModelForImageClassification.from_pretrained(shop / "both"))
     yield server.url
     server.close()
