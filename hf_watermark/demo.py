@@ -7,6 +7,7 @@ only. The report is handed over inside the page, so that no copy stays behind.
 
 import base64
 import html
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 from .claims import Disclosure, LevelReport, Outcome, check, judge
 from .claims.levels import TITLES
+from .evaluation.plots import NARROW
 from .evaluation.report import TEMPLATES, environment
 from .evaluation.verdict_report import plots_of, render_verdict, verdict_cards
 from .evidence import Evidence, Verdict
@@ -74,7 +76,10 @@ def check_repository(
     refuse_large(source, most)
     report = check(source, token=token, progress=lambda level: progress(f"{level}: {TITLES[level]}"))
     headline, text, state = in_words(report)
-    return Result(repo.strip(), headline, text, state, report.evidence, report.to_dict())
+    levels = report.to_dict()
+    for level in levels["levels"]:
+        level["reasons"] = [without_options(reason) for reason in level["reasons"]]
+    return Result(repo.strip(), headline, without_options(text), state, report.evidence, levels)
 
 
 def judge_claim(
@@ -95,7 +100,7 @@ def judge_claim(
     progress("Judging: commitment, controls, then the suspect")
     result = judge(disclosure, suspect.strip(), statement.strip(), token=token)
     state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(result.verdict, "plain")
-    steps = [(step.name, str(step.outcome), step.detail) for step in result.steps]
+    steps = [(step.name, str(step.outcome), without_options(step.detail)) for step in result.steps]
     return Result(
         suspect.strip(),
         str(result.verdict).capitalize(),
@@ -151,6 +156,11 @@ def in_words(report: LevelReport) -> tuple[str, str, str]:
     return "Inconclusive", "; ".join(reason for level in report.levels for reason in level.reasons), "plain"
 
 
+def without_options(text: str) -> str:
+    """Reasons name options of the command line, which a page does not have."""
+    return re.sub(r" \(--[a-z-]+ [A-Z]+\)", "", text)
+
+
 # The page
 
 
@@ -169,7 +179,15 @@ def in_page(outcome: Result) -> str:
             outcome=outcome,
             cards=cards,
             levels=outcome.levels,
-            plots=[Markup(plot) for plot in plots_of(outcome.evidence)] if outcome.evidence else [],
+            # Drawn twice, because a wide figure cannot be read on a phone.
+            plots=[
+                (title, Markup(wide), Markup(narrow))
+                for (title, wide), (_, narrow) in zip(
+                    plots_of(outcome.evidence), plots_of(outcome.evidence, NARROW), strict=True
+                )
+            ]
+            if outcome.evidence
+            else [],
             report=base64.b64encode(report.encode()).decode(),
             name="".join(letter if letter.isalnum() else "-" for letter in outcome.subject)[:80],
         )

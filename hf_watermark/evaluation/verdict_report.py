@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ..evidence import LEVEL_B, LEVEL_N, Evidence
 from ..serialization import write_bytes_atomic
 from ..version import VERSION
-from .plots import bits_plot, decoy_plot, methods_of, path_plot
+from .plots import WIDTH, bits_plot, decoy_plot, methods_of, path_plot
 from .report import environment
 
 
@@ -67,16 +67,16 @@ def render_verdict(
     )
 
 
-def plots_of(evidence: Evidence) -> list[str]:
-    """The page's plots as SVG, for other pages."""
+def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
+    """Titles and plots (SVG) of a result, for other pages."""
     record = evidence.to_dict()
     methods = methods_of(record) if record["trials"] else []
     leaves = [part for method in methods for part in method["parts"]]
     shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
-    return [
-        *([bits_plot(leaves)] if leaves else []),
-        *([decoy_plot({"method": "combined", "parts": shown})] if shown else []),
-    ]
+    plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
+    if shown:
+        plots.append(("The true key among decoy keys", decoy_plot({"method": "combined", "parts": shown}, width)))
+    return plots
 
 
 def write_verdict(path: str | Path, *args: Any, **fields: Any) -> Path:
@@ -99,7 +99,7 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "title": "log2 p",
             "value": log2_p,
-            "note": f"level {name} asks for −{-needed:.0f}",
+            "note": f"{by_chance(record['log2_p'])}; level {name} asks for −{-needed:.0f}",
             "state": "good" if record["log2_p"] <= needed else "plain",
         },
         {
@@ -114,3 +114,9 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
         note = f"of {budget} allowed" if budget else "no budget set"
         cards.append({"title": "Queries", "value": str(record["details"]["queries"]), "note": note, "state": "plain"})
     return cards
+
+
+def by_chance(log2_p: float) -> str:
+    """What a p-value means, for people: how often an unrelated key does as well."""
+    digits = int(-log2_p * 0.30103)
+    return f"an unrelated key does as well once in 10^{digits}" if digits >= 2 else "any key may do as well"

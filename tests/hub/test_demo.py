@@ -61,7 +61,7 @@ def test_a_good_repository(repos):
         r for r in repos.requests if r.path.endswith("model.safetensors") and (r.method == "HEAD" or not r.range)
     ]
     page = in_page(outcome)
-    assert page.count("<svg") == 2 and "download=" in page and "<script" not in page
+    assert page.count("<svg") == 4 and "download=" in page and "<script" not in page
 
 
 def test_tampered_and_absent_statements(repos):
@@ -178,13 +178,14 @@ def test_a_visitor_checks_repositories(serve_demo, open_page):
     page = open_page(serve_demo())
     seen: list[str] = []
     page.expose_function("seen", lambda text: seen.append(text))
+    page.wait_for_selector("#repo")
     page.evaluate(
-        "new MutationObserver(() => seen(document.querySelector('#result').innerText))"
-        ".observe(document.querySelector('#result'), {childList: true, subtree: true, characterData: true})"
+        "() => { new MutationObserver(() => seen(document.body.innerText))"
+        ".observe(document.body, {childList: true, subtree: true, characterData: true}) }"
     )
     text = check_in(page, "me/model")
     assert "Mark found" in text and text.count("passed") == 3 and "V2" in text and "log2 p" in text
-    assert page.locator("#result svg").count() == 2
+    assert page.locator("#result svg:visible").count() == 2
     assert any("V1: the files are those of the statement ..." in line for line in seen), seen  # progress was shown
     with page.expect_download() as download:
         page.click("#result a.download")
@@ -234,8 +235,8 @@ def test_the_owner_uses_a_key_on_his_own_machine(serve_demo, open_page, dated):
 def test_on_a_phone_nothing_is_wider_than_the_window(serve_demo, open_page):
     page = open_page(serve_demo(), width=390, height=844)
     check_in(page, "me/model")
-    page.wait_for_selector("#result svg")
+    assert page.locator("#result svg:visible").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate("Math.max(...[...document.querySelectorAll('#result .verdict, #result .levels, #result .download')]"
+    assert page.evaluate("Math.max(...[...document.querySelectorAll('#result .verdict, #result .levels, #result svg, #result .download')]"
                          ".map(e => e.getBoundingClientRect().right))") <= 390  # fmt: skip
     assert page.locator("#check").first.bounding_box()["height"] >= 36
