@@ -1,6 +1,20 @@
 """Who is right: levels of a published model, the judge of one claim, and disputes between two claimants."""
 
+from .disclosure import Disclosure
+from .dispute import Claimant, DisputeResult, dispute
+from .judge import Judgement, judge
 from .levels import Level, LevelReport, Outcome, check
 
 
-__all__ = ["Level", "LevelReport", "Outcome", "check"]
+__all__ = [
+    "Claimant",
+    "Disclosure",
+    "DisputeResult",
+    "Judgement",
+    "Level",
+    "LevelReport",
+    "Outcome",
+    "check",
+    "dispute",
+    "judge",
+]

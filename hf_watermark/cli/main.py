@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import attack, certify, inspect, methods, owner, quickstart, verify
+from . import (
+    attack,
+    certify,
+    demo,
+    disclose,
+    inspect,
+    judge,
+    methods,
+    owner,
+    precommit,
+    publish,
+    quickstart,
+    statement,
+    verify,
+)
 from .errors import BUG, OneLineErrors
 
 
@@ -44,6 +58,18 @@ app.command(epilog=verify.EXAMPLE)(verify.verify)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
+app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
+app.command(epilog=publish.EXAMPLE)(publish.publish)
+statement_app = typer.Typer(
+    help="Show or check the signed statement of any model.", no_args_is_help=True, epilog=statement.CHECK_EXAMPLE
+)
+statement_app.command(epilog=statement.SHOW_EXAMPLE)(statement.show)
+statement_app.command(epilog=statement.CHECK_EXAMPLE)(statement.check)
+app.add_typer(statement_app, name="statement")
+app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
+app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
+app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)
+app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=methods.EXAMPLE)(methods.methods)
 app.command(epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 

@@ -86,3 +86,18 @@ def beacon_time(source: str) -> datetime | None:
 def round_time(chain: str, number: int) -> datetime:
     genesis, period = CHAINS[chain]
     return datetime.fromtimestamp(genesis, UTC) + timedelta(seconds=period * (number - 1))
+
+
+def look_up(source: str) -> Beacon:
+    """
+    The value that a statement's `beacon_source` names, as the network gives it.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the source is none that can be looked up, or cannot be reached.
+    """
+    match = _SOURCE.fullmatch(source)
+    if match is None or match[1] not in CHAINS:
+        raise InvalidInput(
+            f"beacon source {source[:80]!r} cannot be looked up here; find the value and give it as hexadecimal digits"
+        )
+    return drand_round(f"{DRAND.rsplit('/', 1)[0]}/{match[1]}", int(match[2]))

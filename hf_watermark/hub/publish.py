@@ -378,13 +378,21 @@ def fetch_card(folder: str | Path, repo_id: str, token: str | None = None, revis
 
 
 def commit(
-    remote: RepoSource, files: Mapping[str, Content], message: str, token: str | None, revision: str | None
+    remote: RepoSource,
+    files: Mapping[str, Content],
+    message: str,
+    token: str | None = None,
+    revision: str | None = None,
+    keep: bool = False,
 ) -> Any:
-    """One commit on top of the one that was read, or none. Weights and public files that this set replaces are deleted with it."""
-    stale = [name for name in remote.sizes if name not in files and _is_ours(name)]
+    """
+    One commit on top of the one that was read, or none. Unless asked to `keep` them, weights and public files that this set replaces are
+    deleted with it.
+    """
+    stale = [] if keep else [name for name in remote.sizes if name not in files and _is_ours(name)]
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
     operations += [CommitOperationDelete(name, is_folder=False) for name in stale]
-    fields = {"commit_message": message, "parent_commit": remote.commit, "revision": revision}
+    fields: Any = {"commit_message": message, "parent_commit": remote.commit, "revision": revision}
     try:
         with hub_errors(remote.name):
             return hub_api(token).create_commit(str(remote.model_id), operations, **fields)

@@ -11,7 +11,21 @@ from ..keys import NO_BEACON, fingerprint, is_signed_by
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
 from .precommit import FOLDER
-from .schema import Count, Date, Decimal, Hex32, Hex64, Log2, RelativePath, RepoId, Slug, Strict, Text, parsed
+from .schema import (
+    Count,
+    Date,
+    Decimal,
+    Hex32,
+    Hex64,
+    Log2,
+    RelativePath,
+    RepoId,
+    Slug,
+    Strict,
+    Text,
+    parsed,
+    validated,
+)
 
 
 STATEMENT = f"{FOLDER}/statement.json"
@@ -96,12 +110,13 @@ class Survival(Strict):
     def of(cls, row: dict[str, Any]) -> "Survival":
         """From a row of `survival_table`."""
         accuracy = row.get("accuracy")
-        return cls(
-            attack=str(row["attack"]),
-            accuracy_bp=None if accuracy is None else round(10_000 * accuracy),
-            log2_p=rounded_up(row["log2_p"]),
-            verdict=str(row["verdict"]),
-        )
+        fields = {
+            "attack": str(row["attack"]),
+            "accuracy_bp": None if accuracy is None else round(10_000 * accuracy),
+            "log2_p": rounded_up(row["log2_p"]),
+            "verdict": str(row["verdict"]),
+        }
+        return validated(cls, fields, "survival table")
 
 
 class CertifiedPoint(Strict):

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from huggingface_hub import constants
 from server import HubServer, environment
-from shops import Shop, open_shop
+from shops import Dated, Shop, open_shop, publish_dated, write_files
 
 
 @pytest.fixture
@@ -68,3 +68,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def other_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Another owner with another model."""
     return open_shop(tmp_path_factory.mktemp("other"), seed=9)
+
+
+@pytest.fixture(scope="session")
+def dated(tmp_path_factory: pytest.TempPathFactory) -> Dated:
+    """A published model with everything: dates, beacon, an opened sub-key. Do not change its folder."""
+    place = tmp_path_factory.mktemp("dated")
+    with pytest.MonkeyPatch.context() as monkeypatch, HubServer() as server:
+        connect(monkeypatch, server.url, place / "hf_home")
+        return publish_dated(place, server)
+
+
+@pytest.fixture
+def repository(dated: Dated, tmp_path: Path) -> Path:
+    """A copy of that model's repository, to be spoilt."""
+    write_files(
+        tmp_path / "repository",
+        {str(p.relative_to(dated.folder)): p.read_bytes() for p in dated.folder.rglob("*") if p.is_file()},
+    )
+    return tmp_path / "repository"

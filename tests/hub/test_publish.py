@@ -9,7 +9,7 @@ import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
-from shops import small_model
+from shops import CERTIFICATE, small_model
 from timm.models import save_for_hf
 from transformers import AutoModelForImageClassification
 
@@ -54,11 +54,7 @@ def test_one_commit_holds_everything(hub, shop):
 def test_the_card_shows_what_the_statement_says(hub, shop):
     fidelity = Fidelity.of("digits", marked=0.9312, twin=0.9301, seeds=3)
     survival = [{"attack": "prune <b>80 %</b>", "accuracy": 0.91, "log2_p": -200.4, "verdict": "mark found"}]
-    certificate = {
-        "sigma": 0.1, "norm": "l2", "moves": "parameters", "triggers": 100, "draws": 1000, "confidence": 0.99, "radius": 0.5,
-        "curves": {"0": [{"radius": 0.5, "accuracy": 0.985, "certified": True}, {"radius": 1.0, "accuracy": None, "certified": False}]},
-    }  # fmt: skip
-    push(shop, extras=Extras(fidelity=fidelity, survival=survival, certificates=[certificate]))
+    push(shop, extras=Extras(fidelity=fidelity, survival=survival, certificates=[CERTIFICATE]))
     card = ModelCard.load("me/model")
     assert {"hf-watermark", "watermark"} <= set(card.data.tags)
     assert card.data["watermark"]["owner"] == shop.owner.fingerprint

@@ -1,0 +1,214 @@
+"""`hf-watermark judge` and `hf-watermark dispute`."""
+
+import json as json_format
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..serialization import InvalidInput, write_json_atomic
+from .disclose import pool_path
+from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .loading import silence_loading
+from .passphrase import read_passphrase
+from .secrets import OwnerFd, OwnerFile, load_owner
+from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable, read_beacon
+from .verify import refuse_output
+
+
+if TYPE_CHECKING:
+    from ..claims import DisputeResult, Judgement
+    from ..claims.disclosure import Disclosure
+
+JUDGE_EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
+DISPUTE_EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
+OPENING_BYTES = 2**20
+
+SuspectOption = Annotated[
+    str, typer.Option("--suspect", metavar="SOURCE", help="Folder, file, or OWNER/NAME[@REVISION].")
+]
+DateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suspect-date",
+        metavar="DATE",
+        help="Earliest appearance of the suspect that you believe, as 2026-11-22T12:00:00Z.",
+    ),
+]
+DrawnOption = Annotated[
+    bool, typer.Option("--drawn", help="You, the judge, drew the sub-key; otherwise all possible ones are charged.")
+]
+LooksOption = Annotated[int, typer.Option("--looks", min=1, help="How many further variants were or will be tried.")]
+UnmarkedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unmarked",
+        metavar="SOURCE",
+        help="A model without the mark (twin, public base) as a control; may be repeated.",
+    ),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="Also write the transcript to this new file.")
+]
+
+
+def judge(
+    opening: Annotated[Path, typer.Option("--opening", metavar="FILE", help="What the claimant opened.")],
+    suspect: SuspectOption,
+    statement: Annotated[str, typer.Option("--statement", metavar="SOURCE", help="The claimant's published model.")],
+    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
+    trust: TrustOption = None,
+    beacon: BeaconOption = None,
+    owner_key: OwnerKeyOption = None,
+    suspect_date: DateOption = None,
+    drawn: DrawnOption = False,
+    looks: LooksOption = 1,
+    unmarked: UnmarkedOption = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
+    sign_as: Annotated[
+        Path | None,
+        typer.Option("--sign-as", metavar="FILE", help="Sign the transcript with this owner file of yours."),
+    ] = None,
+    owner_passphrase_fd: OwnerFd = None,
+    owner_passphrase_file: OwnerFile = None,
+) -> None:
+    """
+    Judge a claim without the key: commitment, signature, dates, looks and controls are derived again, then the suspect is read.
+
+    Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
+    """
+    if output is not None:
+        refuse_output(output)
+    if sign_as is not None and output is None:
+        raise InvalidInput("--sign-as signs the transcript; give --output FILE as well")
+    secret = read_passphrase(owner_passphrase_fd, owner_passphrase_file)
+
+    from ..claims import judge as decide
+    from ..hub.timestamp import read_roots
+
+    silence_loading()
+    with Console(stderr=True).status("Judging ..."):
+        result = decide(
+            read_disclosure(opening),
+            suspect,
+            statement,
+            nonce=nonce,
+            roots=read_roots(trust or []),
+            public_key=owner_key,
+            beacon=None if beacon is None else read_beacon(beacon, statement),
+            suspect_time=read_date(suspect_date),
+            drawn=drawn,
+            looks=looks,
+            unmarked={name: name for name in unmarked or []},
+        )
+    document: dict[str, Any] = result.transcript
+    if sign_as is not None:
+        document = result.signed_by(load_owner(sign_as, secret))
+    if output is not None:
+        write_json_atomic(output, document, overwrite=False)
+    if json:
+        typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
+    else:
+        show_judgement(result)
+    raise typer.Exit({"mark found": FOUND, "inconclusive": INCONCLUSIVE}.get(str(result.verdict), NOT_FOUND))
+
+
+def dispute(
+    suspect: SuspectOption,
+    opening_a: Annotated[Path, typer.Option("--opening-a", metavar="FILE", help="What A opened.")],
+    statement_a: Annotated[str, typer.Option("--statement-a", metavar="SOURCE", help="A's published model.")],
+    opening_b: Annotated[Path, typer.Option("--opening-b", metavar="FILE", help="What B opened.")],
+    statement_b: Annotated[str, typer.Option("--statement-b", metavar="SOURCE", help="B's published model.")],
+    original_a: Annotated[
+        str | None, typer.Option("--original-a", metavar="SOURCE", help="A's committed original.")
+    ] = None,
+    original_b: Annotated[
+        str | None, typer.Option("--original-b", metavar="SOURCE", help="B's committed original.")
+    ] = None,
+    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
+    trust: TrustOption = None,
+    suspect_date: DateOption = None,
+    drawn: DrawnOption = False,
+    looks: LooksOption = 1,
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """
+    Two claimants over one suspect: both marks are searched in it, then each in the other's committed original.
+
+    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 the order stays open.
+    """
+    if output is not None:
+        refuse_output(output)
+
+    from ..claims import Claimant
+    from ..claims import dispute as settle
+    from ..hub.timestamp import read_roots
+
+    silence_loading()
+    with Console(stderr=True).status("Judging both claims ..."):
+        result = settle(
+            Claimant("A", read_disclosure(opening_a), statement_a, original_a, nonce),
+            Claimant("B", read_disclosure(opening_b), statement_b, original_b, nonce),
+            suspect,
+            roots=read_roots(trust or []),
+            suspect_time=read_date(suspect_date),
+            drawn=drawn,
+            looks=looks,
+        )
+    if output is not None:
+        write_json_atomic(output, result.to_dict(), overwrite=False)
+    if json:
+        typer.echo(json_format.dumps(result.to_dict(), indent=2, sort_keys=True))
+    else:
+        show_dispute(result)
+    raise typer.Exit(INCONCLUSIVE if not result.conclusive else FOUND if result.upstream else NOT_FOUND)
+
+
+def read_disclosure(path: Path) -> "Disclosure":
+    """An opening from a file, with the source images beside it if there are any."""
+    from ..claims.disclosure import Disclosure
+    from ..serialization import SafetensorsFolder
+    from ..serialization.files import naming, open_regular, read_all
+
+    with naming(path), open_regular(path) as (file, _):
+        raw = read_all(file, OPENING_BYTES)
+    pool = dict(SafetensorsFolder(pool_path(path))) if pool_path(path).is_file() else None
+    return Disclosure.parse(raw, pool)
+
+
+def read_date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"--suspect-date {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def show_judgement(result: "Judgement") -> None:
+    console = Console()
+    for step in result.steps:
+        console.print(Text(f"{step.outcome:7} {step.name}: {printable(step.detail)}"), soft_wrap=True)
+    style = "bold green" if result.found else "bold red"
+    console.print(
+        Text(f"{result.verdict}: ", style=style).append(printable(result.reason), style="default"), soft_wrap=True
+    )
+    console.print(Text(f"level {result.level} was asked for; {result.looks} looks were charged"))
+
+
+def show_dispute(result: "DisputeResult") -> None:
+    console = Console()
+    table = Table("question", "answer")
+    for question, answer in result.answers.items():
+        table.add_row(question, "yes" if answer else "no")
+    console.print(table)
+    for note in result.notes:
+        console.print(Text(printable(note), style="yellow"), soft_wrap=True)
+    console.print(Text(result.verdict, style="bold"))

@@ -1,0 +1,151 @@
+"""`hf-watermark publish`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..serialization import InvalidInput
+from .errors import FOUND, NOT_FOUND
+from .loading import silence_loading
+from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .secrets import KeyOption, OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
+
+
+if TYPE_CHECKING:
+    from ..hub import Fidelity
+
+EXAMPLE = "Example:\n\nhf-watermark publish my-model --key keys/my-model --repo-id me/my-model --private"
+ROWS_BYTES = 4 * 2**20
+
+
+def publish(
+    model: Annotated[Path, typer.Argument(help="Folder of your own marked model.")],
+    key: KeyOption,
+    repo_id: Annotated[
+        str, typer.Option("--repo-id", metavar="OWNER/NAME", help="Repository; made if it is not there.")
+    ],
+    owner: OwnerOption = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch; main by default.")] = None,
+    message: Annotated[str, typer.Option("--message", help="Commit message.")] = "Publish marked model",
+    timestamp: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--timestamp", metavar="URL", help="Have the statement dated by this RFC 3161 authority; may be repeated."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set of --accuracy.")] = None,
+    accuracy: Annotated[
+        float | None, typer.Option("--accuracy", min=0, max=1, help="Of the marked model, as a share.")
+    ] = None,
+    twin_accuracy: Annotated[
+        float | None, typer.Option("--twin-accuracy", min=0, max=1, help="Of the unmarked twin, as a share.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Over how many seeds both are means.")] = 1,
+    survival: Annotated[
+        Path | None,
+        typer.Option(
+            "--survival", metavar="FILE", help="Survival table: rows as JSON, or a quickstart's evidence.json."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", metavar="FILE", help="Output of hf-watermark certify --json.")
+    ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            "--original", metavar="DIR", help="Unmarked original that you keep; only its digest is published."
+        ),
+    ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="FILE.pem", help="P-256 key for an OpenSSF signature of the files."),
+    ] = None,
+    publish_pool: Annotated[
+        bool,
+        typer.Option(
+            "--publish-pool", help="Publish the source images of sub-key 0; they come from your training data."
+        ),
+    ] = False,
+    passphrase_fd: PassphraseFd = None,
+    passphrase_file: PassphraseFile = None,
+    owner_passphrase_fd: OwnerFd = None,
+    owner_passphrase_file: OwnerFile = None,
+) -> None:
+    """
+    Upload your marked model with a signed statement and a card, in one commit. Every file is searched for secrets first.
+
+    Exit status: 0 published, 1 the mark was not found in the folder, 2 bad usage or refused.
+    """
+    secret, owner_secret = (
+        read_passphrase(passphrase_fd, passphrase_file),
+        read_passphrase(owner_passphrase_fd, owner_passphrase_file),
+    )
+
+    from ..claims.disclosure import burnt_subkeys
+    from ..hub import Extras
+    from ..hub import publish as upload
+    from ..hub.timestamp import SUFFIX
+    from ..mapping import verify
+
+    silence_loading()
+    loaded, _ = load_key(key, secret)
+    identity = load_owner(owner, owner_secret)
+    extras = Extras(
+        fidelity=_fidelity(dataset, accuracy, twin_accuracy, seeds),
+        survival=_rows(survival) if survival else (),
+        certificates=[_document(certificate)] if certificate else (),
+        timestamps=timestamp or (),
+        precommit_tokens={path.name: path.read_bytes() for path in sorted(key.glob(f"precommit*{SUFFIX}"))},
+        original=original,
+        burnt=burnt_subkeys(key),
+        signing_key=_signing_key(sign) if sign else None,
+        publish_pool=publish_pool,
+    )
+    # The owner binds the beacon himself, so it is taken at its word here; every reader looks it up.
+    bound = loaded.beacon if any(loaded.beacon) else None
+    evidence = verify(model, loaded, beacon=bound)
+    if not evidence.found:
+        typer.echo(f"not published: {evidence.verdict}: {evidence.reason}", err=True)
+        raise typer.Exit(NOT_FOUND)
+    result = upload(model, repo_id, loaded, identity, evidence, extras, private or None, None, revision, message)
+    typer.echo(f"published: {result.url}")
+    for name in result.skipped:
+        typer.echo(f"left out:  {name}")
+    raise typer.Exit(FOUND)
+
+
+def _fidelity(dataset: str | None, accuracy: float | None, twin: float | None, seeds: int) -> "Fidelity | None":
+    if accuracy is None and twin is None and dataset is None:
+        return None
+    if accuracy is None or dataset is None:
+        raise InvalidInput("give --accuracy and --dataset together; --twin-accuracy and --seeds go with them")
+
+    from ..hub import Fidelity
+
+    return Fidelity.of(dataset, accuracy, twin, seeds=seeds)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    from ..serialization import read_json
+
+    return read_json(path, max_bytes=ROWS_BYTES, allow_floats=True)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    document = _document(path)
+    rows = document.get("rows", document.get("attacks"))
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"attack", "verdict"} <= row.keys() for row in rows
+    ):
+        raise InvalidInput(
+            f'{path}: holds no survival table; expected {{"rows": [{{"attack", "accuracy", "log2_p", "verdict"}}]}}'
+        )
+    return rows
+
+
+def _signing_key(path: Path) -> Any:
+    from ..hub.signing import read_signing_key
+
+    return read_signing_key(path)

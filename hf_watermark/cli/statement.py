@@ -1,0 +1,129 @@
+"""`hf-watermark statement show | check`."""
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..serialization import InvalidInput
+from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .loading import silence_loading
+
+
+if TYPE_CHECKING:
+    from ..claims import LevelReport
+
+SHOW_EXAMPLE = "Example:\n\nhf-watermark statement show me/my-model"
+CHECK_EXAMPLE = "Example:\n\nhf-watermark statement check me/my-model --trust authority.pem"
+
+SourceArgument = Annotated[str, typer.Argument(help="Folder, or OWNER/NAME[@REVISION] on the Hub.")]
+TrustOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust", metavar="FILE.pem", help="Certificates of timestamp authorities that you trust; may be repeated."
+    ),
+]
+BeaconOption = Annotated[
+    str | None,
+    typer.Option(
+        "--beacon", metavar="HEX", help="The public value, as you looked it up yourself; 'drand' asks the network."
+    ),
+]
+OwnerKeyOption = Annotated[
+    str | None,
+    typer.Option("--owner-key", metavar="HEX", help="Public key or fingerprint of the owner that you expect."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def show(source: SourceArgument) -> None:
+    """Print a statement as it is. Nothing is checked: use `statement check`."""
+    from ..hub.source import Source
+    from ..hub.statement import STATEMENT, SignedStatement
+
+    opened = Source.open(source)
+    raw = opened.read(STATEMENT)
+    if raw is None:
+        raise InvalidInput(f"{source}: has no {STATEMENT}; this model makes no claim")
+    typer.echo(json_format.dumps(SignedStatement.parse(raw, STATEMENT).plain(), indent=2))
+
+
+def check(
+    source: SourceArgument,
+    trust: TrustOption = None,
+    beacon: BeaconOption = None,
+    owner_key: OwnerKeyOption = None,
+    repo_id: Annotated[
+        str | None, typer.Option("--repo-id", metavar="OWNER/NAME", help="Where a folder was downloaded from.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """
+    Check what anybody can check about a published model: levels V0 (signature), V1 (files), V2 (dates), V3 (the opened sub-key).
+
+    Exit status: 0 nothing speaks against it, 1 something does, 2 bad usage or unreadable, 3 it makes no claim.
+    """
+    from ..claims import check as check_levels
+    from ..hub.timestamp import read_roots
+
+    silence_loading()
+    with Console(stderr=True).status("Checking ..."):
+        report = check_levels(
+            source,
+            read_roots(trust or []),
+            owner_key,
+            repo_id,
+            None if beacon is None else read_beacon(beacon, source),
+        )
+    if json:
+        typer.echo(json_format.dumps(report.to_dict(), indent=2, sort_keys=True))
+    else:
+        show_levels(report)
+    raise typer.Exit(NOT_FOUND if report.failed else INCONCLUSIVE if report.reached is None else FOUND)
+
+
+def read_beacon(text: str, source: str) -> bytes:
+    """A beacon as the user looked it up, or as a drand relay says it is."""
+    if text == "drand":
+        from ..hub.beacon import look_up
+        from ..hub.source import Source
+        from ..hub.statement import STATEMENT, SignedStatement
+
+        raw = Source.open(source).read(STATEMENT)
+        if raw is None:
+            raise InvalidInput(f"{source}: has no {STATEMENT}, so no beacon can be looked up")
+        return look_up(SignedStatement.parse(raw).statement.beacon_source).value
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != 32:
+        raise InvalidInput(f"--beacon {text[:80]!r}: write 64 hexadecimal digits, or 'drand'")
+    return value
+
+
+def show_levels(report: "LevelReport") -> None:
+    from ..claims.levels import TITLES
+
+    console = Console()
+    table = Table("level", "what", "outcome", "seen")
+    styles = {"passed": "green", "failed": "bold red", "open": "yellow"}
+    for level in report.levels:
+        outcome = Text(str(level.outcome), style=styles[str(level.outcome)])
+        facts = "; ".join(f"{name}: {value}" for name, value in level.facts.items() if value is not None)
+        # As plain text: words from a repository must not become markup on the terminal.
+        table.add_row(level.name, TITLES[level.name], outcome, Text(facts))
+    console.print(table)
+    for level in report.levels:
+        for reason in level.reasons:
+            console.print(Text(f"{level.name}: {printable(reason)}"), soft_wrap=True)
+    console.print(Text(f"{report.source}: level {report.reached or 'none'} reached"), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters, which a hostile file could send to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

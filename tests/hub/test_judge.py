@@ -1,0 +1,344 @@
+"""A third party without the key: one claim, and two claimants."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from server import HubServer
+from shops import open_shop, publish_dated, small_model, write_files
+from transformers import AutoModelForImageClassification
+
+from hf_watermark import InvalidInput, Opening, Owner, Verdict
+from hf_watermark.claims import Claimant, Disclosure, Outcome, dispute, judge
+from hf_watermark.claims.disclosure import burn, burnt_subkeys
+from hf_watermark.claims.judge import TRANSCRIPT_DOMAIN
+from hf_watermark.hub import Extras, publish
+from hf_watermark.keys import is_signed_by
+from hf_watermark.serialization import canonical_json
+
+
+NONCE = "court-4711"
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def thief_folder(dated, tmp_path_factory):
+    """The published model after some noise, pruning and a new name: somebody else's model on the Hub."""
+    folder = tmp_path_factory.mktemp("suspect")
+    torch.manual_seed(1)
+    tensors = load_file(dated.folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if tensor.ndim == 4:
+            tensor += 0.1 * tensor.std() * torch.randn_like(tensor)
+            tensor[tensor.abs() < tensor.abs().median() * 0.3] = 0
+        tensors[name] = tensor.clone()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def opened(dated):
+    return Disclosure.make(dated.shop.key, dated.shop.owner, 1, NONCE)
+
+
+def rule(dated, disclosure, suspect, **fields):
+    fields = {"nonce": NONCE, "roots": dated.roots, "suspect_time": NOW + timedelta(days=1), "drawn": True} | fields
+    return judge(disclosure, suspect, fields.pop("statement", dated.folder), **fields)
+
+
+def step(result, name):
+    [found] = [step for step in result.steps if step.name == name]
+    return found
+
+
+def test_a_derived_model(dated, opened, thief_folder):
+    result = rule(dated, opened, thief_folder, unmarked={"public base": small_model(seed=4)})
+    assert result.found and result.level == "B" and result.looks == 1 and result.evidence.bound
+    assert {step.name for step in result.steps} >= {
+        "statement V0", "statement V1", "statement V2", "consent", "commitment", "sub-key", "dates", "looks", "suspect",
+        "control: published model", "control: public base",
+    }  # fmt: skip
+    assert all(step.outcome is Outcome.PASSED for step in result.steps)
+    transcript = result.transcript
+    assert transcript["evidence"]["parts"][0]["controls"]["decoys"] == 100
+    assert (
+        transcript["inputs"]["suspect"]["files"].keys() == {"model.safetensors"}
+        and transcript["ledger"]["level"] == "B"
+    )
+    # Anybody who does it again arrives at the same numbers.
+    again = rule(dated, Disclosure.parse(canonical_json(opened.to_dict())), thief_folder).transcript
+    assert (again["verdict"], again["evidence"]["log2_p"]) == (transcript["verdict"], transcript["evidence"]["log2_p"])
+    secrets = [subkey.secret.hex() for subkey in dated.shop.key.claims()[0].subkeys] + [opened.opening.secret.hex()]
+    assert not [secret for secret in secrets if secret in json.dumps(transcript)]
+
+
+def test_a_signed_transcript(dated, opened, thief_folder):
+    arbiter = Owner.create()
+    document = rule(dated, opened, thief_folder).signed_by(arbiter)
+    message = TRANSCRIPT_DOMAIN + canonical_json(document["transcript"])
+    assert is_signed_by(arbiter.public_key, message, bytes.fromhex(document["signature"]))
+
+
+def test_an_independent_model(dated, opened, tmp_path):
+    small_model(seed=7).save_pretrained(tmp_path)
+    result = rule(dated, opened, tmp_path)
+    assert result.verdict is Verdict.NOT_FOUND and "log2 p" in result.reason
+
+
+def test_on_the_hub(dated, opened, thief_folder, hub):
+    hub.add_folder("me/model", dated.folder)
+    hub.add_folder("you/renamed", thief_folder)
+    result = rule(dated, opened, "you/renamed", statement="me/model")
+    assert result.found and result.inputs["suspect"]["commit"] == hub.repos["models", "you/renamed"].head.oid
+    hub.add_repo("you/closed", {"model.safetensors": b"x"}, gated=True)
+    with pytest.raises(InvalidInput, match="is gated; ask for access.*says nothing about a mark"):
+        rule(dated, opened, "you/closed", statement="me/model")
+
+
+def test_looks_are_charged(dated, opened, thief_folder):
+    once = rule(dated, opened, thief_folder)
+    chosen = rule(dated, opened, thief_folder, drawn=False)
+    often = rule(dated, opened, thief_folder, drawn=False, looks=8)
+    assert (once.looks, chosen.looks, often.looks) == (1, 2, 16)  # three sub-keys, one of them public
+    assert chosen.evidence.log2_p == pytest.approx(once.evidence.log2_p + 1)
+    assert often.evidence.log2_p == pytest.approx(once.evidence.log2_p + 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"roots": []}, "no beacon was established"),
+        ({"suspect_time": None}, "the suspect's date is unknown"),
+        ({"roots": "first"}, None),
+    ],
+)  # fmt: skip
+def test_level_n_where_anything_is_missing(dated, opened, thief_folder, fields, missing):
+    if fields.get("roots") == "first":
+        with pytest.raises(AssertionError):
+            # A token of an authority that is not trusted is a failure, not an absence.
+            assert rule(dated, opened, thief_folder, roots=dated.roots[:1]).verdict is not Verdict.INVALID
+        return
+    result = rule(dated, opened, thief_folder, **fields)
+    assert result.level == "N" and missing in step(result, "dates").detail and not result.evidence.bound
+    assert result.evidence.log2_p <= -64 and str(result.verdict) in ("mark found", "inconclusive")
+
+
+def test_an_older_suspect_ends_the_claim(dated, opened, thief_folder):
+    result = rule(dated, opened, thief_folder, suspect_time=NOW - timedelta(days=3))
+    assert (
+        result.verdict is Verdict.INVALID and "it cannot descend from it" in result.reason and result.evidence is None
+    )
+
+
+# --- Openings that are refused ---------------------------------------------------------------------------------------
+
+
+def test_replayed_and_foreign_openings(dated, opened, thief_folder, shop):
+    assert (
+        "was made for another dispute (court-4711): it is a replay"
+        in rule(dated, opened, thief_folder, nonce="court-9").reason
+    )
+    bare = Disclosure(opened.opening, None)
+    assert "carries no consent of its owner" in rule(dated, bare, thief_folder).reason
+    # D2: the thief replays the opening with a consent of his own.
+    thief = Owner.create()
+    signed = Disclosure.make(dataclasses.replace(dated.shop.key, public_key=thief.public_key), thief, 1, NONCE)
+    stolen = Disclosure(opened.opening, signed.consent)
+    assert "consent does not fit this opening" in rule(dated, stolen, thief_folder).reason
+    foreign = Disclosure.make(shop.key, shop.owner, 1, NONCE)
+    assert "the opening belongs to another owner" in rule(dated, foreign, thief_folder).reason
+    with pytest.raises(InvalidInput, match="the key belongs to another owner"):
+        Disclosure.make(dated.shop.key, thief, 1, NONCE)
+    with pytest.raises(ValueError, match="sub-key 9 carries no mark"):
+        Disclosure.make(dated.shop.key, dated.shop.owner, 9, NONCE)
+    with pytest.raises(InvalidInput, match="nonce"):
+        Disclosure.make(dated.shop.key, dated.shop.owner, 1, "a nonce\nwith lines")
+
+
+def test_public_and_burnt_subkeys_prove_nothing(dated, thief_folder, repository):
+    public = Disclosure.make(dated.shop.key, dated.shop.owner, 0, NONCE)
+    assert "sub-key 0 is public: anybody could have planted it" in rule(dated, public, thief_folder).reason
+    document = {"schema": "hf-watermark/burnt/v1", "subkeys": [2]}
+    write_files(repository, {"watermark/burnt.json": canonical_json(document)})
+    burnt = Disclosure.make(dated.shop.key, dated.shop.owner, 2, NONCE)
+    assert "was opened in an earlier dispute" in rule(dated, burnt, thief_folder, statement=repository).reason
+    fresh = Disclosure.make(dated.shop.key, dated.shop.owner, 1, NONCE)
+    assert rule(dated, fresh, thief_folder, statement=repository, drawn=False).looks == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda o: dataclasses.replace(o, secret=bytes(32)), "not in the committed tree"),
+        (lambda o: dataclasses.replace(o, index=2), "not in the committed tree"),
+        (lambda o: dataclasses.replace(o, path=o.path[:-1]), "wrong length for this tree"),
+        (lambda o: dataclasses.replace(o, path=(o.path[1], o.path[0], *o.path[2:])), "not in the committed tree"),
+        (lambda o: dataclasses.replace(o, count=8, path=o.path[:3]), "not in the committed tree"),
+        (lambda o: dataclasses.replace(o, beacon=b"\x01" * 32), "bound to another beacon"),
+        (lambda o: dataclasses.replace(o, precommit=b"\x01" * 32), "the opening belongs to another key of this owner"),
+        (lambda o: dataclasses.replace(o, specs=(b"\x01" * 32,)), "parameters are not the committed ones"),
+        (lambda o: dataclasses.replace(o, index=2**40), "does not exist"),
+    ],
+)  # fmt: skip
+def test_altered_openings(dated, opened, thief_folder, change, words):
+    altered = change(opened.opening)
+    consent = Disclosure.make(dated.shop.key, dated.shop.owner, 1, NONCE).consent
+    # Even if the owner himself signs it.
+    from hf_watermark.claims.disclosure import _message
+
+    consent = consent.model_copy(update={"signature": dated.shop.owner.sign(_message(altered, NONCE)).hex()})
+    result = rule(dated, Disclosure(altered, consent), thief_folder)
+    assert result.verdict is Verdict.INVALID and words in result.reason and result.evidence is None
+
+
+def test_bad_statements_end_the_claim(dated, opened, thief_folder, repository):
+    (repository / "watermark" / "statement.0.tsr").write_bytes(b"x")
+    assert rule(dated, opened, thief_folder, statement=repository).reason.startswith("V2: ")
+    small_model(seed=8).save_pretrained(repository)
+    assert rule(dated, opened, thief_folder, statement=repository).reason.startswith("V1: ")
+    (repository / "watermark" / "statement.json").unlink()
+    assert rule(dated, opened, thief_folder, statement=repository).reason.startswith("V0: ")
+
+
+def test_controls_void_the_run(dated, opened, thief_folder):
+    marked = AutoModelForImageClassification.from_pretrained(dated.folder)
+    result = rule(dated, opened, thief_folder, unmarked={"alleged twin": marked})
+    assert (
+        result.verdict is Verdict.INCONCLUSIVE and "a control failed: alleged twin without the mark" in result.reason
+    )
+
+
+# --- B1 to B7: forgeries before the judge -----------------------------------------------------------------------------
+
+
+def test_a_key_made_afterwards_does_not_fit_a_foreign_model(dated, shop, thief_folder, hub):
+    """B1, B7: another owner with a valid statement of his own claims a model that he did not make."""
+    publish(shop.folder, "me/mine", shop.key, shop.owner, shop.evidence)
+    claim = Disclosure.make(shop.key, shop.owner, 1, NONCE)
+    result = judge(claim, thief_folder, "me/mine", NONCE, drawn=True)
+    assert result.verdict is Verdict.NOT_FOUND and result.evidence.log2_p > -20
+
+
+def test_a_published_original_relabelled_as_ones_own(dated, hub, tmp_path):
+    """B6: somebody signs a statement over the other's published file; his key's mark is not in it, so there is nothing to sign."""
+    thief = open_shop(tmp_path / "thief", seed=11)
+    shutil.copytree(dated.folder, tmp_path / "loot", ignore=shutil.ignore_patterns("watermark"))
+    from hf_watermark import verify
+
+    assert (
+        publish(tmp_path / "loot", "me/loot", thief.key, thief.owner, verify(tmp_path / "loot", thief.key)).statement
+        is None
+    )
+
+
+def test_chosen_positions_and_messages_are_impossible(opened):
+    """B2, B3, B4: an opening has no field for bits, positions, images or layers; unknown ones are refused or ignored by the derivation."""
+    assert set(opened.to_dict()) == {
+        "schema", "index", "secret", "blind", "path", "assignment", "specs", "public_key", "subkey_count", "beacon",
+        "beacon_source", "precommit", "signature", "consent",
+    }  # fmt: skip
+
+
+# --- Burning ----------------------------------------------------------------------------------------------------------
+
+
+def test_openings_are_noted(dated, tmp_path):
+    assert burnt_subkeys(tmp_path) == []
+    burn(tmp_path, 3, "first")
+    burn(tmp_path, 1, "second")
+    assert burnt_subkeys(tmp_path) == [1, 3]
+    (tmp_path / "burnt.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="burnt.json"):
+        burnt_subkeys(tmp_path)
+
+
+def test_burnt_subkeys_are_published(shop, hub):
+    publish(shop.folder, "me/model", shop.key, shop.owner, shop.evidence, Extras(burnt=[2, 1]))
+    assert json.loads(hub.files("me/model")["watermark/burnt.json"])["subkeys"] == [1, 2]
+
+
+# --- Two claimants (protocol.md §2.9) ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory, dated):
+    """X's published model, Y who built on it and published with a mark of his own, and Z who is unrelated."""
+    from conftest import connect
+
+    place = tmp_path_factory.mktemp("family")
+    with pytest.MonkeyPatch.context() as monkeypatch, HubServer() as server:
+        connect(monkeypatch, server.url, place / "hf_home")
+        start = AutoModelForImageClassification.from_pretrained(dated.folder)
+        y = publish_dated(place / "y", server, "me/overwritten", model=start)
+        z = publish_dated(place / "z", server, "me/unrelated", seed=21)
+    return {"X": dated, "Y": y, "Z": z}
+
+
+def claimant(family, name, **fields):
+    shop = family[name].shop
+    return Claimant(name, Disclosure.make(shop.key, shop.owner, 1, NONCE), family[name].folder, nonce=NONCE, **fields)
+
+
+def settle(family, first, second, suspect, **fields):
+    roots = [root for side in family.values() for root in side.roots]
+    return dispute(first, second, suspect, roots=roots, suspect_time=NOW + timedelta(days=1), drawn=True, **fields)
+
+
+def test_only_one_mark(family, thief_folder):
+    for order in ("XZ", "ZX"):
+        result = settle(family, *(claimant(family, name) for name in order), thief_folder)
+        assert (
+            result.upstream == ["X"] and result.conclusive and result.verdict == "the suspect descends from X's mark"
+        )
+        assert any(note.startswith("Z: not found") for note in result.notes)
+    json.dumps(result.to_dict())
+
+
+def test_one_built_on_the_other(family):
+    for order in ("XY", "YX"):
+        result = settle(family, *(claimant(family, name) for name in order), family["Y"].folder)
+        assert result.answers == {
+            "X in the suspect": True, "Y in the suspect": True, "X in the original of Y": True, "Y in the original of X": False,
+        }  # fmt: skip
+        assert result.upstream == ["X"] and result.conclusive and "Y built on X" in result.verdict
+
+
+def test_a_merge_of_both(family, tmp_path):
+    """Averaged weights carry both marks; neither original carries the other's."""
+    x, z = (load_file(family[name].folder / "model.safetensors") for name in "XZ")
+    mean = {name: (x[name] + z[name]) / 2 if x[name].is_floating_point() else x[name] for name in x}
+    save_file(mean, tmp_path / "model.safetensors")
+    result = settle(family, claimant(family, "X"), claimant(family, "Z"), tmp_path)
+    assert not result.conclusive and sorted(result.upstream) == ["X", "Z"] and "merges both" in result.verdict
+
+
+def test_a_withheld_original_counts_for_the_other(family, tmp_path):
+    suspect = family["Y"].folder
+    forged = claimant(family, "X", original=family["Z"].folder)
+    result = settle(family, forged, claimant(family, "Y"), suspect)
+    assert result.answers["Y in the original of X"] and any(
+        "X delivers no committed original" in note for note in result.notes
+    )
+    # Both columns yes: the older statement decides.
+    assert result.upstream == ["X"] and "older one" in result.verdict
+    untrusted = dispute(forged, claimant(family, "Y"), suspect, drawn=True)
+    assert untrusted.upstream != ["Y"]
+
+
+def test_no_finding(family, tmp_path):
+    small_model(seed=31).save_pretrained(tmp_path)
+    result = settle(family, claimant(family, "X"), claimant(family, "Y"), tmp_path)
+    assert result.upstream == [] and result.conclusive and result.verdict == "no finding"
+    with pytest.raises(ValueError, match="name them apart"):
+        settle(family, claimant(family, "X"), claimant(family, "X"), tmp_path)
+
+
+def test_openings_do_not_change_by_reading(opened):
+    raw = canonical_json(opened.to_dict())
+    assert canonical_json(Disclosure.parse(raw).to_dict()) == raw
+    assert Opening.from_dict(json.loads(raw)) == copy.copy(opened.opening)
