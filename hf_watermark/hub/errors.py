@@ -63,7 +63,7 @@ def hub_errors(name: str) -> Iterator[None]:
         raise HubError(f"{name}: the Hub refused: {_first_line(error)}") from None
     except (NetworkError, ConnectionError) as error:
         raise HubError(
-            f"{name}: the connection to the Hub broke ({_first_line(error)}); try again, nothing is half-written"
+            f"{name}: the connection broke ({_first_line(error)}); try again, nothing is half-written"
         ) from None
 
 

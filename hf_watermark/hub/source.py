@@ -14,6 +14,7 @@ from .errors import HubError, hub_errors
 
 
 MOST_FILES = 10_000
+WEIGHT_BYTES = 16 * 2**30
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors|model\.safetensors\.index\.json")
 
@@ -85,20 +86,26 @@ class Source(ABC):
     def sha256(self, path: str) -> str:
         """SHA-256 of a file, as the Hub reports it or computed."""
 
-    def weights(self) -> SafetensorsFolder:
+    def weights(self, max_bytes: int = WEIGHT_BYTES) -> SafetensorsFolder:
         """
         All tensors; fetches every weight file of a remote repository.
 
+        Args:
+            max_bytes (`int`, *optional*, defaults to 16 GiB): Largest accepted sum of file sizes; checked before anything is fetched.
+
         Raises:
-            [`~serialization.InvalidInput`]: when there is no safetensors file, or a malformed one.
+            [`~serialization.InvalidInput`]: when there is no safetensors file, or a malformed one, or too much of them.
         """
         names = [path for path in self.sizes if WEIGHT_FILE.fullmatch(path)]
         if not any(name.endswith(".safetensors") for name in names):
             raise InvalidInput(
                 f"{self.name}: holds no .safetensors file; pickled weights are never read. Save the model with save_pretrained"
             )
+        total = sum(self.sizes[name] for name in names)
+        if total > max_bytes:
+            raise InvalidInput(f"{self.name}: {total} bytes of weights, limit {max_bytes}")
         paths = [self.path(name) for name in sorted(names)]
-        return SafetensorsFolder(paths[0].parent)
+        return SafetensorsFolder(paths[0].parent, max_bytes)
 
     def _refuse_many(self, count: int) -> None:
         if count > MOST_FILES:

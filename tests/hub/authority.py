@@ -63,7 +63,8 @@ class Authority:
 
     def reply(self, query: bytes) -> bytes:
         if self.refuse:
-            return tsp.TimeStampResp({"status": {"status": 2, "status_string": ["not today"]}}).dump()
+            status = tsp.PKIStatusInfo({"status": 2}).dump()  # a rejection has no token
+            return bytes([0x30, len(status)]) + status
         request = tsp.TimeStampReq.load(query)
         return self._answer(request["message_imprint"], request["nonce"].native, None)
 

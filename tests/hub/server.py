@@ -74,6 +74,41 @@ class Blob:
 
 
 @dataclass(frozen=True)
+class XetBlob(Blob):
+    """A file whose content went into the Xet store; only the client can read it there."""
+
+    xet_hash: str = ""
+
+    @classmethod
+    def of(cls, sha256: str, size: int, xet_hash: str) -> "XetBlob":
+        blob = cls(b"", True, xet_hash)
+        blob.__dict__.update(sha256=sha256, size=size)
+        return blob
+
+
+def xet_hashes(store: Path) -> dict[str, str]:
+    """
+    SHA-256 to Xet hash of every file in a local Xet store, from its shards: a file is a 48-byte header (hash, flags, number of segments),
+    48 bytes per segment, as many per verification if bit 31 is set, and 48 bytes with the SHA-256 if bit 30 is set.
+    """
+
+    def text(raw: bytes) -> str:  # hashes are printed as four little-endian words
+        return "".join(f"{int.from_bytes(raw[i : i + 8], 'little'):016x}" for i in range(0, 32, 8))
+
+    found = {}
+    for shard in store.rglob("*.mdb"):
+        raw, place = shard.read_bytes(), 48
+        while raw[place : place + 32] != b"\xff" * 32:
+            flags, entries = (int.from_bytes(raw[place + i : place + i + 4], "little") for i in (32, 36))
+            end = place + 48 * (1 + entries * (2 if flags >> 31 & 1 else 1))
+            if flags >> 30 & 1:
+                found[text(raw[end : end + 32])] = text(raw[place : place + 32])
+                end += 48
+            place = end
+    return found
+
+
+@dataclass(frozen=True)
 class Commit:
     oid: str
     title: str
@@ -151,6 +186,7 @@ class HubServer:
         lfs_above (`int`): Files of this size and every `.safetensors` go through LFS; `None` sends everything as regular files.
         ranges (`bool`): Whether `Range` is honoured.
         cdn (`bool`): Whether an LFS download is redirected to an address that needs no token, as on the real Hub.
+        xet (`Path`): Folder of a local Xet store; uploads go there without passing through this server.
         before_commit (`Callable`): Called once, before the next commit is applied: the place for a second publisher.
         verdict_on_yaml (`list[str]`): Errors that the metadata check answers with.
     """
@@ -163,6 +199,7 @@ class HubServer:
         self.now: datetime | None = None
         self.lfs_above: int | None = 10_000_000
         self.ranges, self.cdn = True, False
+        self.xet: Path | None = None
         self.before_commit: Callable[[], None] | None = None
         self.verdict_on_yaml: list[str] = []
         self.lock = threading.RLock()
@@ -382,6 +419,14 @@ class HubServer:
             raise Refused(404, None, "no such object")
         return Answer(200, {})
 
+    def xet_token(self, user: str | None, kind: str, repo: str, right: str, **_: Any) -> Answer:
+        self._repo(kind, repo, user, write=right == "write")
+        if self.xet is None:
+            raise Refused(404, None, "no Xet store here")
+        token = {"accessToken": "xet", "exp": 2**31 - 1, "casUrl": f"local://{self.xet}"}
+        names = {"accessToken": "X-Xet-Access-Token", "exp": "X-Xet-Token-Expiration", "casUrl": "X-Xet-Cas-Url"}
+        return Answer(200, token, {names[name]: str(value) for name, value in token.items()})
+
     def commit(self, user: str | None, kind: str, repo: str, revision: str, body: bytes, **_: Any) -> Answer:
         found = self._repo(kind, repo, user, write=True)
         hook, self.before_commit = self.before_commit, None
@@ -405,9 +450,13 @@ class HubServer:
         if key == "file":
             files[path] = Blob(base64.b64decode(value["content"]))
         elif key == "lfsFile":
-            if value["oid"] not in self.uploads:
+            stored = xet_hashes(self.xet) if self.xet else {}
+            if value["oid"] in stored:
+                files[path] = XetBlob.of(value["oid"], value["size"], stored[value["oid"]])
+            elif value["oid"] in self.uploads:
+                files[path] = Blob(self.uploads[value["oid"]], lfs=True)
+            else:
                 raise Refused(400, None, f"{path}: its content was never uploaded")
-            files[path] = Blob(self.uploads[value["oid"]], lfs=True)
         elif key in ("deletedFile", "deletedFolder"):
             for name in [name for name in files if name == path or name.startswith(f"{path.rstrip('/')}/")]:
                 del files[name]
@@ -422,6 +471,9 @@ class HubServer:
             raise Refused(404, "EntryNotFound", "Entry not found", known)
         blob = commit.files[path]
         known |= {"ETag": f'"{blob.etag}"', "X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{blob.etag}"'}
+        if isinstance(blob, XetBlob):
+            link = f'<{self.url}/api/{kind or "models/"}{repo}/xet-read-token/{commit.oid}>; rel="xet-auth"'
+            return Answer(200, None, known | {"X-Xet-Hash": blob.xet_hash, "Link": link})
         if self.cdn and blob.lfs:
             return Answer(
                 302, None, known | {"Location": f"{self.url}/cdn/{kind or 'models/'}{repo}/{commit.oid}/{path}"}
@@ -457,6 +509,7 @@ ROUTES: list[tuple[str, tuple[str, ...], Callable[..., Answer]]] = [
     (rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<sub>.+?))?/?", ("GET",), HubServer.tree),
     (rf"{_API}/paths-info/(?P<revision>[^/]+)", ("POST",), HubServer.paths_info),
     (rf"{_API}/preupload/(?P<revision>[^/]+)", ("POST",), HubServer.preupload),
+    (rf"{_API}/xet-(?P<right>read|write)-token/[^/]+", ("GET",), HubServer.xet_token),
     (rf"{_API}/commit/(?P<revision>[^/]+)", ("POST",), HubServer.commit),
     (rf"{_PAGE}\.git/info/lfs/objects/batch", ("POST",), HubServer.lfs_batch),
     (r"/lfs/(?P<oid>[0-9a-f]{64})", ("PUT",), HubServer.lfs_put),
