@@ -46,7 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 NOISE, PRUNE = (0.1, 0.2, 0.3, 0.5, 1.0), (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 0.3, 1.0, 3.0)
 CAPACITIES = (64, 256, 1024, 4096)
-ATTACK_IMAGES = 2000
 Row = dict[str, Any]
 
 
@@ -58,7 +57,7 @@ class Run:
         self.rows: Row = record["models"].setdefault(name, {"metric": RECIPES[name].metric})
         self.train, whole = load(name, options.data)
         # Attacks are judged on a part of the test data, fidelity on all of it.
-        self.whole, self.test = whole, Subset(whole, range(min(ATTACK_IMAGES, len(whole))))
+        self.whole, self.test = whole, Subset(whole, range(min(options.attack_images, len(whole))))
 
     def row(self, section: str, label: str, measure: Callable[[], Row]) -> Row:
         """The row of an earlier run, or a measurement that is written down at once."""
@@ -362,6 +361,7 @@ def main() -> None:
     parser.add_argument("--variants", default="sharpened,strong,frozen,random", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--attack-epochs", type=float, default=1, help="of fine-tuning on all training images")
+    parser.add_argument("--attack-images", type=int, default=2000, help="test images of attacked models")
     parser.add_argument("--detector-models", type=int, default=30, help="marked ones, and as many unmarked ones")
     parser.add_argument("--config", type=json.loads, default={}, help="fields of WaterMASConfig as JSON")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="only draw the pictures of a JSON that is there")
