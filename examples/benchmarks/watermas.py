@@ -10,7 +10,8 @@ their secret keys stay in `--folder`. All models are narrow, all data sets are c
 half an hour of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
 
 Variants: `sharpened` is the mark as it comes, `strong` has lambda = 0.5 instead of 0.2; `frozen` replaces and freezes the same number of weights
-with lambda = 0; `random` is `strong` in a random direction of the same length instead of along the gradient; `paper` ascends in each step instead of every fourth. Bit error rate: share of evidence bits that are read wrong; a
+with lambda = 0; `random` is `strong` in a random direction of the same length instead of along the gradient; `paper` ascends in each step
+instead of every fourth; `dense` replaces 16,384 weights and is as strong as can be here. Bit error rate: share of evidence bits that are read wrong; a
 weight that was pruned to zero is wrong by definition.
 """
 
@@ -42,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": {"strength": 0.0},
     "random": {"strength": 0.5, "direction": "random"},
     "paper": {"every": 1, "preset": "paper"},
+    "dense": {"bits": 4096, "subkeys": 4, "strength": 0.5, "every": 1},
+    "dense-frozen": {"bits": 4096, "subkeys": 4, "strength": 0.0},
 }
 NOISE, PRUNE = (0.1, 0.2, 0.3, 0.5, 1.0), (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 0.3, 1.0, 3.0)

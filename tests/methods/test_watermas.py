@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import patterned_images, tiny_resnet, training_arguments
 from torch import nn
-from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
+from transformers import Trainer, TrainerCallback, ViTConfig, ViTForImageClassification
 
 from hf_watermark import (
     GreedyResidualsConfig,
@@ -298,6 +298,19 @@ def test_a_layer_of_zeros_is_refused_before_training(tmp_path):
             nn.init.zeros_(weight)
     with pytest.raises(InvalidInput, match="is zero in the quantile `lowest` of 0.5.*raise `switch_in`"):
         make(tmp_path, model=model)
+
+
+@pytest.mark.parametrize("flag", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_what_hides_the_weights_is_refused_at_construction(tmp_path, monkeypatch, flag):
+    original = Trainer.create_accelerator_and_postprocess
+
+    def pretend(self: Trainer) -> None:
+        original(self)
+        setattr(self, flag, True)  # FSDP1, because the accelerator says nothing of version 2
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", pretend)
+    with pytest.raises(ValueError, match="use DDP or FSDP2"):
+        make(tmp_path)
 
 
 # --- The sharpened step -----------------------------------------------------------------------------------------------
