@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense-frozen": {"bits": 4096, "subkeys": 4, "strength": 0.0},
 }
 NOISE, PRUNE = (0.1, 0.2, 0.3, 0.5, 1.0), (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 0.3, 1.0, 3.0)
+QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 1.0, 3.0, 10.0, 30.0)
 CAPACITIES = (64, 256, 1024, 4096)
 Row = dict[str, Any]
 
