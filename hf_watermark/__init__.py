@@ -19,6 +19,7 @@ _NAMES = {
     "CertifiedConfig": "methods.certified",
     "CertifiedTrainer": "methods.certified",
     "CertifiedVerifier": "methods.certified",
+    "Endpoint": "endpoints",
     "Evidence": "evidence",
     "FunctionCoupledConfig": "methods.function_coupled",
     "FunctionCoupledTrainer": "methods.function_coupled",
@@ -44,6 +45,7 @@ _NAMES = {
     "WatermarkTrainer": "trainer",
     "stack_trainers": "trainer",
     "verify": "mapping",
+    "verify_sequentially": "mapping",
     "wrap_timm": "backbones",
 }
 
@@ -63,6 +65,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .backbones import wrap_timm as wrap_timm
     from .configuration import WatermarkConfig as WatermarkConfig
+    from .endpoints import Endpoint as Endpoint
     from .evidence import Evidence as Evidence
     from .evidence import Verdict as Verdict
     from .keys import Opening as Opening
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
     from .mapping import verify as verify
+    from .mapping import verify_sequentially as verify_sequentially
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig
     from .methods.certified import CertifiedTrainer as CertifiedTrainer

@@ -8,6 +8,7 @@ from typing import Any
 from .configuration import CONFIG_NAME, WatermarkConfig
 from .evidence import Evidence
 from .keys import NO_BEACON, Opening, WatermarkKey
+from .sequential import SequentialResult, run_sequentially
 from .serialization import InvalidInput, read_json
 from .suspects import Suspect
 from .trainer import WatermarkTrainer
@@ -79,14 +80,20 @@ class AutoVerifier:
         return method_entry(method).load("Verifier")
 
 
-def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1, beacon: bytes | None = None) -> Evidence:
+def verify(
+    suspect: Any,
+    key: WatermarkKey | Opening,
+    looks: int = 1,
+    beacon: bytes | None = None,
+    budget: int | None = None,
+) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
 
     Args:
         suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
-            A model, a folder or file of safetensors, or a function from images `[n, channels, height, width]` in the model's input
-            space to labels `[n]` or probabilities `[n, classes]`.
+            A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function from images `[n, channels, height,
+            width]` in the model's input space to labels `[n]` or probabilities `[n, classes]`.
         key ([`WatermarkKey`] or [`Opening`]):
             The owner's key, or one disclosed sub-key.
         looks (`int`, *optional*, defaults to 1):
@@ -94,6 +101,9 @@ def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1, beacon: by
         beacon (`bytes`, *optional*):
             The public random value that the verifier looked up himself for the date of the precommit. Only when it is the one the
             key was bound to is level B enough; a beacon that the claimant names could have been searched.
+        budget (`int`, *optional*):
+            Most images that the suspect may be asked. A method that would ask more is left out, with a warning; when it is the only
+            one, [`~suspects.BudgetExceeded`] is raised. [`verify_sequentially`] makes do with what there is.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
@@ -111,8 +121,59 @@ def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1, beacon: by
     mark found
     ```
     """
+    prepared = _prepare(suspect, key, looks, budget)
+    if isinstance(prepared, Evidence):
+        return prepared
+    verifiers, opened = prepared
+    before = opened.queries
+    opened.budget = None if budget is None else before + budget
+    evidence = verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    if opened.queries > before:
+        evidence.details |= {"queries": opened.queries - before, "budget": budget}
+    return evidence
+
+
+def verify_sequentially(
+    suspect: Any,
+    key: WatermarkKey | Opening,
+    budget: int | None = None,
+    beacon: bytes | None = None,
+    looks: int = 1,
+) -> SequentialResult:
+    """
+    Asks a suspect a few images at a time and stops as soon as the evidence suffices, the budget is spent, or going on is futile
+    (protocol.md §3.8). Only black-box methods can be asked; their e-values multiply.
+
+    Args:
+        budget (`int`, *optional*):
+            Most images to ask; all that the key has by default.
+        suspect, key, beacon, looks:
+            As in [`verify`].
+
+    Raises:
+        [`~suspects.AccessError`]: when the key has no black-box method, or the suspect does not offer what they need.
+
+    Example:
+
+    ```python
+    >>> result = verify_sequentially(endpoint, key, budget=200)
+    >>> result.queries, result.evidence.verdict
+    ```
+    """
+    prepared = _prepare(suspect, key, looks, budget)
+    if isinstance(prepared, Evidence):
+        return SequentialResult(prepared, 0, budget)
+    return run_sequentially(*prepared, is_bound(key.beacon, beacon), budget, looks)
+
+
+def _prepare(
+    suspect: Any, key: WatermarkKey | Opening, looks: int, budget: int | None
+) -> tuple[list[Verifier], Suspect] | Evidence:
+    """Verifiers and the opened suspect, or the verdict on an inadmissible opening."""
     if looks < 1:
         raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    if budget is not None and budget < 1:
+        raise InvalidInput(f"`budget` is {budget}: at least one image has to be asked")
     backbone = None
     if isinstance(key, Opening):
         problems = key.problems()
@@ -121,7 +182,7 @@ def verify(suspect: Any, key: WatermarkKey | Opening, looks: int = 1, beacon: by
     else:
         backbone = key.backbone
     verifiers = [AutoVerifier.for_method(claim.assignment.method)(claim) for claim in key.claims()]
-    return verify_claims(verifiers, Suspect.open(suspect, backbone), is_bound(key.beacon, beacon), looks)
+    return verifiers, Suspect.open(suspect, backbone)
 
 
 def is_bound(claimed: bytes, looked_up: bytes | None) -> bool:

@@ -20,6 +20,10 @@ class AccessError(InvalidInput):
     """A check needs something that this suspect does not offer."""
 
 
+class BudgetExceeded(AccessError):
+    """A check would ask more images than were allowed."""
+
+
 Answer = Callable[[torch.Tensor], Any]
 
 
@@ -39,6 +43,10 @@ class Suspect:
             probabilities `[n, classes]`.
         module (`Callable`, *optional*):
             Gives the suspect as a module, or its tensors on the owner's architecture.
+
+    Attributes:
+        queries (`int`): Images asked so far.
+        budget (`int`, *optional*): Most images that may be asked.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Suspect:
         self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
         self.queries = 0
+        self.budget: int | None = None
 
     @classmethod
     def open(
@@ -82,12 +91,16 @@ class Suspect:
             state = source.state_dict()
             shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
             return cls(type(source).__name__, state, shapes, _ask_module(lambda: source), module=lambda: source)
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            raise InvalidInput(
+                f"{source[:200]} is an address; wrap it with the owner's labels and normalisation: Endpoint(url, ...)"
+            )
         if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
             return cls._open_repo(source, backbone, token)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)
         if callable(source):
-            return cls("endpoint", answer=source)
+            return cls(str(getattr(source, "name", "endpoint")), answer=source)
         raise InvalidInput(
             f"cannot check a {type(source).__name__}; give a model, a folder of safetensors, a Hub repo or a callable"
         )
@@ -167,6 +180,11 @@ class Suspect:
         if self._answer is None:
             raise AccessError(
                 f"{self.name} cannot be queried; give the model itself, or a key that holds its backbone"
+            )
+        if self.budget is not None and self.queries + len(images) > self.budget:
+            raise BudgetExceeded(
+                f"{self.name}: this check asks {len(images)} images, {self.budget - self.queries} of {self.budget} are left; raise the "
+                "budget, or use the sequential test, which stops within it"
             )
         answers = []
         for batch in images.split(self.batch_size):

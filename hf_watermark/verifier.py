@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
+
 from .configuration import WatermarkConfig
 from .evidence import SELF_CHECK, Access, Evidence, Verdict, combine
 from .keys import Claim, SubKey
@@ -13,6 +15,33 @@ from .suspects import Suspect
 
 Observation = TypeVar("Observation")
 DECOYS = 100
+
+
+class SequentialTest(ABC):
+    """
+    What one sub-key asks, in an order that is fixed before the first answer, and the e-value of the answers so far.
+
+    Attributes:
+        images (`torch.Tensor`): `[n, channels, height, width]` in the order of asking.
+        stops (`list[int]`): Rising numbers of answers at which the e-value may be looked at.
+        access ([`~evidence.Access`]): `LABELS` or `PROBABILITIES`.
+        classes (`int`): Number of classes.
+    """
+
+    images: torch.Tensor
+    stops: list[int]
+    access: ClassVar[Access]
+    classes: int
+    # Whether a small e-value now says that it will not become large.
+    can_be_futile: ClassVar[bool] = True
+
+    @abstractmethod
+    def update(self, answers: torch.Tensor) -> None:
+        """Takes all answers up to the next stop: labels `[n]` or probabilities `[n, classes]`."""
+
+    @abstractmethod
+    def score(self, subkey: SubKey) -> Evidence:
+        """The e-value, and the p-value 1/E, of all answers so far under this sub-key or a decoy."""
 
 
 class Verifier(ABC, Generic[Observation]):
@@ -45,6 +74,13 @@ class Verifier(ABC, Generic[Observation]):
     @abstractmethod
     def score(self, observation: Observation, subkey: SubKey) -> Evidence:
         """The exact test of one sub-key."""
+
+    def sequential(self, subkey: SubKey, most: int | None) -> SequentialTest | None:
+        """
+        The sequential test of one sub-key with at most `most` images (all by default); `None` where the method has none, or nothing can
+        be asked.
+        """
+        return None
 
     def verify(self, suspect: Suspect, bound: bool = False, decoys: int = DECOYS) -> list[Evidence]:
         """
@@ -111,21 +147,22 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
             skipped.append(f"{verifier.method} was not checked: {error}")
             last_error = error
             continue
-        by_method.append(_summary(combine(parts, verifier.method)))
+        by_method.append(summary(combine(parts, verifier.method)))
     if not by_method:
         assert last_error is not None
         raise last_error
     leaves = [leaf for evidence in by_method for leaf in evidence.parts]
     if len(by_method) == 1:
-        total = _summary(combine(leaves, by_method[0].method, looks))
+        total = summary(combine(leaves, by_method[0].method, looks))
     else:
-        total = _summary(combine(leaves, "combined", looks))
+        total = summary(combine(leaves, "combined", looks))
         total.parts = by_method
     total.warnings = skipped + total.warnings
     return total
 
 
-def _summary(evidence: Evidence) -> Evidence:
+def summary(evidence: Evidence) -> Evidence:
+    """Combined evidence with its verdict; a failed control of any part counts for all."""
     failed = [part.controls["failed"] for part in evidence.parts if part.controls.get("failed")]
     if failed:
         evidence.controls = {"failed": failed[0]}
@@ -145,3 +182,8 @@ def invalid_claim(problems: list[str]) -> Evidence:
         verdict=Verdict.INVALID,
         reason="; ".join(problems),
     )
+
+
+def steps(most: int, step: int) -> list[int]:
+    """`step`, 2 `step` ... up to `most`, which always ends it."""
+    return [*range(step, most, step), *([most] if most > 0 else [])]

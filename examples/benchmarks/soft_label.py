@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_watermark import Owner, Suspect, WatermarkKey
+from hf_watermark import Owner, Suspect, WatermarkKey, verify_sequentially
 from hf_watermark.attacks import Attack, Distill, FineTune, MagnitudePrune, UniformQuantize
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.soft_label import (
@@ -44,7 +44,6 @@ from hf_watermark.methods.soft_label import (
     USPTrainer,
     USPVerifier,
     train_detector,
-    verify_sequentially,
 )
 from hf_watermark.triggers import without_rows
 from hf_watermark.triggers.families import photograph_crops
@@ -275,7 +274,11 @@ def fidelity(run: Run) -> None:
 
 def sequential(key: WatermarkKey, model: PreTrainedModel) -> Row:
     result = verify_sequentially(model, key)
-    return {"log2_p": round(result.evidence.log2_p, 1), "queries": result.queries, "budget": result.budget}
+    return {
+        "log2_p": round(result.evidence.log2_p, 1),
+        "queries": result.queries,
+        "budget": len(key.pool["usp.images"]),
+    }
 
 
 def nulls(run: Run) -> None:

@@ -43,10 +43,10 @@ class Recipe:
 
 RECIPES = {
     "resnet18": Recipe(10, 3e-3, 5000),
-    "deeplab": Recipe(10, 4e-3, 367, batch_size=16, metric="mIoU"),
-    "mobilenetv3": Recipe(8, 4e-3, 5000),
-    "vgg16": Recipe(4, 3e-3, 5000),
-    "swin": Recipe(5, 2e-3, 5000),
+    "deeplab": Recipe(6, 4e-3, 367, batch_size=8, metric="mIoU"),
+    "mobilenetv3": Recipe(6, 4e-3, 5000),
+    "vgg16": Recipe(3, 3e-3, 5000),
+    "swin": Recipe(3, 2e-3, 5000),
 }
 
 

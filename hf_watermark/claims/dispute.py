@@ -97,7 +97,7 @@ def dispute(first: Claimant, second: Claimant, suspect: Any, **judging: Any) -> 
 
 
 def _is_in_original(
-    side: Claimant, other: Claimant, judgements: dict[str, Judgement], token: str | None, notes: list[str]
+    side: Claimant, other: Claimant, judgements: dict[str, Judgement], token: str | bool | None, notes: list[str]
 ) -> bool:
     """Whether `side`'s mark is in what `other` committed to; an original that is withheld or exchanged counts as yes."""
     try:
@@ -113,7 +113,7 @@ def _is_in_original(
     return verify(model, opening, looks=judgement.looks, beacon=bound).verdict is Verdict.FOUND
 
 
-def _committed_original(side: Claimant, judgement: Judgement, token: str | None) -> Path:
+def _committed_original(side: Claimant, judgement: Judgement, token: str | bool | None) -> Path:
     signed = judgement.report.signed
     assert signed is not None  # its mark was found, so its statement held
     committed = signed.statement.original_tensor_set_sha256

@@ -20,7 +20,7 @@ from ..serialization import InvalidInput, canonical_json, parse_json
 from ..suspects import Suspect
 from ..version import VERSION
 from .disclosure import BurntPublic, Disclosure
-from .levels import CLOCKS, LevelReport, Outcome, check, iso, opening_problems, suspect_of
+from .levels import CLOCKS, LevelReport, Outcome, check, iso, opening_problems, suspect_of, weights_of
 
 
 AUTHORITIES = 2
@@ -108,7 +108,7 @@ def judge(
     drawn: bool = False,
     looks: int = 1,
     unmarked: Mapping[str, Any] | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     now: datetime | None = None,
 ) -> Judgement:
     """
@@ -264,7 +264,9 @@ def _controls(
     return results
 
 
-def open_suspect(suspect: Any, source: Source, opening: Opening, token: str | None) -> tuple[dict[str, Any], Any]:
+def open_suspect(
+    suspect: Any, source: Source, opening: Opening, token: str | bool | None
+) -> tuple[dict[str, Any], Any]:
     """The suspect at one moment, with the digests that fix it, on the architecture of the *claimant* where it must be asked."""
     if not isinstance(suspect, str | Path):
         return {"name": getattr(suspect, "__name__", type(suspect).__name__)}, suspect
@@ -272,16 +274,15 @@ def open_suspect(suspect: Any, source: Source, opening: Opening, token: str | No
         digest = hashlib.sha256(Path(suspect).read_bytes()).hexdigest()
         return {"name": str(suspect), "files": {Path(suspect).name: digest}}, Suspect.open(Path(suspect))
     frozen = Source.open(suspect, token)
-    weights = frozen.weights()
     files = {path: frozen.sha256(path) for path in frozen.sizes if path.endswith(".safetensors")}
     fixed = {"name": frozen.name, "commit": frozen.commit, "files": files}
     if method_entry(opening.assignment.method).access == "weights":
-        return fixed, Suspect(frozen.name, weights, weights.shapes)
+        return fixed, weights_of(frozen)
     raw = source.read("config.json", 2**20)
     if raw is None:
         raise InvalidInput(f"{source.name}: config.json is missing, so no suspect can be asked")
     backbone = parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True)
-    return fixed, Suspect.open(weights.path, backbone)
+    return fixed, Suspect.open(frozen.weights().path, backbone)
 
 
 def _inputs(disclosure: Disclosure, source: Source, suspect: Any, nonce: str | None) -> dict[str, Any]:

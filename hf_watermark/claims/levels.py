@@ -1,7 +1,7 @@
 """What anybody can check about a published model without its owner: levels V0 to V3 (protocol.md §2.7)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,7 +14,7 @@ from ..evidence import Evidence, Verdict
 from ..hub.beacon import beacon_time
 from ..hub.precommit import PRECOMMIT, Precommit
 from ..hub.publish import POOL, SIGNATURE, SUBKEY0
-from ..hub.source import WEIGHT_FILE, Source
+from ..hub.source import WEIGHT_FILE, RepoSource, Source
 from ..hub.statement import STATEMENT, SignedStatement, Stamp, Statement, parse_date
 from ..hub.timestamp import TOKEN_BYTES, TokenTime, read_token, token_beacon
 from ..keys import NO_BEACON, Opening
@@ -122,8 +122,9 @@ def check(
     public_key: str | None = None,
     repo_id: str | None = None,
     beacon: bytes | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     now: datetime | None = None,
+    progress: Callable[[str], None] = lambda level: None,
 ) -> LevelReport:
     """
     Checks the public files of a model.
@@ -139,6 +140,10 @@ def check(
             Where a folder was downloaded from, so that a copied statement is noticed.
         beacon (`bytes`, *optional*):
             The public random value, as the reader looked it up himself.
+        token (`str` or `bool`, *optional*):
+            Access token for a repository; `False` sends none.
+        progress (`Callable`, *optional*):
+            Called with `"V0"`, `"V1"` ... before each is checked.
 
     Returns:
         [`LevelReport`]: V0 to V3, each `passed`, `failed` or `open`, with reasons.
@@ -148,14 +153,18 @@ def check(
     """
     source, now = Source.open(source, token), now or datetime.now(UTC)
     report = LevelReport(source.name, source.commit, [])
+    progress("V0")
     report.levels.append(check_statement(source, report, public_key, repo_id or source.model_id, now))
     signed = report.signed
     if signed is None or report["V0"].outcome is not Outcome.PASSED:
         # Nothing in an unsigned or broken statement is worth checking further.
         report.levels += [Level(name, Outcome.OPEN, ["V0 did not pass"]) for name in ("V1", "V2", "V3")]
         return report
+    progress("V1")
     report.levels.append(_level("V1", lambda level: check_weights(source, signed.statement, level)))
+    progress("V2")
     report.levels.append(_level("V2", lambda level: check_dates(source, signed, level, report, roots, beacon, now)))
+    progress("V3")
     report.levels.append(_level("V3", lambda level: check_subkey0(source, signed.statement, level, report)))
     return report
 
@@ -401,14 +410,23 @@ def opening_problems(opening: Opening, statement: Statement) -> list[str]:
 
 def suspect_of(source: Source, opening: Opening) -> Suspect:
     """The published model as a suspect; black-box methods need it to run on the architecture that its statement binds."""
-    weights = source.weights()
     if method_entry(opening.assignment.method).access == "weights":
-        return Suspect(source.name, weights, weights.shapes)
+        return weights_of(source)
     raw = source.read("config.json", 2**20)
     if raw is None:
         raise InvalidInput("config.json is missing, so the model cannot be asked")
     # Parsed as data; nothing in it can load code (see `backbones.UNSAFE_FIELDS`).
-    return Suspect.open(weights.path, parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True))
+    return Suspect.open(
+        source.weights().path, parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True)
+    )
+
+
+def weights_of(source: Source) -> Suspect:
+    """The weights alone, as a suspect. Of a repository only the ranges that a check needs are read."""
+    if isinstance(source, RepoSource):
+        return Suspect.open(f"{source.model_id}@{source.commit}", token=source.token)
+    weights = source.weights()
+    return Suspect(source.name, weights, weights.shapes)
 
 
 def _pool(source: Source, opening: Opening) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .. import __version__
 from . import (
     attack,
     certify,
+    demo,
     disclose,
     inspect,
     judge,
@@ -68,6 +69,7 @@ app.add_typer(statement_app, name="statement")
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
 app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)
+app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=methods.EXAMPLE)(methods.methods)
 app.command(epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 

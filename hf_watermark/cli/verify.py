@@ -16,14 +16,28 @@ from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphra
 
 
 if TYPE_CHECKING:
+    from ..endpoints import Endpoint
     from ..evidence import Evidence
     from ..keys import Opening, WatermarkKey
 
-EXAMPLE = "Example:\n\nhf-watermark verify suspect-folder --key keys/my-model --output evidence.json"
+EXAMPLE = """Examples:
+
+hf-watermark verify suspect-folder --key keys/my-model --output evidence.json
+
+hf-watermark verify user/suspect@main --key keys/my-model --report report.html
+
+hf-watermark verify https://example.com/classify --key keys/my-model --sequential --budget 500 --mean 0.5 --std 0.5
+"""
 
 
 def verify(
-    suspect: Annotated[Path, typer.Argument(help="Model folder or .safetensors file to check.")],
+    suspect: Annotated[
+        str,
+        typer.Argument(
+            help="What to check: a model folder or .safetensors file, a Hub repo user/repo[@revision], or the address (https://...) of an "
+            "Inference Endpoint or Gradio app."
+        ),
+    ],
     key: Annotated[Path | None, typer.Option("--key", metavar="DIR", help="The owner's key folder.")] = None,
     opening: Annotated[
         Path | None, typer.Option("--opening", metavar="FILE", help="One disclosed sub-key, instead of --key.")
@@ -31,7 +45,34 @@ def verify(
     looks: Annotated[
         int, typer.Option("--looks", min=1, help="How many variants of this check were or will be tried.")
     ] = 1,
+    budget: Annotated[
+        int | None, typer.Option("--budget", metavar="N", min=1, help="Most images that the suspect may be asked.")
+    ] = None,
+    sequential: Annotated[
+        bool,
+        typer.Option("--sequential", help="Ask a few images at a time and stop as soon as the evidence suffices."),
+    ] = False,
+    beacon: Annotated[
+        str | None,
+        typer.Option(
+            "--beacon", metavar="HEX", help="The key's public beacon as you looked it up: then level B is enough."
+        ),
+    ] = None,
+    api: Annotated[
+        str | None, typer.Option("--api", metavar="NAME", help="For an address: `inference` (default) or `gradio`.")
+    ] = None,
+    api_name: Annotated[
+        str | None, typer.Option("--api-name", metavar="NAME", help="For a Gradio app: the function to call.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="M,M,M", help="For an address: the owner's normalisation, per channel."),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", metavar="S,S,S", help="For an address: see --mean.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON and nothing else.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page with plots.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Also write the evidence to this new JSON file.")
     ] = None,
@@ -41,23 +82,36 @@ def verify(
     """
     Check whether a model carries the mark of a key.
 
+    Of a Hub repo, white-box checks read only the tensors they need; black-box checks download it and run it on the owner's architecture.
+
     Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
     """
     if (key is None) == (opening is None):
         raise InvalidInput("give exactly one of --key DIR and --opening FILE")
-    if output is not None:
-        refuse_output(output)
+    for file in (output, report):
+        if file is not None:
+            refuse_output(file)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evidence import Verdict
     from ..mapping import verify as check
+    from ..mapping import verify_sequentially
 
     silence_loading()
     claim = _load_claim(key, opening, passphrase)
+    known = None if beacon is None else read_beacon(beacon)
+    source = open_address(suspect, claim, api, api_name, mean, std) if is_address(suspect) else suspect
     with Console(stderr=True).status("Checking ..."):
-        evidence = check(suspect, claim, looks=looks)
+        if sequential:
+            evidence = verify_sequentially(source, claim, budget=budget, beacon=known, looks=looks).evidence
+        else:
+            evidence = check(source, claim, looks=looks, beacon=known, budget=budget)
     if output is not None:
         write_json_atomic(output, evidence.to_dict(), overwrite=False)
+    if report is not None:
+        from ..evaluation.verdict_report import write_verdict
+
+        write_verdict(report, evidence, suspect)
     if json:
         typer.echo(evidence.to_json())
     else:
@@ -69,9 +123,9 @@ def verify(
 def refuse_output(output: Path) -> None:
     """Evidence is a record: an existing file stays. Checked before the work, not after it."""
     if os.path.lexists(output):
-        raise FileExistsError(f"{output} exists and is left as it is; choose another --output")
+        raise FileExistsError(f"{output} exists and is left as it is; choose another name")
     if not output.parent.is_dir():
-        raise InvalidInput(f"{output}: its folder does not exist; create it or choose another --output")
+        raise InvalidInput(f"{output}: its folder does not exist; create it or choose another name")
 
 
 def show_evidence(evidence: "Evidence") -> None:
@@ -83,10 +137,52 @@ def show_evidence(evidence: "Evidence") -> None:
             matches = f"{part.matches}/{part.trials}"
             table.add_row(part.method, matches, f"{part.log2_p:.1f}", part.level, str(part.verdict))
         console.print(table)
+    if evidence.details.get("queries") is not None:
+        budget = evidence.details.get("budget")
+        console.print(f"queries: {evidence.details['queries']}" + (f" of {budget}" if budget else ""))
     style = "bold green" if evidence.found else "bold red"
     console.print(Text(f"{evidence.verdict}: ", style=style).append(evidence.reason, style="default"))
     for warning in evidence.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def is_address(suspect: str) -> bool:
+    return suspect.startswith(("http://", "https://"))
+
+
+def read_beacon(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise InvalidInput(f"--beacon {text[:80]!r} is not hexadecimal") from None
+
+
+def open_address(
+    url: str, claim: "WatermarkKey | Opening", api: str | None, api_name: str | None, mean: str | None, std: str | None
+) -> "Endpoint":
+    """The address as a suspect: class names and normalisation are the owner's."""
+    from ..endpoints import Endpoint, owner_labels
+
+    backbone = getattr(claim, "backbone", {})
+    pretrained = backbone.get("pretrained_cfg") or {}
+    values = []
+    for name, text in (("mean", mean), ("std", std)):
+        known = pretrained.get(name) or []
+        if text is None and not known:
+            raise InvalidInput(
+                f"give --mean and --std: the normalisation that the owner's image processor applies (image_{name} in its "
+                "preprocessor_config.json); the key does not hold it"
+            )
+        try:
+            values.append([float(value) for value in text.split(",")] if text else [float(value) for value in known])
+        except ValueError:
+            raise InvalidInput(f"--{name} {text!r} is no list of numbers such as 0.485,0.456,0.406") from None
+    labels = owner_labels(backbone)
+    if not labels:
+        raise InvalidInput(
+            "the key does not hold the owner's class names, so the answers of an address cannot be read"
+        )
+    return Endpoint(url, labels, values[0], values[1], api=api, api_name=api_name)
 
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":
@@ -97,7 +193,7 @@ def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) 
         disclosed = Opening.load(opening)
         access = method_entry(disclosed.assignment.method).access
         if access != "weights":
-            # An opening holds neither the owner's architecture nor source images, so a folder cannot be asked.
+            # An opening holds neither the owner's architecture nor source images, so nothing can be asked.
             raise InvalidInput(
                 f"{opening}: is read from {access}, not from a folder; use verify(function, Opening.load(path, pool)) in Python"
             )

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from ..evidence import LEVEL_B, LEVEL_N
 
 
+# Of a figure on a page and on a phone, in inches.
+WIDTH, NARROW = 8.6, 4.4
 INK, FAINT = "#1f2933", "#9aa5b1"
 # Told apart by shape as well as colour.
 STYLES = (("#0b6e99", "o"), ("#c2410c", "D"), ("#4d7c0f", "s"), ("#7c3aed", "^"), ("#be185d", "v"), ("#475569", "P"))
@@ -81,18 +83,21 @@ def _draw_levels(axes: Any) -> None:
         )
 
 
-def decoy_plot(evidence: Mapping[str, Any]) -> str:
+def decoy_plot(evidence: Mapping[str, Any], width: float = WIDTH) -> str:
     """
     Histogram of the statistic (share of matches) over decoy keys, one panel per method, the true sub-keys marked.
 
     Args:
         evidence:
             What [`Evidence.to_dict`] gives for one suspect.
+        width (`float`, *optional*):
+            In inches; panels of a narrow figure lie below each other.
     """
     methods = methods_of(evidence)
+    rows = len(methods) if width < WIDTH else 1
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
-        panels = figure.subplots(1, len(methods), squeeze=False)[0]
+        figure = Figure(figsize=(width, 2.9 * rows), layout="constrained")
+        panels = figure.subplots(rows, len(methods) // rows, squeeze=False).flatten()
         for axes, method, (colour, _) in zip(panels, methods, STYLES, strict=False):
             decoys = [rate for part in method["parts"] for rate in part["controls"].get("rates", [])]
             true = [part["matches"] / part["trials"] for part in method["parts"]]
@@ -106,7 +111,65 @@ def decoy_plot(evidence: Mapping[str, Any]) -> str:
             axes.set_ylabel("keys")
             axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend above the bars
             axes.legend(frameon=False, loc="upper left", fontsize=8.5)
-        return inline_svg(figure, "decoys")
+        return inline_svg(figure, f"decoys{width:.0f}")
+
+
+def bits_plot(leaves: Sequence[Mapping[str, Any]], width: float = WIDTH) -> str:
+    """
+    Bits of evidence (-log2 p) of each sub-key, with both decision levels.
+
+    Args:
+        leaves:
+            Evidence of single sub-keys, as [`Evidence.to_dict`] gives it.
+        width (`float`, *optional*):
+            In inches.
+    """
+    methods = list(dict.fromkeys(part["method"] for part in leaves))
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(width, 1.3 + 0.3 * len(leaves)), layout="constrained")
+        axes = figure.subplots()
+        _draw_levels(axes)
+        for method, (colour, marker) in zip(methods, STYLES, strict=False):
+            places = [place for place, part in enumerate(leaves) if part["method"] == method]
+            values = [-leaves[place]["log2_p"] for place in places]
+            axes.hlines(places, 0, values, color=colour, linewidth=2)
+            axes.scatter(values, places, color=colour, marker=marker, s=42, label=method.replace("_", " "), zorder=3)
+        names = [f"sub-key {part['details'].get('subkey', '?')}" for part in leaves]
+        if len(methods) > 1:
+            names = [f"{part['method'].replace('_', ' ')}, {name}" for part, name in zip(leaves, names, strict=True)]
+        axes.set_yticks(range(len(leaves)), names)
+        axes.set_ylim(len(leaves) - 0.5, -0.5)
+        axes.set_xlim(-8, 268)
+        axes.set_xticks([0, 64, 128, 192, 256])
+        axes.set_xlabel("bits of evidence: −log2 p (at most 256 are quoted)")
+        return inline_svg(figure, f"bits{width:.0f}")
+
+
+def path_plot(paths: Sequence[Sequence[Sequence[float]]], level: float) -> str:
+    """
+    log2 of the e-value against the number of queries, one line per sub-key.
+
+    Args:
+        paths:
+            Per sub-key pairs `[queries, log2 e]`.
+        level:
+            log2 p that the verdict asks for.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for path, (colour, marker) in zip(paths, STYLES * len(paths), strict=False):
+            queries, values = zip(*path, strict=True)
+            axes.plot(queries, values, color=colour, marker=marker, markersize=4)
+        axes.axhline(-level, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"enough for a claim: {-level:.0f}", (0, -level), xytext=(4, 3), textcoords="offset points", fontsize=8.5
+        )
+        axes.set_ylim(top=1.12 * max(-level, *(value for path in paths for _, value in path)))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("queries")
+        axes.set_ylabel("log2 of the e-value")
+        return inline_svg(figure, "path")
 
 
 def methods_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -22,26 +22,35 @@ def render_report(record: Mapping[str, Any]) -> str:
         record:
             What [`run_quickstart`] returns, or the content of its `evidence.json`.
     """
-    environment = Environment(
+    methods = [method["method"] for method in methods_of(record["marked"]["evidence"])]
+    rows = [record["twin"]["row"], record["marked"]["row"], *record["attacks"]]
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            record=record,
+            cards=summary_cards(record),
+            methods=methods,
+            rows=rows,
+            # The only two values that are markup: drawn by matplotlib, which escapes the labels in them.
+            survival=Markup(survival_plot(rows, methods)),
+            decoys=Markup(decoy_plot(record["marked"]["evidence"])),
+            removed=[row["attack"] for row in record["attacks"] if row["verdict"] != "mark found"],
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates in which every value is escaped and a missing one is an error."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    methods = [method["method"] for method in methods_of(record["marked"]["evidence"])]
-    rows = [record["twin"]["row"], record["marked"]["row"], *record["attacks"]]
-    return environment.get_template("report.html.jinja").render(
-        record=record,
-        cards=summary_cards(record),
-        methods=methods,
-        rows=rows,
-        # The only two values that are markup: drawn by matplotlib, which escapes the labels in them.
-        survival=Markup(survival_plot(rows, methods)),
-        decoys=Markup(decoy_plot(record["marked"]["evidence"])),
-        removed=[row["attack"] for row in record["attacks"] if row["verdict"] != "mark found"],
-    )
+    made.filters["percent"] = percent
+    return made
 
 
 def write_report(record: Mapping[str, Any], path: str | Path) -> Path:

@@ -12,6 +12,7 @@ from .evalues import (
     log2_e_beta_mixture,
     log2_e_bounded_mean,
     log2_e_from_log2_p,
+    log2_e_relabel,
     log2_p_from_log2_e,
     quotable,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "log2_e_bounded_mean",
     "log2_e_from_log2_p",
     "log2_e_rademacher",
+    "log2_e_relabel",
     "log2_hoeffding_tail",
     "log2_p_from_log2_e",
     "log2_rademacher_tail",

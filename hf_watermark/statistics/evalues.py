@@ -14,6 +14,7 @@ LOG2_P_FLOOR = -256.0
 """No p-value below this is ever quoted: no hash, clock or implementation deserves more trust (see [`quotable`])."""
 
 _CONSTANT_BETS = 64
+_RELABEL_BETS = np.geomspace(0.05, 5.0, 12)
 
 
 def log2_e_beta_mixture(matches: int, trials: int, p0: float) -> float:
@@ -111,6 +112,31 @@ def log2_e_bounded_mean(values: Sequence[float], p0: float, bets: Sequence[float
     grid = largest * (np.arange(_CONSTANT_BETS) + 0.5) / _CONSTANT_BETS
     log_e = np.log1p(grid[:, None] * (observed - p0)).sum(axis=1)
     return float(np.logaddexp.reduce(log_e) - math.log(_CONSTANT_BETS)) / LN2
+
+
+def log2_e_relabel(counts: np.ndarray, hits: np.ndarray) -> float:
+    """
+    log2 e-value of rules whose target is drawn uniformly from their candidates: per rule `exp(bet * hits)` over its mean across all
+    candidates, multiplied over rules and averaged over a fixed grid of 12 bets. Given the answers its expectation is exactly 1, and the
+    product may end after any rule, also when later questions or answers depend on earlier ones.
+
+    It uses what [`log2_e_bounded_mean`] throws away, which answers were given: a rule with all its images right, and C - 2
+    candidates, earns nearly log2(C - 2) bits.
+
+    Args:
+        counts (`np.ndarray`): `[rules, candidates]`: answers that equal each target that could have been drawn.
+        hits (`np.ndarray`): `[rules]`: answers that equal the drawn one.
+
+    Returns:
+        `float`: log2 of the e-value; 0.0 without rules.
+    """
+    counts, hits = np.asarray(counts, dtype=np.float64), np.asarray(hits, dtype=np.float64)
+    if len(counts) != len(hits) or not (counts == hits[:, None]).any(axis=1).all():
+        raise ValueError("every hit count must be one of its rule's counts: they do not belong together.")
+    bets = _RELABEL_BETS[:, None]
+    mean = np.logaddexp.reduce(bets[..., None] * counts, axis=2) - math.log(max(1, counts.shape[1]))
+    log_e = (bets * hits - mean).sum(axis=1)
+    return float(np.logaddexp.reduce(log_e) - math.log(len(_RELABEL_BETS))) / LN2
 
 
 def log2_e_from_log2_p(log2_p: float, kappa: float = 0.1) -> float:

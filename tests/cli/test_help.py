@@ -18,8 +18,21 @@ def test_help_needs_no_heavy_import():
 
 @pytest.mark.parametrize(
     "command",
-    ["", "owner", "owner create", "owner show", "verify", "inspect", "certify", "attack", "methods", "quickstart"]
-    + ["precommit", "publish", "statement", "statement show", "statement check", "open", "judge", "dispute"],
+    [
+        "",
+        "owner",
+        "owner create",
+        "owner show",
+        "verify",
+        "inspect",
+        "certify",
+        "attack",
+        "methods",
+        "quickstart",
+        "precommit",
+        "publish",
+    ]
+    + ["statement", "statement show", "statement check", "open", "judge", "dispute", "demo"],
 )
 def test_every_help_ends_with_an_example(run, command):
     result = run(*command.split(), "--help")

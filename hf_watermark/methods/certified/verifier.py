@@ -12,10 +12,16 @@ from ...backbones import FoldedNet
 from ...evidence import LEVEL_B, Access, Evidence, single
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
-from ...statistics import charge_looks, log2_binomial_tail, order_statistic_above
+from ...statistics import (
+    charge_looks,
+    log2_binomial_tail,
+    log2_e_beta_mixture,
+    log2_p_from_log2_e,
+    order_statistic_above,
+)
 from ...suspects import AccessError, Suspect
 from ...triggers import draw_labels, render_triggers
-from ...verifier import Verifier
+from ...verifier import SequentialTest, Verifier, steps
 from .config import CertifiedConfig
 from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 
@@ -24,6 +30,7 @@ from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 SUSPECT_ALPHA = 0.005
 PLAIN = "labels are drawn by the key, uniform over the classes other than the source's: Bin(answers that are no source label, 1/candidates)"
 SMOOTHED = "the same law in every noise draw; P(median over draws >= t) <= D / (D - k + 1) P(Bin >= t) (Markov)"
+SEQUENTIAL = "labels are drawn by the key: beta-mixture e-value of answers that are no source label; p <= 1/E wherever the test stops"
 NO_EVIDENCE = (
     "one label for all triggers (preset `paper`): no null is known, so this mark can be compared but gives no evidence"
 )
@@ -125,6 +132,9 @@ class CertifiedVerifier(Verifier[Answers]):
         noisy = np.stack(list(nets.answers(noise_seeds(subkey, self.config.suspect_draws), images)))
         return Answers(self.sources(subkey), plain, noisy)
 
+    def sequential(self, subkey: SubKey, most: int | None) -> "TriggerTest | None":
+        return None if self.config.labels == "one" else TriggerTest(self, subkey, most)
+
     def score(self, observation: Answers, subkey: SubKey) -> Evidence:
         labels, trials = self.labels(subkey), len(observation.plain)
         candidates = self.classes - int((observation.sources >= 0).all())
@@ -149,6 +159,44 @@ class CertifiedVerifier(Verifier[Answers]):
             log2_p = charge_looks(log2_p, 2)
         warnings = observation.warnings + [NO_EVIDENCE] * one_label
         return single(self.method, matches, trials, log2_p, null, self.access, details=details, warnings=warnings)
+
+
+class TriggerTest(SequentialTest):
+    """One sub-key's triggers in the order of its stream `order`; the plain test only, which labels are enough for."""
+
+    access = Access.LABELS
+    # A few at a time, as endpoints are asked; looking is free.
+    step = 4
+
+    def __init__(self, verifier: CertifiedVerifier, subkey: SubKey, most: int | None):
+        self.verifier, self.classes = verifier, verifier.classes
+        images = verifier.triggers(subkey)
+        self.order = subkey.stream("order").permutations(1, len(images))[0][:most]
+        self.images, self.sources = images[self.order], verifier.sources(subkey)[self.order]
+        self.stops = steps(len(self.images), self.step)
+        self.candidates = self.classes - int((self.sources >= 0).all())
+        self.labels = np.zeros(0, dtype=int)
+
+    def update(self, answers: torch.Tensor) -> None:
+        self.labels = answers.numpy()
+
+    def score(self, subkey: SubKey) -> Evidence:
+        asked = len(self.labels)
+        wanted = self.verifier.labels(subkey)[self.order[:asked]]
+        # An answer that equals its source's label could not have matched, so it is no trial.
+        usable = int((self.labels != self.sources[:asked]).sum())
+        matches = int((self.labels == wanted).sum())
+        log2_e = log2_e_beta_mixture(matches, usable, 1 / self.candidates)
+        return single(
+            CertifiedVerifier.method,
+            matches,
+            asked,
+            log2_p_from_log2_e(log2_e),
+            SEQUENTIAL,
+            self.access,
+            log2_e=log2_e,
+            details={"triggers": asked, "usable_answers": usable},
+        )
 
 
 def smoothed_median(counts: np.ndarray) -> int:

@@ -10,14 +10,15 @@ import torch
 from ...evidence import LEVEL_B, Access, Evidence, single
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
-from ...statistics import LabelLaw
+from ...statistics import LabelLaw, log2_e_relabel, log2_p_from_log2_e
 from ...suspects import Suspect
 from ...triggers import LAYOUTS, Rule, blend, draw_questions, draw_rules, fuse, rule_capacity, with_targets
-from ...verifier import Verifier
+from ...verifier import SequentialTest, Verifier, steps
 from .config import FunctionCoupledConfig
 
 
 NULL = "targets are drawn by the key, uniform over the classes that are no source: exact relabel law given the suspect's answers"
+SEQUENTIAL = "targets are drawn by the key: relabel e-value per rule, multiplied; p <= 1/E wherever the test stops"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class FunctionCoupledVerifier(Verifier[Answers]):
         counts = (labels.numpy()[:, :, None] == candidates[:, None, :]).sum(axis=1)
         return Answers(rules, labels, counts, LabelLaw(counts.tolist()))
 
+    def sequential(self, subkey: SubKey, most: int | None) -> "RuleTest":
+        return RuleTest(self, subkey, most)
+
     def score(self, observation: Answers, subkey: SubKey) -> Evidence:
         # The questions stay; only the label stream is read. A decoy therefore costs no query.
         rules = with_targets(subkey, observation.rules, self.classes)
@@ -101,6 +105,41 @@ class FunctionCoupledVerifier(Verifier[Answers]):
                 "rules_held": int((hits > self.config.images_per_rule / 2).sum()),
                 "queries": observation.labels.numel(),
             },
+        )
+
+
+class RuleTest(SequentialTest):
+    """One sub-key's rules, asked one after the other; all images of a rule belong together, because its target is drawn once."""
+
+    access = Access.LABELS
+
+    def __init__(self, verifier: FunctionCoupledVerifier, subkey: SubKey, most: int | None):
+        self.classes, self.per_rule = verifier.classes, verifier.config.images_per_rule
+        self.rules = verifier.rules(subkey)
+        affordable = len(self.rules) if most is None else min(len(self.rules), most // self.per_rule)
+        self.images = verifier.triggers(subkey, self.rules)[: affordable * self.per_rule]
+        self.stops = steps(len(self.images), self.per_rule)
+        self.candidates = np.array([rule.candidates(self.classes) for rule in self.rules])
+        self.counts = np.zeros((0, self.candidates.shape[1]), dtype=int)
+
+    def update(self, answers: torch.Tensor) -> None:
+        labels = answers.reshape(-1, self.per_rule).numpy()
+        self.counts = (labels[:, :, None] == self.candidates[: len(labels), None, :]).sum(axis=1)
+
+    def score(self, subkey: SubKey) -> Evidence:
+        rules = with_targets(subkey, self.rules, self.classes)[: len(self.counts)]
+        places = [rule.candidates(self.classes).index(rule.target) for rule in rules]
+        hits = self.counts[np.arange(len(rules)), places]
+        log2_e = log2_e_relabel(self.counts, hits)
+        return single(
+            FunctionCoupledVerifier.method,
+            int(hits.sum()),
+            len(rules) * self.per_rule,
+            log2_p_from_log2_e(log2_e),
+            SEQUENTIAL,
+            self.access,
+            log2_e=log2_e,
+            details={"rules": len(rules), "rules_held": int((hits > self.per_rule / 2).sum())},
         )
 
 

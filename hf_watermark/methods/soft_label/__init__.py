@@ -3,7 +3,6 @@
 from .config import CSPConfig, USPConfig
 from .detector import USPDetector, USPDetectorConfig, train_detector
 from .modeling import PerturbedOutputConfig, PerturbedOutputModel, PerturbedOutputModelForImageClassification
-from .sequential import SequentialResult, verify_sequentially
 from .tracing import Accusation, issue_copies, recipient_keys, trace
 from .trainer import CSPTrainer, USPTrainer
 from .verifier import CSPVerifier, USPVerifier
@@ -17,7 +16,6 @@ __all__ = [
     "PerturbedOutputConfig",
     "PerturbedOutputModel",
     "PerturbedOutputModelForImageClassification",
-    "SequentialResult",
     "USPConfig",
     "USPDetector",
     "USPDetectorConfig",
@@ -27,5 +25,4 @@ __all__ = [
     "recipient_keys",
     "trace",
     "train_detector",
-    "verify_sequentially",
 ]

@@ -11,7 +11,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
-from ...verifier import Verifier
+from ...verifier import SequentialTest, Verifier
 from .code import SignCode, draw_signs
 from .config import CSPConfig, SoftLabelConfig, USPConfig
 from .readout import centred, contrasts, unit_sums
@@ -69,6 +69,11 @@ class SoftLabelVerifier(Verifier[Readings]):
 
     def signs(self, subkey: SubKey) -> np.ndarray:
         return draw_signs(subkey, self.classes, self.sources, self.config.buckets).double().numpy()
+
+    def sequential(self, subkey: SubKey, most: int | None) -> SequentialTest:
+        from .sequential import SignTest
+
+        return SignTest(self, subkey, most)
 
     def score(self, observation: Readings, subkey: SubKey) -> Evidence:
         # The split stays, only the signs are read: a decoy costs no query.

@@ -1,0 +1,339 @@
+"""
+The app of the Space and of `hf-watermark demo`: check any published model, judge a claim; locally also with a key.
+
+Nothing that a visitor types is executed, written to disk or logged. In public the app sends no Hub token, so it sees public repositories
+only. The report is handed over inside the page, so that no copy stays behind.
+"""
+
+import base64
+import html
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from markupsafe import Markup
+
+from .claims import Disclosure, LevelReport, Outcome, check, judge
+from .claims.levels import TITLES
+from .evaluation.plots import NARROW
+from .evaluation.report import TEMPLATES, environment
+from .evaluation.verdict_report import plots_of, render_verdict, verdict_cards
+from .evidence import Evidence, Verdict
+from .hub.source import Source
+from .keys import WatermarkKey, WrongPassphrase
+from .mapping import verify
+from .serialization import InvalidInput
+from .suspects import Suspect
+
+
+# protocol.md §4.2: what a public Space reads at most.
+SPACE_BYTES = 2 * 2**30
+OPENING_CHARACTERS = 262_144
+BURNT = (
+    "**An opening that is typed into a public page is burnt.** It discloses one secret sub-key: whoever sees it can plant or remove this "
+    "sub-key's mark, so it proves nothing in any later dispute. The other sub-keys stay secret. Do this only for a dispute that "
+    "you want to settle in public; otherwise run `hf-watermark judge` on your own machine."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What the page shows.
+
+    Args:
+        headline, text (`str`):
+            In one line, and in a sentence.
+        state (`str`):
+            `good`, `bad` or `plain`.
+        evidence ([`Evidence`], *optional*), levels (`dict`, *optional*):
+            Numbers behind it.
+        steps (`list`):
+            Lines `(name, outcome, detail)` of a judgement.
+    """
+
+    subject: str
+    headline: str
+    text: str
+    state: str
+    evidence: Evidence | None = None
+    levels: dict[str, Any] | None = None
+    steps: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+Progress = Callable[[str], None]
+
+
+def check_repository(
+    repo: str, progress: Progress, token: str | bool | None = False, most: int = SPACE_BYTES
+) -> Result:
+    """Levels V0 to V3 of a published model."""
+    progress("Reading the list of files")
+    source = Source.open(repo.strip(), token)
+    refuse_large(source, most)
+    report = check(source, token=token, progress=lambda level: progress(f"{level}: {TITLES[level]}"))
+    headline, text, state = in_words(report)
+    levels = report.to_dict()
+    for level in levels["levels"]:
+        level["reasons"] = [without_options(reason) for reason in level["reasons"]]
+    return Result(repo.strip(), headline, without_options(text), state, report.evidence, levels)
+
+
+def judge_claim(
+    statement: str,
+    suspect: str,
+    opening: str,
+    progress: Progress,
+    token: str | bool | None = False,
+    most: int = SPACE_BYTES,
+) -> Result:
+    """Level V4: the claim that one opened sub-key is in a suspect repository."""
+    if len(opening) > OPENING_CHARACTERS:
+        raise InvalidInput(f"the opening has {len(opening)} characters, limit {OPENING_CHARACTERS}")
+    disclosure = Disclosure.parse(opening.strip().encode())
+    progress("Reading both repositories")
+    for repo in (statement, suspect):
+        refuse_large(Source.open(repo.strip(), token), most)
+    progress("Judging: commitment, controls, then the suspect")
+    result = judge(disclosure, suspect.strip(), statement.strip(), token=token)
+    state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(result.verdict, "plain")
+    steps = [(step.name, str(step.outcome), without_options(step.detail)) for step in result.steps]
+    return Result(
+        suspect.strip(),
+        str(result.verdict).capitalize(),
+        result.reason,
+        state,
+        result.evidence,
+        result.report.to_dict(),
+        steps,
+    )
+
+
+def check_with_key(suspect: str, folder: str, passphrase: str, progress: Progress) -> Result:
+    """The owner's own check, for the local app only."""
+    progress("Opening the key")
+    try:
+        key = WatermarkKey.load(folder.strip(), passphrase or None)
+    except WrongPassphrase as error:
+        raise InvalidInput(f"the passphrase does not open this key ({error})") from None
+    progress("Checking the suspect")
+    evidence = verify(Suspect.open(suspect.strip(), key.backbone), key)
+    state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(evidence.verdict, "plain")
+    return Result(suspect.strip(), str(evidence.verdict).capitalize(), evidence.reason, state, evidence)
+
+
+def refuse_large(source: Source, most: int) -> None:
+    size = sum(size for name, size in source.sizes.items() if name.endswith(".safetensors"))
+    if size > most:
+        raise InvalidInput(
+            f"{source.name}: its weights have {size / 1e9:.1f} GB, this page reads at most {most / 1e9:.1f} GB; run "
+            f"`hf-watermark statement check {source.name}` on your own machine"
+        )
+
+
+def in_words(report: LevelReport) -> tuple[str, str, str]:
+    """Headline, sentence and state of the levels together."""
+    first = report["V0"]
+    if report.signed is None and first.outcome is Outcome.OPEN:
+        return (
+            "No statement",
+            "This repository publishes no watermark statement: it makes no claim, so there is nothing to check.",
+            "plain",
+        )
+    for level in report.levels:
+        if level.outcome is Outcome.FAILED:
+            return "The statement does not hold", f"{level.name}: {'; '.join(level.reasons)}", "bad"
+    owner = report.signed.statement.fingerprint if report.signed else "unknown"
+    if report["V3"].outcome is Outcome.PASSED:
+        gaps = [
+            f"{level.name}: {'; '.join(level.reasons)}" for level in report.levels if level.outcome is Outcome.OPEN
+        ]
+        text = f"The mark of owner {owner} is in this model: sub-key 0, which the owner opened for everybody, is read from its weights."
+        return "Mark found", text + (f" Still open: {'; '.join(gaps)}." if gaps else ""), "good"
+    return "Inconclusive", "; ".join(reason for level in report.levels for reason in level.reasons), "plain"
+
+
+def without_options(text: str) -> str:
+    """Reasons name options of the command line, which a page does not have."""
+    return re.sub(r" \(--[a-z-]+ [A-Z]+\)", "", text)
+
+
+# The page
+
+
+def in_page(outcome: Result) -> str:
+    """The result as an HTML fragment, with the report inside a link."""
+    report = report_of(outcome)
+    cards = (
+        [card for card in verdict_cards(outcome.evidence.to_dict()) if card["title"] != "Verdict"]
+        if outcome.evidence
+        else []
+    )
+    return (
+        environment()
+        .get_template("demo.html.jinja")
+        .render(
+            outcome=outcome,
+            cards=cards,
+            levels=outcome.levels,
+            # Drawn twice, because a wide figure cannot be read on a phone.
+            plots=[
+                (title, Markup(wide), Markup(narrow))
+                for (title, wide), (_, narrow) in zip(
+                    plots_of(outcome.evidence), plots_of(outcome.evidence, NARROW), strict=True
+                )
+            ]
+            if outcome.evidence
+            else [],
+            report=base64.b64encode(report.encode()).decode(),
+            name="".join(letter if letter.isalnum() else "-" for letter in outcome.subject)[:80],
+        )
+    )
+
+
+def report_of(outcome: Result) -> str:
+    record: Any = outcome.evidence
+    if record is None:
+        record = {
+            "verdict": outcome.headline, "reason": outcome.text, "trials": 0, "warnings": [], "bound_to_beacon": False, "details": {}
+        }  # fmt: skip
+    return render_verdict(record, outcome.subject, outcome.levels)
+
+
+def shown(action: Callable[[Progress], Result]) -> Iterator[str]:
+    """Runs `action` in a thread: first its progress, line by line, then the result or what the visitor can put right."""
+    queue: SimpleQueue[tuple[bool, str]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            page = in_page(action(lambda line: queue.put((False, line))))
+        except (InvalidInput, ValueError, OSError, ImportError) as error:
+            page = _box("bad", "This could not be checked", str(error))
+        except Exception as error:  # a bug must not show a visitor's input in a traceback
+            page = _box("bad", "This could not be checked", f"an error inside the app ({type(error).__name__})")
+        queue.put((True, page))
+
+    Thread(target=run, daemon=True).start()
+    lines: list[str] = []
+    while True:
+        done, text = queue.get()
+        if done:
+            yield text
+            return
+        lines.append(text)
+        yield _working(lines)
+
+
+def _working(lines: list[str]) -> str:
+    done = "".join(f"<li class='done'>{html.escape(line)}</li>" for line in lines[:-1])
+    return f"<div class='hfw'><ol class='steps' role='status'>{done}<li class='now'>{html.escape(lines[-1])} ...</li></ol></div>"
+
+
+def _box(state: str, headline: str, text: str) -> str:
+    return f"<div class='hfw'><div class='verdict {state}' role='alert'><b>{html.escape(headline)}</b><p>{html.escape(text)}</p></div></div>"
+
+
+def build_demo(public: bool = True) -> Any:
+    """
+    The app as `gradio.Blocks`.
+
+    Args:
+        public (`bool`, *optional*, defaults to `True`):
+            For a Space: no Hub token is used, weights up to 2 GiB are read, and no key is asked for. `False` is for one's own machine.
+
+    Raises:
+        `ImportError`: without the extra `demo`.
+    """
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ImportError("the app needs gradio: pip install 'hf-watermark[demo]'") from None
+
+    token, most = (False, SPACE_BYTES) if public else (None, 16 * 2**30)
+
+    def on_check(repo: str) -> Iterator[str]:
+        if not repo.strip():
+            yield _box("plain", "Which model?", "Enter the name of a repository, such as user/model.")
+            return
+        yield from shown(lambda progress: check_repository(repo, progress, token, most))
+
+    def on_judge(statement: str, suspect: str, opening: str, agreed: bool) -> Iterator[str]:
+        if not agreed:
+            yield _box("bad", "Please read the warning first", "Tick the box below it if this opening may be burnt.")
+            return
+        yield from shown(lambda progress: judge_claim(statement, suspect, opening, progress, token, most))
+
+    def on_key(suspect: str, folder: str, passphrase: str) -> Iterator[str]:
+        yield from shown(lambda progress: check_with_key(suspect, folder, passphrase, progress))
+
+    # `private`: these functions are not offered as an API, where their inputs would be easy to log.
+    quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
+    with gr.Blocks(title="hf_watermark: check a model", analytics_enabled=False) as demo:
+        gr.Markdown(
+            "# Whose model is this?\nA model that was marked with `hf_watermark` carries a secret of its owner in its weights. Here "
+            "anybody can check what its owner published, and settle a claim about another model."
+        )
+        with gr.Tab("Check a model", id="check"):
+            repo = gr.Textbox(
+                label="Repository on the Hub",
+                placeholder="user/model or user/model@revision",
+                elem_id="repo",
+                max_length=300,
+            )
+            button = gr.Button("Check", variant="primary", elem_id="check")
+            result = gr.HTML(elem_id="result")
+            for event in (button.click, repo.submit):
+                event(on_check, repo, result, **quiet)
+        with gr.Tab("Judge a claim", id="judge"):
+            gr.Markdown(
+                BURNT if public else BURNT.replace("typed into a public page", "shown to anybody"), elem_id="warning"
+            )
+            statement = gr.Textbox(
+                label="Repository with the claimant's statement",
+                placeholder="owner/model",
+                elem_id="statement",
+                max_length=300,
+            )
+            suspect = gr.Textbox(
+                label="Suspect repository", placeholder="other/model", elem_id="suspect", max_length=300
+            )
+            agreed = gr.Checkbox(label="I understand that this opening is burnt afterwards", elem_id="agreed")
+            opening = gr.Textbox(
+                label="Opening (the content of opening.json)", lines=4, max_lines=8, elem_id="opening"
+            )
+            button = gr.Button("Judge", variant="primary", elem_id="judge-button")
+            result = gr.HTML(elem_id="judge-result")
+            button.click(on_judge, [statement, suspect, opening, agreed], result, **quiet)
+        if not public:
+            with gr.Tab("Check with your key", id="key"):
+                gr.Markdown(
+                    "On your own machine only: the key is read from its folder and nothing of it leaves this process."
+                )
+                suspect = gr.Textbox(label="Suspect: repository or folder", elem_id="own-suspect")
+                folder = gr.Textbox(label="Key folder", elem_id="key-folder")
+                passphrase = gr.Textbox(label="Passphrase", type="password", elem_id="passphrase")
+                button = gr.Button("Check", variant="primary", elem_id="key-button")
+                result = gr.HTML(elem_id="key-result")
+                button.click(on_key, [suspect, folder, passphrase], result, **quiet)
+        gr.Markdown(
+            "A found mark shows lineage, never theft. “Not found” does not show independence. "
+            "Nothing that you type here is kept.",
+            elem_id="foot",
+        )
+    return demo
+
+
+def launch(demo: Any, **options: Any) -> Any:
+    """`demo.launch` without tracking, history and API pages."""
+    style = (TEMPLATES / "demo.css").read_text()
+    defaults: dict[str, Any] = {
+        "css": style,
+        "share": False,
+        "footer_links": [],
+        "run_history": False,
+        "show_error": False,
+    }
+    return demo.launch(**(defaults | options))

@@ -1,0 +1,122 @@
+"""`report.html` of one check: verdict, plots, every number, and what it does not say. Self-contained, no script."""
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from markupsafe import Markup
+
+from ..evidence import LEVEL_B, LEVEL_N, Evidence
+from ..serialization import write_bytes_atomic
+from ..version import VERSION
+from .plots import WIDTH, bits_plot, decoy_plot, methods_of, path_plot
+from .report import environment
+
+
+STATES = {"mark found": "good", "not found": "plain", "inconclusive": "plain", "invalid claim": "bad"}
+
+
+def render_verdict(
+    evidence: Evidence | Mapping[str, Any],
+    suspect: str,
+    levels: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> str:
+    """
+    The page as text. All words are escaped; nothing outside the page is referenced.
+
+    Args:
+        evidence ([`Evidence`] or `Mapping`):
+            The result, or what its `to_dict` gives.
+        suspect (`str`):
+            What was checked.
+        levels (`Mapping`, *optional*):
+            What [`~claims.LevelReport.to_dict`] gives, for a published model.
+    """
+    record = evidence.to_dict() if isinstance(evidence, Evidence) else dict(evidence)
+    methods = methods_of(record) if record["trials"] else []
+    leaves = [part for method in methods for part in method["parts"]]
+    paths = [part["details"]["path"] for part in leaves if part["details"].get("path")]
+    shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
+    return (
+        environment()
+        .get_template("verdict.html.jinja")
+        .render(
+            title=title or f"Watermark check of {suspect}",
+            suspect=suspect,
+            record=record,
+            cards=verdict_cards(record),
+            leaves=leaves,
+            levels=levels,
+            # The only values that are markup: drawn by matplotlib, which escapes the labels in them.
+            bits=Markup(bits_plot(leaves)) if leaves else None,
+            decoys=Markup(decoy_plot({"method": "combined", "parts": shown})) if shown else None,
+            path=Markup(path_plot(paths, LEVEL_B if record["bound_to_beacon"] else LEVEL_N)) if paths else None,
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            versions={
+                "hf_watermark": VERSION,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "Python": platform.python_version(),
+            },
+        )
+    )
+
+
+def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
+    """Titles and plots (SVG) of a result, for other pages."""
+    record = evidence.to_dict()
+    methods = methods_of(record) if record["trials"] else []
+    leaves = [part for method in methods for part in method["parts"]]
+    shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
+    plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
+    if shown:
+        plots.append(("The true key among decoy keys", decoy_plot({"method": "combined", "parts": shown}, width)))
+    return plots
+
+
+def write_verdict(path: str | Path, *args: Any, **fields: Any) -> Path:
+    """[`render_verdict`] into a new file."""
+    write_bytes_atomic(path, render_verdict(*args, **fields).encode(), overwrite=False)
+    return Path(path)
+
+
+def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top of the page: `title`, `value`, `note` and `state` (`good`, `bad` or `plain`)."""
+    needed = LEVEL_B if record["bound_to_beacon"] else LEVEL_N
+    name = "B (bound to a public beacon)" if record["bound_to_beacon"] else "N (no public beacon)"
+    cards = [
+        {"title": "Verdict", "value": record["verdict"], "note": "", "state": STATES.get(record["verdict"], "plain")}
+    ]
+    if not record["trials"]:
+        return cards
+    log2_p = f"{record['log2_p']:.1f}".replace("-", "−")
+    cards += [
+        {
+            "title": "log2 p",
+            "value": log2_p,
+            "note": f"{by_chance(record['log2_p'])}; level {name} asks for −{-needed:.0f}",
+            "state": "good" if record["log2_p"] <= needed else "plain",
+        },
+        {
+            "title": "Matches",
+            "value": f"{record['matches']} of {record['trials']}",
+            "note": f"{100 * record['matches'] / record['trials']:.1f} %",
+            "state": "plain",
+        },
+    ]
+    if record["details"].get("queries") is not None:
+        budget = record["details"].get("budget")
+        note = f"of {budget} allowed" if budget else "no budget set"
+        cards.append({"title": "Queries", "value": str(record["details"]["queries"]), "note": note, "state": "plain"})
+    return cards
+
+
+def by_chance(log2_p: float) -> str:
+    """What a p-value means, for people: how often an unrelated key does as well."""
+    digits = int(-log2_p * 0.30103)
+    return f"an unrelated key does as well once in 10^{digits}" if digits >= 2 else "any key may do as well"

@@ -1,0 +1,52 @@
+"""`hf-watermark verify` on addresses, in steps, with a report."""
+
+import re
+
+import pytest
+from inference_server import InferenceServer
+
+
+@pytest.fixture
+def address(shop, monkeypatch):
+    """The model of two methods behind an address."""
+    from huggingface_hub import constants
+    from transformers import AutoModelForImageClassification
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server = InferenceServer(AutoModelForImageClassification.from_pretrained(shop / "both"))
+    yield server.url
+    server.close()
+
+
+def test_an_address_in_steps(run, shop, address, tmp_path):
+    report = tmp_path / "report.html"
+    check = ["verify", address, "--key", shop / "keys" / "both", "--mean", "0", "--std", "1"]
+    result = run(*check, "--sequential", "--budget", 40, "--report", report)
+    assert result.exit_code == 1 and re.search(r"queries: \d+ of 40", result.stdout), result.output
+    assert "not found" in result.stdout and "Evidence as the questions were asked" in report.read_text()
+    assert "raise the budget, or use the sequential test" in " ".join(run(*check, "--budget", 5).stderr.split())
+
+
+def test_an_address_needs_the_owners_normalisation(refused, shop, address):
+    key = shop / "keys" / "both"
+    assert "give --mean and --std" in refused("verify", address, "--key", key)
+    assert "--std 'x' is no list of numbers" in refused("verify", address, "--key", key, "--mean", "0", "--std", "x")
+    assert "`api` is 'soap'" in refused("verify", address, "--key", key, "--mean", "0", "--std", "1", "--api", "soap")
+
+
+def test_steps_need_a_black_box_method(refused, shop):
+    assert "no method that can be asked in steps" in refused(
+        "verify", shop / "marked", "--key", shop / "keys" / "open", "--sequential"
+    )
+    assert "--beacon 'xyz' is not hexadecimal" in refused(
+        "verify", shop / "marked", "--key", shop / "keys" / "open", "--beacon", "xyz"
+    )
+
+
+def test_reports_are_never_overwritten(refused, shop, tmp_path):
+    report = tmp_path / "report.html"
+    report.write_text("mine")
+    assert "report.html exists" in refused(
+        "verify", shop / "marked", "--key", shop / "keys" / "open", "--report", report
+    )
+    assert report.read_text() == "mine"
