@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from .claims import Disclosure, LevelReport, Outcome, check, judge
-from .claims.levels import TITLES
+from .claims.report import TITLES
 from .evaluation.plots import NARROW
 from .evaluation.report import TEMPLATES, environment
 from .evaluation.verdict_report import plots_of, render_verdict, verdict_cards

@@ -3,7 +3,8 @@
 from .disclosure import Disclosure
 from .dispute import Claimant, DisputeResult, dispute
 from .judge import Judgement, judge
-from .levels import Level, LevelReport, Outcome, check
+from .levels import check
+from .report import Level, LevelReport, Outcome
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from ..mapping import verify
 from ..serialization import InvalidInput, SafetensorsFolder, tensor_set_digest
 from .disclosure import Disclosure
 from .judge import Judgement, judge, open_suspect
-from .levels import Outcome
+from .report import Outcome
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 
 from ..evidence import SELF_CHECK, Evidence, Verdict
-from ..hub.publish import BURNT
+from ..hub.describe import BURNT
 from ..hub.schema import validated
 from ..hub.source import Source
 from ..keys import Opening, Owner
@@ -20,7 +20,9 @@ from ..serialization import InvalidInput, canonical_json, parse_json
 from ..suspects import Suspect
 from ..version import VERSION
 from .disclosure import BurntPublic, Disclosure
-from .levels import CLOCKS, LevelReport, Outcome, check, iso, opening_problems, suspect_of, weights_of
+from .levels import check
+from .report import CLOCKS, LevelReport, Outcome, iso
+from .subkeys import opening_problems, suspect_of, weights_of
 
 
 AUTHORITIES = 2

@@ -107,7 +107,7 @@ def read_beacon(text: str, source: str) -> bytes:
 
 
 def show_levels(report: "LevelReport") -> None:
-    from ..claims.levels import TITLES
+    from ..claims.report import TITLES
 
     console = Console()
     table = Table("level", "what", "outcome", "seen")

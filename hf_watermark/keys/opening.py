@@ -8,7 +8,7 @@ import torch
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
 from .owner import is_signed_by
-from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, check_pool, common_spec, pool_of
+from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, check_pool, common_spec, pool_of, whole
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v1"
@@ -125,14 +125,14 @@ class Opening:
             if data["schema"] != OPENING_SCHEMA:
                 raise InvalidInput(f"opening: schema is {data['schema']!r}, expected {OPENING_SCHEMA!r}")
             return cls(
-                index=int(data["index"]),
+                index=whole(data["index"]),
                 secret=bytes.fromhex(data["secret"]),
                 blind=bytes.fromhex(data["blind"]),
                 path=tuple(bytes.fromhex(node) for node in data["path"]),
                 assignment=Assignment.from_dict(data["assignment"]),
                 specs=tuple(bytes.fromhex(spec) for spec in data["specs"]),
                 public_key=bytes.fromhex(data["public_key"]),
-                count=int(data["subkey_count"]),
+                count=whole(data["subkey_count"]),
                 beacon=bytes.fromhex(data["beacon"]),
                 beacon_source=str(data["beacon_source"]),
                 precommit=bytes.fromhex(data["precommit"]),

@@ -87,9 +87,16 @@ class Assignment:
             version=str(data["version"]),
             config=dict(data["config"]),
             layout=dict(data["layout"]),
-            subkeys=tuple(int(index) for index in data["subkeys"]),
+            subkeys=tuple(whole(index) for index in data["subkeys"]),
             salt=bytes.fromhex(data["salt"]),
         )
+
+
+def whole(value: object) -> int:
+    """An integer that was written as one: 2.0, "2" and `true` would be signed as something else than they are read as."""
+    if type(value) is not int:
+        raise TypeError(f"{str(value)[:40]!r} is no integer")
+    return value
 
 
 def common_spec(specs: list[bytes]) -> bytes:
@@ -273,7 +280,7 @@ class WatermarkKey:
                 seed=bytes.fromhex(payload["seed"]),
                 public_key=bytes.fromhex(payload["public_key"]),
                 assignments=tuple(Assignment.from_dict(item) for item in payload["assignments"]),
-                count=int(payload["count"]),
+                count=whole(payload["count"]),
                 beacon=bytes.fromhex(payload["beacon"]),
                 beacon_source=str(payload["beacon_source"]),
                 signature=bytes.fromhex(payload["signature"]),

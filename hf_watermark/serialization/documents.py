@@ -76,8 +76,16 @@ def read_json(path: str | Path, max_bytes: int = JSON_BYTES, allow_floats: bool 
 
 
 def canonical_json(document: Any) -> bytes:
-    """The one byte string of a JSON document that is hashed or signed (RFC 8785)."""
-    return rfc8785.dumps(document)
+    """
+    The one byte string of a JSON document that is hashed or signed (RFC 8785).
+
+    Raises:
+        [`InvalidInput`]: when the document has none: integers from 2^53 on, NaN, half a surrogate pair.
+    """
+    try:
+        return rfc8785.dumps(document)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
+        raise InvalidInput(f"document has no canonical form ({type(error).__name__}: {error})") from None
 
 
 def write_json_atomic(

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, check
 from hf_watermark.claims.disclosure import burnt_subkeys
-from hf_watermark.claims.levels import opening_problems
+from hf_watermark.claims.subkeys import opening_problems
 from hf_watermark.hub import Precommit, SignedStatement
 from hf_watermark.hub.signing import check_signature
 from hf_watermark.hub.timestamp import read_token, token_beacon
@@ -73,13 +73,14 @@ def no_write_and_little_memory(tmp_path_factory) -> Iterator[None]:
 
 def survives(read: Callable[[], Any]) -> bool:
     """Whether the reader accepted the input; anything but an answer or `InvalidInput`, or a long wait, fails the test."""
-    begin = time.perf_counter()
+    # Of this process: the machine may be busy with something else.
+    begin = time.process_time()
     try:
         read()
         accepted = True
     except InvalidInput:
         accepted = False
-    assert time.perf_counter() - begin < SECONDS
+    assert time.process_time() - begin < SECONDS
     return accepted
 
 
@@ -361,9 +362,9 @@ def test_whole_repositories(dated, repository):
         path: Path = repository / "watermark" / name
         path.write_bytes(mutant)
         try:
-            begin = time.perf_counter()
+            begin = time.process_time()
             report = check(repository, dated.roots)
-            assert time.perf_counter() - begin < SECONDS
+            assert time.process_time() - begin < SECONDS
         finally:
             path.write_bytes(originals[name])
         assert json.dumps(report.to_dict())

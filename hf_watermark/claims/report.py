@@ -1,0 +1,105 @@
+"""What a check of a published model comes to: levels, each passed, failed or open."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from ..evidence import Evidence
+from ..hub.statement import SignedStatement
+
+
+# Clocks of authorities and of the reader may differ by as much.
+CLOCKS = timedelta(minutes=5)
+TITLES = {
+    "V0": "the statement is signed by its owner and means what it says",
+    "V1": "the files are those of the statement",
+    "V2": "the key was committed, and the dates are in order",
+    "V3": "sub-key 0, opened on purpose, is in the published model",
+}
+
+
+class Outcome(StrEnum):
+    """`open` is neither: something that a reader would need is not there, or was not trusted."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    OPEN = "open"
+
+
+@dataclass
+class Level:
+    """One line of the report, with what speaks against it or is missing, and what was seen."""
+
+    name: str
+    outcome: Outcome
+    reasons: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "level": self.name,
+            "title": TITLES[self.name],
+            "outcome": str(self.outcome),
+            "reasons": self.reasons,
+            "facts": self.facts,
+        }
+
+
+@dataclass
+class LevelReport:
+    """
+    Args:
+        beacon (`bytes`, *optional*):
+            The beacon, when the reader has established it himself; only then is level B enough.
+        precommit_time, statement_time (`datetime`, *optional*):
+            The latest of the trusted times of each.
+        authorities (`int`):
+            How many independent authorities dated both.
+    """
+
+    source: str
+    commit: str | None
+    levels: list[Level]
+    signed: SignedStatement | None = None
+    beacon: bytes | None = None
+    precommit_time: datetime | None = None
+    statement_time: datetime | None = None
+    authorities: int = 0
+    evidence: Evidence | None = None
+
+    def __getitem__(self, name: str) -> Level:
+        return next(level for level in self.levels if level.name == name)
+
+    @property
+    def reached(self) -> str | None:
+        """The highest level up to which all passed; `None` when V0 did not."""
+        reached = None
+        for level in self.levels:
+            if level.outcome is not Outcome.PASSED:
+                break
+            reached = level.name
+        return reached
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything speaks against the statement, beyond what is merely missing."""
+        return any(level.outcome is Outcome.FAILED for level in self.levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "commit": self.commit,
+            "reached": self.reached,
+            "failed": self.failed,
+            "levels": [level.to_dict() for level in self.levels],
+            "statement": self.signed.plain() if self.signed else None,
+            "precommit_time": iso(self.precommit_time),
+            "statement_time": iso(self.statement_time),
+            "authorities": self.authorities,
+            "evidence": self.evidence.to_dict() if self.evidence else None,
+        }
+
+
+def iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

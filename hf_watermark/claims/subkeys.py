@@ -1,0 +1,86 @@
+"""Level V3, and what a judge needs as well: whether an opened sub-key belongs to a statement, and the models it is read from."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..evidence import Verdict
+from ..hub.describe import POOL, SUBKEY0
+from ..hub.source import RepoSource, Source
+from ..hub.statement import Statement
+from ..keys import Opening
+from ..mapping import method_entry, verify
+from ..serialization import InvalidInput, SafetensorsFolder, parse_json
+from ..suspects import Suspect
+from .report import Level, LevelReport, Outcome
+
+
+def check_subkey0(source: Source, statement: Statement, level: Level, report: LevelReport) -> None:
+    """V3: the opened sub-key is in the committed tree, and its mark in the published weights."""
+    if 0 not in statement.opened_subkeys:
+        level.outcome, level.reasons = Outcome.OPEN, ["no sub-key was opened in public: this key has too few"]
+        return
+    raw = source.read(SUBKEY0)
+    if raw is None:
+        raise InvalidInput(f"{SUBKEY0} is missing: it was stripped")
+    opening = Opening.from_dict(parse_json(raw, allow_floats=True))
+    problems = opening_problems(opening, statement)
+    if opening.index != 0:
+        problems.append(f"{SUBKEY0} opens sub-key {opening.index}")
+    if problems:
+        raise InvalidInput("; ".join(problems))
+    opening = replace(opening, pool=_pool(source, opening))
+    if opening.assignment.layout.get("pool_sha256") is not None and not opening.pool:
+        level.outcome = Outcome.OPEN
+        level.reasons = [f"`{opening.assignment.method}` needs the owner's source images, which are not published"]
+        return
+    evidence = verify(suspect_of(source, opening), opening, beacon=report.beacon)
+    report.evidence = evidence
+    level.facts = {"log2 p": round(evidence.log2_p, 1), "matches": f"{evidence.matches}/{evidence.trials}"}
+    if evidence.verdict is Verdict.FOUND:
+        return
+    level.outcome = Outcome.OPEN if evidence.verdict is Verdict.INCONCLUSIVE else Outcome.FAILED
+    level.reasons.append(f"sub-key 0 on the published model: {evidence.verdict} ({evidence.reason})")
+
+
+def opening_problems(opening: Opening, statement: Statement) -> list[str]:
+    """Why an opening does not belong to a statement; empty when it does. The pool is checked elsewhere."""
+    found = [text for text in replace(opening, pool={}).problems() if "the triggers of" not in text]
+    if opening.public_key.hex() != statement.public_key:
+        found.append("the opening belongs to another owner")
+    elif opening.precommit.hex() != statement.precommit:
+        found.append("the opening belongs to another key of this owner")
+    if (opening.beacon.hex(), opening.beacon_source) != (statement.beacon, statement.beacon_source):
+        found.append("the opening is bound to another beacon than the statement")
+    claims = [method for method in statement.methods if method.spec_sha256 == opening.assignment.spec.hex()]
+    if not claims:
+        found.append("the statement names no such method")
+    elif opening.index not in claims[0].subkeys or claims[0].name != opening.assignment.method:
+        found.append(f"sub-key {opening.index} is not one of `{claims[0].name}` in the statement")
+    return found
+
+
+def suspect_of(source: Source, opening: Opening) -> Suspect:
+    """The published model as a suspect; black-box methods need it to run on the architecture that its statement binds."""
+    if method_entry(opening.assignment.method).access == "weights":
+        return weights_of(source)
+    raw = source.read("config.json", 2**20)
+    if raw is None:
+        raise InvalidInput("config.json is missing, so the model cannot be asked")
+    # Parsed as data; nothing in it can load code (see `backbones.UNSAFE_FIELDS`).
+    return Suspect.open(
+        source.weights().path, parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True)
+    )
+
+
+def weights_of(source: Source) -> Suspect:
+    """The weights alone, as a suspect. Of a repository only the ranges that a check needs are read."""
+    if isinstance(source, RepoSource):
+        return Suspect.open(f"{source.model_id}@{source.commit}", token=source.token)
+    weights = source.weights()
+    return Suspect(source.name, weights, weights.shapes)
+
+
+def _pool(source: Source, opening: Opening) -> dict[str, Any]:
+    if POOL not in source or opening.assignment.layout.get("pool_sha256") is None:
+        return {}
+    return dict(SafetensorsFolder(source.path(POOL)))
