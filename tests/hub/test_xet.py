@@ -22,6 +22,7 @@ publish(folder, "me/model", key, owner, verify(folder, key))
 report = check("me/model")
 fetched = Source.open("me/model").path("model.safetensors")
 assert hashlib.sha256(fetched.read_bytes()).digest() == hashlib.sha256(open(f"{folder}/model.safetensors", "rb").read()).digest()
+assert verify("me/model", key).found  # this store serves no ranges, so the client downloads
 print(json.dumps({level.name: str(level.outcome) for level in report.levels}))
 """
 

@@ -48,14 +48,17 @@ class PartialResiduals:
             `[bits]` (bool).
         requests, bytes_read (`int`):
             What all sub-keys together have cost, headers included.
+        looks (`int`):
+            How often reading could have stopped so far.
         complete (`bool`):
-            Whether every carrier row was read.
+            Whether every bit was read.
     """
 
     phi: torch.Tensor
     read: torch.Tensor
     requests: int
     bytes_read: int
+    looks: int
     complete: bool
 
 
@@ -85,14 +88,14 @@ class RangedReader:
         self.phi = [torch.zeros(len(own.row)) for own in groups]
         self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in groups]
         self._readings = plan_readings(self._bytes_per_row(), [c.rows for c in carriers], *self._first_reading())
-        self.complete = False
+        self.looks = 0
 
     def read_on(self) -> bool:
         """The next reading; `False` when there is none left."""
         blocks = next(self._readings, None)
         if blocks is None:
-            self.complete = True
             return False
+        self.looks += 1
         for _, together in groupby(blocks, lambda block: block.carrier):
             self._read_blocks(list(together))
         return True
@@ -111,7 +114,10 @@ class RangedReader:
     def result(self, place: int) -> PartialResiduals:
         """What is known of the `place`-th sub-key."""
         weights = self.weights
-        return PartialResiduals(self.phi[place], self.read[place], weights.requests, weights.bytes_read, self.complete)
+        complete = all(bool(read.all()) for read in self.read)
+        return PartialResiduals(
+            self.phi[place], self.read[place], weights.requests, weights.bytes_read, self.looks, complete
+        )
 
     def _parts(self, block: Block) -> list[Part]:
         found = self.found[block.carrier]
@@ -143,10 +149,12 @@ def plan_readings(
         row_bytes, rows (`list[int]`):
             Of each carrier.
         first_bytes, first_carriers (`int`):
-            Size of the first portion.
+            Size of the first portion; carriers that are smaller all together make one portion.
     """
     sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
     largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))
+    if sum(sizes) <= first_bytes:
+        first_carriers = len(rows)  # all at once: then nothing is stopped early
     left, portion, limit = list(rows), [], first_bytes
     for place, number in enumerate(largest[:first_carriers]):
         share = first_bytes // (min(first_carriers, len(rows)) - place)

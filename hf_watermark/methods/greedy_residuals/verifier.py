@@ -8,7 +8,7 @@ from ...backbones import canonical_rows, read_carriers
 from ...evidence import LEVEL_B, LEVEL_N, Access, Evidence, single
 from ...hub.remote import RemoteSafetensors
 from ...keys import Claim, SubKey
-from ...statistics import log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
+from ...statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
 from ...suspects import Suspect
 from ...verifier import Verifier
 from .config import GreedyResidualsConfig
@@ -108,12 +108,16 @@ class GreedyResidualsVerifier(Verifier[torch.Tensor | PartialResiduals]):
         right = signs(subkey, self.config.bits) * observation.phi > 0
         matches, trials = int(right[observation.read].sum()), int(observation.read.sum())
         log2_e = log2_e_beta_mixture(matches, trials, 0.5)
+        log2_p, null = log2_p_from_log2_e(log2_e), SEQUENTIAL
+        if observation.complete:
+            # The exact test after all; where reading could have stopped before, it is the second of two tests.
+            log2_p, null = charge_looks(log2_binomial_tail(matches, trials), min(observation.looks, 2)), NULL
         return single(
             self.method,
             matches,
             trials,
-            log2_p_from_log2_e(log2_e),
-            SEQUENTIAL,
+            log2_p,
+            null,
             self.access,
             log2_e=log2_e,
             details={
