@@ -167,12 +167,9 @@ def test_a_small_checkpoint_and_shards(hub, marked_by, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     hub.add_folder("you/sharded", tmp_path)
     remote, local = verify("you/sharded", marked.key), verify(tmp_path, marked.key)
-    assert (
-        remote.found
-        and local.found
-        and remote.matches == local.matches
-        and remote.log2_e == pytest.approx(local.log2_e)
-    )
+    assert remote.found and local.found and remote.matches == local.matches
+    # Read in one go, nothing could be stopped early: the exact test of the bits.
+    assert [part.log2_p for part in remote.parts] == [part.log2_p for part in local.parts]
 
 
 def test_another_architecture_is_refused_before_its_weights_are_read(hub, large, tmp_path):
