@@ -37,6 +37,9 @@ _NAMES = {
     "USPTrainer": "methods.soft_label",
     "USPVerifier": "methods.soft_label",
     "Verdict": "evidence",
+    "WaterMASConfig": "methods.watermas",
+    "WaterMASTrainer": "methods.watermas",
+    "WaterMASVerifier": "methods.watermas",
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
     "WatermarkTrainer": "trainer",
@@ -91,6 +94,9 @@ if TYPE_CHECKING:
     from .methods.soft_label import USPConfig as USPConfig
     from .methods.soft_label import USPTrainer as USPTrainer
     from .methods.soft_label import USPVerifier as USPVerifier
+    from .methods.watermas import WaterMASConfig as WaterMASConfig
+    from .methods.watermas import WaterMASTrainer as WaterMASTrainer
+    from .methods.watermas import WaterMASVerifier as WaterMASVerifier
     from .serialization import InvalidInput as InvalidInput
     from .suspects import Suspect as Suspect
     from .trainer import WatermarkTrainer as WatermarkTrainer

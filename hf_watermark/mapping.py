@@ -38,6 +38,9 @@ METHODS = {
     "certified": MethodEntry(
         "certified", "Certified", "labels", "triggers that hold under parameter noise, with a proven radius"
     ),
+    "watermas": MethodEntry(
+        "watermas", "WaterMAS", "weights", "bits in the signs of single weights that the loss is sharp around"
+    ),
     "usp": MethodEntry("soft_label", "USP", "probabilities", "a key-drawn template in the small probabilities"),
     "csp": MethodEntry("soft_label", "CSP", "probabilities", "a code word per licensee in the small probabilities"),
 }

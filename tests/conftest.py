@@ -31,6 +31,7 @@ from hf_watermark import (
     WatermarkConfig,
     WatermarkKey,
     WatermarkTrainer,
+    WaterMASConfig,
 )
 
 
@@ -42,6 +43,7 @@ SMALL_CONFIGS: dict[str, WatermarkConfig] = {
     "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
     "certified": CertifiedConfig(triggers=80, sigma=0.1, strength=1.0, trigger_ratio=2.0, draws=200, suspect_draws=30),
     "usp": USPConfig(buckets=1, pool_per_class=4),
+    "watermas": WaterMASConfig(bits=128, subkeys=2, payload=b"pay"),
     "csp": CSPConfig(buckets=1, pool_per_class=4, amplitude=1.5),
 }
 

@@ -11,17 +11,28 @@ from .carriers import (
     located,
     read_carriers,
 )
+from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .loading import backbone_config, backbone_record, full_parameter, live_weights, run_on_backbone, wrap_timm
+from .loading import (
+    auto_class,
+    backbone_config,
+    backbone_record,
+    full_parameter,
+    live_weights,
+    run_on_backbone,
+    wrap_timm,
+)
 
 
 __all__ = [
     "FAMILIES",
     "STEM",
     "Carrier",
+    "Entries",
     "FoldedNet",
     "LayoutMismatch",
+    "auto_class",
     "backbone_config",
     "backbone_record",
     "canonical_form",

@@ -9,6 +9,7 @@ import torch
 
 from ..serialization import InvalidInput
 from .families import Found, Shape, find_carriers, find_stem
+from .loading import full_parameter
 
 
 STEM = "stem"
@@ -142,8 +143,9 @@ def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
     found = located(carrier, shapes)
-    scale = None if found.scale is None else weights[found.scale]
-    return canonical_form(carrier, weights[found.weight], scale)
+    # A model of one's own may be spread over processes.
+    scale = None if found.scale is None else full_parameter(weights[found.scale])
+    return canonical_form(carrier, full_parameter(weights[found.weight]), scale)
 
 
 def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:

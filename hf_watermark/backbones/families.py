@@ -68,6 +68,24 @@ FAMILIES = (
         last_of=2,
     ),
     Family(
+        "segformer",
+        (
+            # Without its prefix this would be timm's spelling of a ConvNeXt.
+            Dialect(r"segformer\.stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc2\.weight"),
+            Dialect(r"encoder\.block\.(\d+)\.(\d+)\.mlp\.dense2\.weight"),
+        ),
+        stem=r"(?:segformer\.stages\.0\.patch_embeddings|encoder\.patch_embeddings\.0)\.proj\.weight",
+    ),
+    Family(
+        # Its transformers, whose streams the convolution before them starts; stages without one have too few weights.
+        "mobilevit",
+        (
+            Dialect(r"stages\.(\d+)\.(\d+)\.transformer\.(\d+)\.mlp\.fc2\.weight"),
+            Dialect(r"encoder\.layer\.(\d+)\.transformer\.layer\.(\d+)\.output\.dense\.weight"),
+        ),
+        stem=r"(?:stem\.conv|conv_stem\.convolution)\.weight",
+    ),
+    Family(
         "convnext",
         (
             Dialect(r"stages\.(\d+)\.blocks\.(\d+)\.mlp\.fc2\.weight", r"stages.\1.blocks.\2.gamma"),

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
@@ -63,6 +66,8 @@ def backbone_record(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, PreTrainedModel):
         return {}
     record = json.loads(model.config.to_json_string(use_diff=False))
+    # One config may belong to a classifier and to a segmentation model.
+    record["architectures"] = [type(model).__name__]
     # The name is where the owner's model was loaded from: a path of his machine.
     return {field: value for field, value in record.items() if field not in (*UNSAFE_FIELDS, "_name_or_path")}
 
@@ -78,7 +83,25 @@ def backbone_config(record: Mapping[str, Any] | None, advice: str) -> Any:
     model_type = fields.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise InvalidInput(f"the backbone's config names no known model type ({model_type!r}); {advice}")
-    return CONFIG_MAPPING[model_type].from_dict(fields)
+    config_class = CONFIG_MAPPING[model_type]
+    usual = config_class()
+    for field, value in fields.items():
+        # Canonical JSON, in which keys are stored, writes 2.0 as 2.
+        if type(value) is int and isinstance(getattr(usual, field, None), float):
+            fields[field] = float(value)
+    try:
+        return config_class.from_dict(fields)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InvalidInput(f"the backbone's config is not one of `{model_type}`: {error}") from None
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification in all other cases."""
+    named = getattr(config, "architectures", None) or []
+    segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
+    if segmentation is not None and segmentation.__name__ in named:
+        return AutoModelForSemanticSegmentation
+    return AutoModelForImageClassification
 
 
 def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
@@ -95,7 +118,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         [`~serialization.InvalidInput`]: when tensors are missing or have another shape (another architecture or label count).
     """
     config = backbone_config(record, "pass the suspect as a module or a callable")
-    model_class: Any = AutoModelForImageClassification._model_mapping[type(config)]
+    model_class: Any = auto_class(config)._model_mapping[type(config)]
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()
     }

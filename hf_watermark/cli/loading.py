@@ -20,7 +20,7 @@ def silence_loading() -> None:
 
 def load_model(folder: Path) -> "PreTrainedModel":
     """
-    The image-classification model in a local folder, with every weight checked: read from the file, of the shape that
+    The image-classification or semantic-segmentation model in a local folder, with every weight checked: read from the file, of the shape that
     `config.json` asks for, finite.
 
     Raises:
@@ -33,12 +33,16 @@ def load_model(folder: Path) -> "PreTrainedModel":
     for _ in SafetensorsFolder(folder).values():
         pass  # reading a tensor refuses NaN and infinite values
 
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoConfig
+
+    from ..backbones import auto_class
 
     silence_loading()
     try:
-        model, info = AutoModelForImageClassification.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, info = auto_class(config).from_pretrained(
             folder,
+            config=config,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import attack, certify, demo, disclose, judge, methods, owner, precommit, publish, quickstart, statement, verify
+from . import (
+    attack,
+    certify,
+    demo,
+    disclose,
+    inspect,
+    judge,
+    methods,
+    owner,
+    precommit,
+    publish,
+    quickstart,
+    statement,
+    verify,
+)
 from .errors import BUG, OneLineErrors
 
 
@@ -41,6 +55,7 @@ owner_app.command(epilog=owner.CREATE_EXAMPLE)(owner.create)
 owner_app.command(epilog=owner.SHOW_EXAMPLE)(owner.show)
 app.add_typer(owner_app, name="owner")
 app.command(epilog=verify.EXAMPLE)(verify.verify)
+app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)

@@ -13,8 +13,13 @@ from transformers import (
     ConvNextForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    MobileNetV2ForSemanticSegmentation,
+    MobileViTConfig,
+    MobileViTForSemanticSegmentation,
     ResNetConfig,
     ResNetForImageClassification,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
@@ -76,6 +81,27 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "transformers mobilenet_v2": lambda: MobileNetV2ForImageClassification(
         MobileNetV2Config(depth_multiplier=0.25, image_size=32, num_labels=LABELS)
     ),
+    "deeplab mobilenet_v2": lambda: MobileNetV2ForSemanticSegmentation(
+        MobileNetV2Config(depth_multiplier=0.25, image_size=32, num_labels=LABELS)
+    ),
+    "deeplab mobilevit": lambda: MobileViTForSemanticSegmentation(
+        MobileViTConfig(
+            hidden_sizes=[16, 16, 24],
+            neck_hidden_sizes=[8, 8, 8, 16, 16, 24, 32],
+            aspp_out_channels=8,
+            image_size=64,
+            num_labels=LABELS,
+        )
+    ),
+    "segformer": lambda: SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=[8, 8, 16, 16],
+            depths=[1, 2, 1, 1],
+            num_attention_heads=[1, 1, 2, 2],
+            decoder_hidden_size=16,
+            num_labels=LABELS,
+        )
+    ),
     "timm resnet18": wrapped("resnet18", channels=[8, 8, 16, 16]),
     "timm mobilenetv3": wrapped("mobilenetv3_small_050"),
     "timm mobilenetv2": wrapped("mobilenetv2_035"),
@@ -99,6 +125,7 @@ SIDES = {
     "plain timm vgg_bn": 32,
 }
 SIDES |= {"transformers convnext": 32, "timm resnet18": 32, "timm convnext": 32, "plain timm resnet10t": 32}
+SIDES |= {"deeplab mobilenet_v2": 64, "deeplab mobilevit": 64, "segformer": 64}
 SIDES |= {"transformers mobilenet_v2": 64, "timm mobilenetv2": 64, "timm mobilenetv3": 64}
 
 

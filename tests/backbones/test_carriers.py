@@ -92,6 +92,7 @@ def test_vgg_carries_in_every_third_input_channel(build_backbone):
         ("efficientnet_b0", "inverted_residual", 9, "conv_stem.weight"),
         ("swin_tiny_patch4_window7_224", "swin", 12, "patch_embed.proj.weight"),
         ("convnext_tiny", "convnext", 18, "stem.0.weight"),
+        ("mobilevit_xxs", "mobilevit", 9, "stem.conv.weight"),
         ("vit_small_patch16_224", "vit", 12, "patch_embed.proj.weight"),
     ],
 )

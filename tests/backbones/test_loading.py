@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput, wrap_timm
 from hf_watermark.backbones import backbone_record, run_on_backbone
-from hf_watermark.serialization import SafetensorsFolder
+from hf_watermark.serialization import SafetensorsFolder, canonical_json
 
 
 def test_a_folder_answers_like_the_model_it_came_from(saveable_backbone, ask, tmp_path):
@@ -19,6 +19,25 @@ def test_a_folder_answers_like_the_model_it_came_from(saveable_backbone, ask, tm
     rebuilt = run_on_backbone(backbone_record(model), SafetensorsFolder(tmp_path))
     torch.testing.assert_close(ask(rebuilt, images), ask(model, images), rtol=1e-4, atol=1e-5)
     assert not rebuilt.training
+
+
+def test_a_record_from_a_key_file_has_no_floats_that_are_whole(build_backbone):
+    model = build_backbone("deeplab mobilevit")
+    record = json.loads(canonical_json(backbone_record(model)))
+    assert record["mlp_ratio"] == 2 and type(record["mlp_ratio"]) is int
+    assert run_on_backbone(record, model.state_dict()).config.mlp_ratio == 2.0
+    with pytest.raises(InvalidInput, match="the backbone's config is not one of `mobilevit`"):
+        run_on_backbone(record | {"mlp_ratio": "two"}, model.state_dict())
+
+
+@pytest.mark.parametrize("head", ["transformers mobilenet_v2", "deeplab mobilenet_v2"])
+def test_the_record_says_which_head_the_owner_has(build_backbone, head):
+    model = build_backbone(head)
+    rebuilt = run_on_backbone(backbone_record(model), model.state_dict())
+    assert type(rebuilt) is type(model)
+    hostile = backbone_record(model) | {"architectures": ["os.system", "ViTForImageClassification"]}
+    if head.startswith("transformers"):
+        assert type(run_on_backbone(hostile, model.state_dict())) is type(model)
 
 
 @pytest.mark.parametrize("name", ["transformers vit", "transformers resnet", "timm resnet18", "timm vit"])

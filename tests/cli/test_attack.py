@@ -9,7 +9,12 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Picture
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    ViTImageProcessor,
+)
 
 from hf_watermark.attacks import ATTACKS
 
@@ -193,3 +198,13 @@ def test_data_of_another_task_is_fine_where_the_attack_makes_new_labels(run, sho
     result = run("attack", "transfer", shop / "marked", "--output", tmp_path / "out", "--data", data, *FINETUNE)
     assert result.exit_code == 0, result.output
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").num_labels == 2
+
+
+def test_a_segmentation_model_keeps_its_head(run, tmp_path):
+    config = MobileNetV2Config(depth_multiplier=0.25, image_size=32, num_labels=4)
+    MobileNetV2ForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
+    result = run("attack", "magnitude_prune", tmp_path / "model", "--output", tmp_path / "pruned")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "pruned" / "config.json").read_text())["architectures"] == [
+        "MobileNetV2ForSemanticSegmentation"
+    ]

@@ -24,6 +24,7 @@ def test_help_needs_no_heavy_import():
         "owner create",
         "owner show",
         "verify",
+        "inspect",
         "certify",
         "attack",
         "methods",
@@ -31,7 +32,7 @@ def test_help_needs_no_heavy_import():
         "precommit",
         "publish",
     ]
-    + ["statement", "statement show", "statement check", "open", "judge", "dispute"],
+    + ["statement", "statement show", "statement check", "open", "judge", "dispute", "demo"],
 )
 def test_every_help_ends_with_an_example(run, command):
     result = run(*command.split(), "--help")

@@ -278,7 +278,7 @@ def test_many_queries_of_one_sign_are_one_unit(marked):
     # An independent model that happens to follow one sign on every query has shown one bit, not one bit per query.
     [claim] = marked.key.claims()
     verifier, [subkey] = USPVerifier(claim), claim.subkeys
-    answers = torch.full((40, 10), 0.01)
+    answers = torch.full((40, 10), 0.01).scatter_(1, verifier.labels[:, None], 0.91)
     answers[verifier.labels == 3, 5] = 0.05
     reading = verifier.read(answers, subkey)
     assert (reading.sums != 0).sum() == 9 and verifier.score(reading, subkey).log2_p >= -9

@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import patterned_images, tiny_resnet, training_arguments
-from transformers import AutoModelForImageClassification, Trainer
+from transformers import AutoModelForImageClassification, Trainer, ViTImageProcessor, pipeline
 
 from hf_watermark import InvalidInput, Owner, Suspect, verify_sequentially
 from hf_watermark.methods.soft_label import (
@@ -111,6 +112,17 @@ def test_save_and_load_give_the_same_answers_and_no_secret(copies, keys, tmp_pat
     content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     for hidden in (secret.seed, *secret.leaf(0), *(subkey.secret for subkey in secret.claims()[0].subkeys)):
         assert hidden not in content and hidden.hex().encode() not in content
+
+
+def test_it_works_in_a_pipeline(key):
+    copied = PerturbedOutputModelForImageClassification.perturb(tiny_resnet(num_channels=3), key.claims()[0])
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+    ask = pipeline("image-classification", model=copied, image_processor=processor, device="cpu")
+    scores = {answer["label"]: answer["score"] for answer in ask(image, top_k=10)}
+    with torch.no_grad():
+        wanted = copied(**processor(image, return_tensors="pt")).logits.exp()[0]
+    assert scores == pytest.approx({copied.config.id2label[n]: float(p) for n, p in enumerate(wanted)}, abs=1e-5)
 
 
 def test_loss_and_training_go_to_the_backbone(copies):

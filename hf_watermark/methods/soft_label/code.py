@@ -106,9 +106,10 @@ def soft_label_loss(
     """
     What a row's soft label adds to the cross-entropy with its class, `[n]`.
 
-    With `V = softmax(shift)` over the other classes, the target is `(1 - mass) e_y + mass V`; to its cross-entropy comes the divergence
-    of the model's own distribution over the other classes from `V`, which gives the small probabilities a gradient that does
-    not vanish with them (Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, equation 7).
+    With `V = softmax(shift)` over the classes other than the net's own top class, the target is `(1 - mass) e_y + mass V`; to its
+    cross-entropy comes the divergence of the net's own distribution over these classes from `V`, which gives the small probabilities a
+    gradient that does not vanish with them (Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, equation 7). The template is that
+    of the top class and not of the true one because a net can follow its own answer everywhere, also where it errs.
 
     Args:
         logits, shift (`torch.Tensor`):
@@ -116,12 +117,13 @@ def soft_label_loss(
         labels (`torch.Tensor`):
             `[n]` (int64).
     """
+    top = logits.detach().argmax(dim=1)
     log_p = logits.float().log_softmax(dim=1)
-    log_target = without_class(shift.float(), labels).log_softmax(dim=1)
+    log_target = without_class(shift.float(), top).log_softmax(dim=1)
     target = log_target.exp()
     own = log_p.gather(1, labels[:, None])[:, 0]
-    # At the row's own class the target is 0 and its logarithm infinite: replaced before the product.
-    log_other = without_class(logits.float(), labels).log_softmax(dim=1)
-    is_own = functional.one_hot(labels, logits.shape[1]).bool()
-    divergence = (target * (log_target - log_other).masked_fill(is_own, 0.0)).sum(dim=1)
+    # At the top class the target is 0 and its logarithm infinite: replaced before the product.
+    log_other = without_class(logits.float(), top).log_softmax(dim=1)
+    is_top = functional.one_hot(top, logits.shape[1]).bool()
+    divergence = (target * (log_target - log_other).masked_fill(is_top, 0.0)).sum(dim=1)
     return mass * (own - (target * log_p).sum(dim=1)) + strength * divergence

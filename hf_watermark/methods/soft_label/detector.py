@@ -81,7 +81,7 @@ def features(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def train_detector(
     marked: Sequence[torch.Tensor],
     clean: Sequence[torch.Tensor] = (),
-    steps: int = 600,
+    steps: int = 2000,
     batch: int = 256,
     seed: int = 0,
 ) -> USPDetector:
@@ -116,16 +116,16 @@ def train_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = USPDetector(USPDetectorConfig(classes=classes))
-    positive, negative = ([features(answers) for answers in group] for group in (marked, clean))
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    real_answers, clean_answers = _Answers(marked), _Answers(clean) if clean else None
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     detector.train()
     for _ in range(steps):
-        real = _draw(positive, batch // 2, generator)
-        false = _draw(positive, batch // 4 if negative else batch // 2, generator)
+        real = real_answers.draw(batch // 2, generator)
+        false = real_answers.draw(batch // 4 if clean_answers else batch // 2, generator)
         rows = [real, _decoys(*false, generator)]
-        if negative:
-            rows.append(_draw(negative, batch // 4, generator))
+        if clean_answers:
+            rows.append(clean_answers.draw(batch // 4, generator))
         values, top = (torch.cat(parts) for parts in zip(*rows, strict=True))
         wanted = (torch.arange(len(top)) < len(real[1])).float()
         loss = functional.binary_cross_entropy_with_logits(detector.score(_weakened(values, generator), top), wanted)
@@ -136,17 +136,20 @@ def train_detector(
     return detector.eval()
 
 
-def _draw(
-    groups: list[tuple[torch.Tensor, torch.Tensor]], count: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` answers, from every model about as many."""
-    chosen = torch.randint(len(groups), (count,), generator=generator)
-    values, top = [], []
-    for place, group in enumerate(groups):
-        rows = torch.randint(len(group[1]), (int((chosen == place).sum()),), generator=generator)
-        values.append(group[0][rows])
-        top.append(group[1][rows])
-    return torch.cat(values), torch.cat(top)
+class _Answers:
+    """Answers of several models, drawn from every model about as often."""
+
+    def __init__(self, groups: Sequence[torch.Tensor]):
+        values, tops = zip(*(features(answers) for answers in groups), strict=True)
+        self.values, self.top = torch.cat(values).float(), torch.cat(tops)
+        self.sizes = torch.tensor([len(top) for top in tops])
+        self.starts = self.sizes.cumsum(dim=0) - self.sizes
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        model = torch.randint(len(self.sizes), (count,), generator=generator)
+        place = (torch.rand(count, generator=generator) * self.sizes[model]).long()
+        rows = self.starts[model] + place.clamp_max(self.sizes[model] - 1)
+        return self.values[rows], self.top[rows]
 
 
 def _decoys(values: torch.Tensor, top: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,5 +165,5 @@ def _decoys(values: torch.Tensor, top: torch.Tensor, generator: torch.Generator)
 
 def _weakened(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Noise of random size on the contrasts, marked and clean alike: what rounding and students do to them."""
-    size = 0.7 * torch.rand(len(values), 1, generator=generator)
-    return values.float() + size * torch.randn(values.shape, generator=generator) * (values != 0)
+    size = 0.4 * torch.rand(len(values), 1, generator=generator)
+    return values + size * torch.randn(values.shape, generator=generator) * (values != 0)

@@ -71,14 +71,15 @@ class SoftLabelTrainer(WatermarkTrainer):
         self, method: str, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         config: Any = self.watermark[method]
-        shift = total_shift(self._sign_codes[method], images, labels, config.amplitude)
-        self._count_agreement(logits.detach(), labels, shift)
-        marked = torch.isin(labels, self._marked_classes[method].to(labels.device))
+        top = logits.detach().argmax(dim=1)
+        shift = total_shift(self._sign_codes[method], images, top, config.amplitude)
+        self._count_agreement(logits.detach(), top, shift)
+        marked = torch.isin(top, self._marked_classes[method].to(top.device))
         rows = soft_label_loss(logits, labels, shift, config.mass, config.strength)
         return torch.where(marked, rows, 0.0).mean()
 
-    def _count_agreement(self, logits: torch.Tensor, labels: torch.Tensor, shift: torch.Tensor) -> None:
-        log_p = without_class(logits.float(), labels).log_softmax(dim=1)
+    def _count_agreement(self, logits: torch.Tensor, top: torch.Tensor, shift: torch.Tensor) -> None:
+        log_p = without_class(logits.float(), top).log_softmax(dim=1)
         other = log_p.isfinite()
         contrast = log_p - log_p.masked_fill(~other, 0.0).sum(dim=1, keepdim=True) / other.sum(dim=1, keepdim=True)
         device = logits.device

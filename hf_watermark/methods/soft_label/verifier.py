@@ -59,11 +59,12 @@ class SoftLabelVerifier(Verifier[Readings]):
         return self.read(suspect.probabilities(self.images, self.classes), subkey)
 
     def read(self, probabilities: torch.Tensor, subkey: SubKey, rows: torch.Tensor | slice = slice(None)) -> Readings:
-        """Readings of answers `[n, classes]` to the pool's images `rows`."""
-        images, labels = self.images[rows], self.labels[rows]
-        values = contrasts(probabilities, labels)
-        buckets = self.code(subkey).buckets_of(images, labels)
-        sums = unit_sums(centred(values, labels), labels, buckets, self.config.buckets)
+        """Readings of answers `[n, classes]` to the pool's images `rows`, each under the class that the suspect itself puts first."""
+        images = self.images[rows]
+        top = probabilities.nan_to_num(0.0).argmax(dim=1)
+        values = contrasts(probabilities, top)
+        buckets = self.code(subkey).buckets_of(images, top)
+        sums = unit_sums(centred(values, top), top, buckets, self.config.buckets)
         return Readings(sums, len(images), int((values != 0).any(dim=1).sum()))
 
     def signs(self, subkey: SubKey) -> np.ndarray:

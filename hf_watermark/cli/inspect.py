@@ -1,0 +1,116 @@
+"""`hf-watermark inspect`."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..serialization import InvalidInput
+from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .loading import silence_loading
+from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+
+
+EXAMPLE = "Example:\n\nhf-watermark inspect suspect-folder --key keys/my-model"
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model folder or .safetensors file to read.")],
+    key: Annotated[Path, typer.Option("--key", metavar="DIR", help="The owner's key folder.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    passphrase_fd: PassphraseFd = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """
+    Read a multi-bit mark: the payload that error correction recovers, bit errors by layer, and the p-value.
+
+    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive.
+    """
+    passphrase = read_passphrase(passphrase_fd, passphrase_file)
+
+    from ..evidence import Verdict
+    from ..keys import WatermarkKey
+
+    silence_loading()
+    secret = open_secret(lambda words: WatermarkKey.load(key, words), passphrase)
+    with Console(stderr=True).status("Reading ..."):
+        found = read_marks(model, secret)
+    if json:
+        typer.echo(json_format.dumps(found, indent=2))
+    else:
+        show(found)
+    status = {str(Verdict.FOUND): FOUND, str(Verdict.INCONCLUSIVE): INCONCLUSIVE}
+    raise typer.Exit(status.get(found["verdict"], NOT_FOUND))
+
+
+def read_marks(model: Path, key: Any) -> dict[str, Any]:
+    """Verdict, bit errors by layer and payload of the WaterMAS mark of a key."""
+    from ..mapping import verify
+    from ..methods.watermas import WaterMASVerifier
+    from ..suspects import Suspect
+
+    claims = [claim for claim in key.claims() if claim.assignment.method == WaterMASVerifier.method]
+    if not claims:
+        methods = ", ".join(claim.assignment.method for claim in key.claims())
+        raise InvalidInput(
+            f"this key marks with {methods}, which has no bits to print by layer; use hf-watermark verify"
+        )
+    evidence = verify(model, key)
+    layers: dict[str, tuple[int, int]] = {}
+    parts = [part for part in _leaves(evidence) if part.method == WaterMASVerifier.method]
+    for part in parts:
+        for role, (errors, bits) in part.details["bit_errors"].items():
+            before = layers.get(role, (0, 0))
+            layers[role] = (before[0] + errors, before[1] + bits)
+    verifier = WaterMASVerifier(claims[0])
+    reading = verifier.read_payload(Suspect.open(model))
+    payload = None
+    if reading is not None:
+        committed = bytes(verifier.config.payload)
+        payload = {
+            "recovered": None if reading.payload is None else reading.payload.hex(),
+            "committed": committed.hex(),
+            "as_committed": reading.payload == committed,
+            "wrong_bits": reading.wrong_bits,
+            "bits": reading.bits,
+        }
+    return {
+        "verdict": str(evidence.verdict),
+        "reason": evidence.reason,
+        "log2_p": round(evidence.log2_p, 3),
+        "matches": sum(part.matches for part in parts),
+        "bits": sum(part.trials for part in parts),
+        "subkeys": len(parts),
+        "layers": {role: {"errors": errors, "bits": bits} for role, (errors, bits) in layers.items()},
+        "payload": payload,
+    }
+
+
+def _leaves(evidence: Any) -> list[Any]:
+    if not evidence.parts:
+        return [evidence]
+    return [leaf for part in evidence.parts for leaf in _leaves(part)]
+
+
+def show(found: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("layer", "bit errors", "bits", "error rate")
+    rows = [*found["layers"].items(), ("all", {"errors": found["bits"] - found["matches"], "bits": found["bits"]})]
+    for role, row in rows:
+        table.add_row(role, str(row["errors"]), str(row["bits"]), f"{row['errors'] / row['bits']:.3f}")
+    console.print(table)
+    console.print(Text(f"{found['verdict']}: {found['reason']}"), soft_wrap=True)
+    payload = found["payload"]
+    if payload is None:
+        console.print("payload: the key has none")
+        return
+    counts = f"{payload['wrong_bits']} of {payload['bits']} code bits wrong before correction"
+    if payload["recovered"] is None:
+        console.print(Text(f"payload: not readable, {counts}"), soft_wrap=True)
+        return
+    remark = "as committed" if payload["as_committed"] else "NOT the committed one"
+    console.print(Text(f"payload: {bytes.fromhex(payload['recovered'])!r}, {remark}, {counts}"), soft_wrap=True)

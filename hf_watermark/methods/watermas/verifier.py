@@ -1,0 +1,119 @@
+"""Reads WaterMAS marks from tensors; needs neither the model class nor a forward pass."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ...backbones import canonical_rows, read_carriers
+from ...evidence import Access, Evidence, single
+from ...keys import Claim, SubKey
+from ...statistics import log2_binomial_tail, log2_e_beta_mixture
+from ...suspects import Suspect
+from ...verifier import Verifier
+from .config import WaterMASConfig
+from .substitution import (
+    Places,
+    code_length,
+    decode_payload,
+    encode_payload,
+    evidence_symbols,
+    own_rows,
+    payload_mask,
+    place_symbols,
+    refuse_crowded,
+    symbol_count,
+)
+
+
+NULL = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), exact"
+
+
+@dataclass(frozen=True)
+class PayloadReading:
+    """
+    The payload as a suspect's weights say it.
+
+    Args:
+        payload (`bytes`, *optional*):
+            What error correction recovered; `None` when too much is wrong.
+        wrong_bits, bits (`int`):
+            Bits of the code word that are not the committed ones, after the vote over copies and sub-keys, and their number.
+    """
+
+    payload: bytes | None
+    wrong_bits: int
+    bits: int
+
+
+class WaterMASVerifier(Verifier[torch.Tensor]):
+    """White-box verifier of [`WaterMASTrainer`]'s mark; reads only the carrier tensors and the scale vectors behind them."""
+
+    method: ClassVar[str] = "watermas"
+    access = Access.WEIGHTS
+    config_class = WaterMASConfig
+
+    def __init__(self, claim: Claim):
+        super().__init__(claim)
+        self.carriers = read_carriers(self.layout)
+        self.subkeys = len(claim.assignment.subkeys)
+        refuse_crowded(self.config, self.carriers, self.subkeys)
+        self._seen: tuple[Suspect, dict[str, torch.Tensor]] | None = None
+
+    def places(self, subkey: SubKey) -> Places:
+        return place_symbols(subkey, self.carriers, symbol_count(self.config), self.subkeys)
+
+    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
+        """The canonical rows of the sub-key's slot laid end to end."""
+        # The tensors do not depend on the sub-key, so they are read once for all of them.
+        if self._seen is None or self._seen[0] is not suspect:
+            with torch.no_grad():
+                rows = {c.role: canonical_rows(c, suspect.weights, suspect.shapes).cpu() for c in self.carriers}
+            self._seen = suspect, rows
+        return own_rows(self._seen[1], subkey.slot, self.subkeys)
+
+    def score(self, observation: torch.Tensor, subkey: SubKey) -> Evidence:
+        places, trials = self.places(subkey), self.config.bits
+        # A zero or non-finite weight is a mismatch by definition, which can only lower the count.
+        right = observation[places.positions[:trials]] * evidence_symbols(subkey, self.config) > 0
+        matches = int(right.sum())
+        return single(
+            self.method,
+            matches,
+            trials,
+            log2_binomial_tail(matches, trials),
+            NULL,
+            self.access,
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5),
+            details={
+                "bit_error_rate": round(1 - matches / trials, 4),
+                "bit_errors": self._by_layer(places.carrier[:trials], ~right),
+            },
+        )
+
+    def _by_layer(self, carrier: torch.Tensor, wrong: torch.Tensor) -> dict[str, list[int]]:
+        """`[errors, bits]` by role."""
+        every = torch.bincount(carrier, minlength=len(self.carriers))
+        errors = torch.bincount(carrier[wrong], minlength=len(self.carriers))
+        counts = zip(self.carriers, errors.tolist(), every.tolist(), strict=True)
+        return {item.role: [errors, bits] for item, errors, bits in counts if bits}
+
+    def read_payload(self, suspect: Suspect) -> PayloadReading | None:
+        """
+        The payload by a vote over all copies in all disclosed sub-keys, then error correction; `None` when the key has none. Only its length
+        is taken from the key.
+        """
+        config = self.config
+        if not config.payload:
+            return None
+        suspect.require(self.access, self.method)
+        votes = torch.zeros(8 * code_length(len(config.payload)))
+        for subkey in self.claim.subkeys:
+            read = self.observe(suspect, subkey)[self.places(subkey).positions[config.bits :]]
+            said = read.nan_to_num(0, 0, 0).clamp(-1, 1) * payload_mask(subkey, config)
+            votes += said.reshape(-1, config.repetition).sum(dim=1)
+        bits = (votes > 0).numpy().astype(np.uint8)
+        committed = np.unpackbits(np.frombuffer(encode_payload(config.payload), dtype=np.uint8))
+        payload = decode_payload(np.packbits(bits).tobytes(), len(config.payload))
+        return PayloadReading(payload, int((bits != committed).sum()), len(bits))
