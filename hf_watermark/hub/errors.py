@@ -62,8 +62,10 @@ def hub_errors(name: str) -> Iterator[None]:
             ) from None
         raise HubError(f"{name}: the Hub refused: {_first_line(error)}") from None
     except (NetworkError, ConnectionError) as error:
+        # Authorities and relays are asked through here as well.
+        where = "" if "://" in name else " to the Hub"
         raise HubError(
-            f"{name}: the connection broke ({_first_line(error)}); try again, nothing is half-written"
+            f"{name}: the connection{where} broke ({_first_line(error)}); try again, nothing is half-written"
         ) from None
 
 

@@ -12,7 +12,7 @@ from hf_watermark.claims import check
 from hf_watermark.hub import Extras, Fidelity
 
 
-CONFIG = GreedyResidualsConfig(bits=256, subkeys=2, group_size=16, strength=1.0)
+CONFIG = GreedyResidualsConfig(bits=192, subkeys=2, group_size=16, strength=1.0)
 
 
 def make(folder, owner=None, key=None, **arguments):
