@@ -8,7 +8,9 @@ import torch
 
 from ...backbones import canonical_rows, read_carriers
 from ...evidence import Access, Evidence, single
+from ...hub.remote import RemoteSafetensors
 from ...keys import Claim, SubKey
+from ...ranged import EXACT, PartialReading, RangedReader, read_until_decided, score_reading
 from ...statistics import log2_binomial_tail, log2_e_beta_mixture
 from ...suspects import Suspect
 from ...verifier import Verifier
@@ -27,7 +29,13 @@ from .substitution import (
 )
 
 
-NULL = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), exact"
+@dataclass(frozen=True)
+class Symbols:
+    """Evidence bits of one sub-key as [`~ranged.Members`]: one weight each."""
+
+    carrier: torch.Tensor
+    row: torch.Tensor
+    columns: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,11 @@ class PayloadReading:
     bits: int
 
 
-class WaterMASVerifier(Verifier[torch.Tensor]):
-    """White-box verifier of [`WaterMASTrainer`]'s mark; reads only the carrier tensors and the scale vectors behind them."""
+class WaterMASVerifier(Verifier[torch.Tensor | PartialReading]):
+    """
+    White-box verifier of [`WaterMASTrainer`]'s mark; reads only the carrier tensors and the scale vectors behind them. Of a remote
+    checkpoint it reads row ranges until the e-value of all sub-keys suffices for the verdict, or shows that more reading is futile.
+    """
 
     method: ClassVar[str] = "watermas"
     access = Access.WEIGHTS
@@ -60,12 +71,21 @@ class WaterMASVerifier(Verifier[torch.Tensor]):
         self.subkeys = len(claim.assignment.subkeys)
         refuse_crowded(self.config, self.carriers, self.subkeys)
         self._seen: tuple[Suspect, dict[str, torch.Tensor]] | None = None
+        self._parts: tuple[Suspect, list[PartialReading]] | None = None
 
     def places(self, subkey: SubKey) -> Places:
         return place_symbols(subkey, self.carriers, symbol_count(self.config), self.subkeys)
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
-        """The canonical rows of the sub-key's slot laid end to end."""
+    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor | PartialReading:
+        """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint the weights that were read."""
+        if isinstance(suspect.weights, RemoteSafetensors):
+            if self._parts is None or self._parts[0] is not suspect:
+                with torch.no_grad():
+                    self._parts = suspect, self._read_ranges(suspect.weights)
+            return self._parts[1][self.claim.subkeys.index(subkey)]
+        return self._rows(suspect, subkey)
+
+    def _rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         # The tensors do not depend on the sub-key, so they are read once for all of them.
         if self._seen is None or self._seen[0] is not suspect:
             with torch.no_grad():
@@ -73,7 +93,17 @@ class WaterMASVerifier(Verifier[torch.Tensor]):
             self._seen = suspect, rows
         return own_rows(self._seen[1], subkey.slot, self.subkeys)
 
-    def score(self, observation: torch.Tensor, subkey: SubKey) -> Evidence:
+    def _read_ranges(self, weights: RemoteSafetensors) -> list[PartialReading]:
+        subkeys, bits = self.claim.subkeys, self.config.bits
+        places = [self.places(subkey) for subkey in subkeys]
+        members = [Symbols(own.carrier[:bits], own.row[:bits], own.column[:bits, None]) for own in places]
+        reader = RangedReader(weights, self.carriers, members, lambda values: values[:, 0])
+        return read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
+
+    def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
+        if isinstance(observation, PartialReading):
+            # The places stay, only the bits are read: a decoy costs no request.
+            return score_reading(self.method, observation, evidence_symbols(subkey, self.config))
         places, trials = self.places(subkey), self.config.bits
         # A zero or non-finite weight is a mismatch by definition, which can only lower the count.
         right = observation[places.positions[:trials]] * evidence_symbols(subkey, self.config) > 0
@@ -83,7 +113,7 @@ class WaterMASVerifier(Verifier[torch.Tensor]):
             matches,
             trials,
             log2_binomial_tail(matches, trials),
-            NULL,
+            EXACT,
             self.access,
             log2_e=log2_e_beta_mixture(matches, trials, 0.5),
             details={
@@ -110,7 +140,7 @@ class WaterMASVerifier(Verifier[torch.Tensor]):
         suspect.require(self.access, self.method)
         votes = torch.zeros(8 * code_length(len(config.payload)))
         for subkey in self.claim.subkeys:
-            read = self.observe(suspect, subkey)[self.places(subkey).positions[config.bits :]]
+            read = self._rows(suspect, subkey)[self.places(subkey).positions[config.bits :]]
             said = read.nan_to_num(0, 0, 0).clamp(-1, 1) * payload_mask(subkey, config)
             votes += said.reshape(-1, config.repetition).sum(dim=1)
         bits = (votes > 0).numpy().astype(np.uint8)
