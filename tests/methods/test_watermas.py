@@ -23,6 +23,7 @@ from hf_watermark import (
     stack_trainers,
     verify,
 )
+from hf_watermark.attacks import MagnitudePrune
 from hf_watermark.backbones import Carrier, read_carriers
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.watermas.substitution import (
@@ -472,14 +473,28 @@ def test_bit_errors_are_named_by_layer_and_the_payload_survives_them(tmp_path):
     assert WaterMASVerifier(claim).read_payload(suspect).payload == b"hi"
 
 
+def test_pruned_carriers_say_nothing_and_the_others_suffice(tmp_path):
+    config = WaterMASConfig(bits=512, subkeys=1, switch_in=0.0, payload=b"x")
+    trainer = make(tmp_path, config, max_steps=1, model=tiny_resnet(hidden_sizes=[32, 64]))
+    trainer.train()
+    evidence = trainer.verify(MagnitudePrune(0.7)(trainer.model))
+    [part] = evidence.parts
+    assert part.details["erased"] == 512 - part.trials > 100
+    assert part.matches == part.trials and evidence.log2_p == pytest.approx(max(-part.trials, -256))
+    nothing = trainer.verify(MagnitudePrune(0.999)(trainer.model))
+    assert not nothing.found and nothing.log2_p >= -nothing.trials
+
+
 def test_false_positive_rate_is_nominal(owner):
     config = WaterMASConfig(bits=64, subkeys=1)
     layout = {"carriers": [Carrier(f"resnet.{n}", w, w * 9, 9).to_dict() for n, w in enumerate((16, 32))]}
     [claim] = WatermarkKey.create(owner, [("watermas", "1", config.to_dict(), layout, 1)]).claims()
     verifier = WaterMASVerifier(claim)
-    observation = verifier.observe(Suspect.open(tiny_resnet()), claim.subkeys[0])
+    suspect = Suspect.open(MagnitudePrune(0.3)(tiny_resnet()))  # some carriers are erased
+    observation = verifier.observe(suspect, claim.subkeys[0])
     trials = 4000
     scores = [verifier.score(observation, subkey_number(number)) for number in range(trials)]
+    assert 30 < np.mean([score.trials for score in scores]) < 60
     for level in (0.05, 0.01, 0.001):
         passed = sum(score.log2_p <= np.log2(level) for score in scores)
         assert log2_binomial_tail(passed, trials, level) > np.log2(1e-3), (level, passed)

@@ -27,7 +27,9 @@ from .substitution import (
 )
 
 
-NULL = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), exact"
+NULL = (
+    "the key's bits are independent of the suspect: matches of the n carriers that are not zero ~ Bin(n, 1/2), exact"
+)
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,27 @@ class WaterMASVerifier(Verifier[torch.Tensor]):
         return own_rows(self._seen[1], subkey.slot, self.subkeys)
 
     def score(self, observation: torch.Tensor, subkey: SubKey) -> Evidence:
-        places, trials = self.places(subkey), self.config.bits
-        # A zero or non-finite weight is a mismatch by definition, which can only lower the count.
-        right = observation[places.positions[:trials]] * evidence_symbols(subkey, self.config) > 0
-        matches = int(right.sum())
+        """
+        A weight that is zero or not finite, a pruned one say, has no sign. Which ones are does not depend on the key's bits, so the test runs over
+        the others alone.
+        """
+        places = self.places(subkey)
+        read = observation[places.positions[: self.config.bits]]
+        legible = read.isfinite() & (read != 0)
+        right = (read * evidence_symbols(subkey, self.config) > 0) & legible
+        matches, trials = int(right.sum()), int(legible.sum())
         return single(
             self.method,
             matches,
             trials,
-            log2_binomial_tail(matches, trials),
+            log2_binomial_tail(matches, trials) if trials else 0.0,
             NULL,
             self.access,
-            log2_e=log2_e_beta_mixture(matches, trials, 0.5),
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
             details={
-                "bit_error_rate": round(1 - matches / trials, 4),
-                "bit_errors": self._by_layer(places.carrier[:trials], ~right),
+                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
+                "erased": self.config.bits - trials,
+                "bit_errors": self._by_layer(places.carrier[: self.config.bits][legible], ~right[legible]),
             },
         )
 
