@@ -10,7 +10,7 @@ from ...backbones import canonical_rows, read_carriers
 from ...evidence import Access, Evidence, single
 from ...hub.remote import RemoteSafetensors
 from ...keys import Claim, SubKey
-from ...ranged import EXACT, PartialReading, RangedReader, read_until_decided, score_reading
+from ...ranged import PartialReading, RangedReader, read_until_decided, score_reading
 from ...statistics import log2_binomial_tail, log2_e_beta_mixture
 from ...suspects import Suspect
 from ...verifier import Verifier
@@ -26,6 +26,11 @@ from .substitution import (
     place_symbols,
     refuse_crowded,
     symbol_count,
+)
+
+
+NULL = (
+    "the key's bits are independent of the suspect: matches of the n carriers that are not zero ~ Bin(n, 1/2), exact"
 )
 
 
@@ -101,24 +106,30 @@ class WaterMASVerifier(Verifier[torch.Tensor | PartialReading]):
         return read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
+        """
+        A weight that is zero or not finite, a pruned one say, has no sign. Which ones are does not depend on the key's bits, so the test runs over
+        the others alone.
+        """
         if isinstance(observation, PartialReading):
             # The places stay, only the bits are read: a decoy costs no request.
             return score_reading(self.method, observation, evidence_symbols(subkey, self.config))
-        places, trials = self.places(subkey), self.config.bits
-        # A zero or non-finite weight is a mismatch by definition, which can only lower the count.
-        right = observation[places.positions[:trials]] * evidence_symbols(subkey, self.config) > 0
-        matches = int(right.sum())
+        places = self.places(subkey)
+        read = observation[places.positions[: self.config.bits]]
+        legible = read.isfinite() & (read != 0)
+        right = (read * evidence_symbols(subkey, self.config) > 0) & legible
+        matches, trials = int(right.sum()), int(legible.sum())
         return single(
             self.method,
             matches,
             trials,
-            log2_binomial_tail(matches, trials),
-            EXACT,
+            log2_binomial_tail(matches, trials) if trials else 0.0,
+            NULL,
             self.access,
-            log2_e=log2_e_beta_mixture(matches, trials, 0.5),
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
             details={
-                "bit_error_rate": round(1 - matches / trials, 4),
-                "bit_errors": self._by_layer(places.carrier[:trials], ~right),
+                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
+                "erased": self.config.bits - trials,
+                "bit_errors": self._by_layer(places.carrier[: self.config.bits][legible], ~right[legible]),
             },
         )
 
