@@ -157,8 +157,9 @@ def in_words(report: LevelReport) -> tuple[str, str, str]:
 
 
 def without_options(text: str) -> str:
-    """Reasons name options of the command line, which a page does not have."""
-    return re.sub(r" \(--[a-z-]+ [A-Z]+\)", "", text)
+    """Reasons name options and commands of a terminal, which a page does not have."""
+    text = re.sub(r" \(--[a-z-]+ [A-Z]+\)", "", text)
+    return re.sub(r", (or|then) log in with `hf auth login`", "", text)
 
 
 # The page
@@ -211,9 +212,9 @@ def shown(action: Callable[[Progress], Result]) -> Iterator[str]:
         try:
             page = in_page(action(lambda line: queue.put((False, line))))
         except (InvalidInput, ValueError, OSError, ImportError) as error:
-            page = _box("bad", "This could not be checked", str(error))
+            page = _box("plain", "This could not be checked", without_options(str(error)))
         except Exception as error:  # a bug must not show a visitor's input in a traceback
-            page = _box("bad", "This could not be checked", f"an error inside the app ({type(error).__name__})")
+            page = _box("plain", "This could not be checked", f"an error inside the app ({type(error).__name__})")
         queue.put((True, page))
 
     Thread(target=run, daemon=True).start()

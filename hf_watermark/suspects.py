@@ -11,8 +11,8 @@ from torch import nn
 
 from .backbones import evaluation_mode, run_on_backbone
 from .evidence import Access
-from .hub.remote import RemoteSafetensors, cached_folder
-from .hub.source import parse_repo
+from .hub.remote import RangesIgnored, RemoteSafetensors, cached_folder
+from .hub.source import Source, parse_repo
 from .serialization import InvalidInput, SafetensorsFolder
 
 
@@ -117,7 +117,11 @@ class Suspect:
         if is_offline_mode():
             cached = cached_folder(repo)
             return cls._of_tensors(repo, cached, cached.shapes, backbone, lambda: cached)
-        tensors = RemoteSafetensors(repo, token)
+        try:
+            tensors = RemoteSafetensors(repo, token)
+        except RangesIgnored:
+            whole = Source.open(repo, token).weights()
+            return cls._of_tensors(repo, whole, whole.shapes, backbone, lambda: whole)
         # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
         return cls._of_tensors(tensors.name, tensors, tensors.shapes, backbone, tensors.download)
 

@@ -1,4 +1,7 @@
-"""Runs every Python and shell block of a Markdown file, in order, in one scratch folder; Python blocks share one namespace file each."""
+"""
+Runs every Python and shell block of a Markdown file, in order, in one scratch folder, against a Hub on this machine; a Python block is a
+process of its own.
+"""
 
 import os
 import re
@@ -6,6 +9,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parent / "hub"))
+from server import HubServer, environment  # noqa: E402
 
 
 BLOCK = re.compile(r"^```(python|bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -17,8 +24,9 @@ def main() -> int:
     if not blocks:
         print(f"{readme.name}: no Python or shell block found")
         return 1
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, HubServer() as hub:
+        variables = os.environ | environment(hub.url, Path(scratch) / ".cache")
+        variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         for number, (language, code) in enumerate(blocks, start=1):
             print(f"--- README block {number} of {len(blocks)} ({language})", flush=True)
             # `make` and relative paths of the repository need its root; Python blocks write, so they get the scratch folder.
@@ -26,7 +34,7 @@ def main() -> int:
                 [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
             )
             where = readme.parent if language != "python" and "make " in code else Path(scratch)
-            done = subprocess.run(command, cwd=where, env=environment, check=False)
+            done = subprocess.run(command, cwd=where, env=variables, check=False)
             if done.returncode:
                 print(f"README block {number} failed with exit status {done.returncode}:\n{code}")
                 return 1

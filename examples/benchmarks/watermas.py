@@ -11,8 +11,8 @@ half an hour of one core, so accuracies are far from what the architectures reac
 
 Variants: `sharpened` is the mark as it comes, `strong` has lambda = 0.5 instead of 0.2; `frozen` replaces and freezes the same number of weights
 with lambda = 0; `random` is `strong` in a random direction of the same length instead of along the gradient; `paper` ascends in each step
-instead of every fourth; `dense` replaces 16,384 weights and is as strong as can be here. Bit error rate: share of evidence bits that are read wrong; a
-weight that was pruned to zero is wrong by definition.
+instead of every fourth; `dense` replaces 16,384 weights and is as strong as can be here. Bit error rate: share
+of the evidence bits that are read wrong; a carrier that is exactly zero, a pruned one say, has no sign and counts as erased (`erased`).
 """
 
 import argparse
@@ -103,7 +103,8 @@ class Run:
         if key is not None:
             evidence = verify(model, key)
             row |= {"ber": round(1 - evidence.rate, 4), "log2_p": round(evidence.log2_p, 1), "level": evidence.level}
-            row["bits"] = evidence.trials
+            erased = sum(part.details["erased"] for part in evidence.parts)
+            row |= {"bits": evidence.trials, "erased": round(erased / (erased + evidence.trials), 4)}
         return row
 
 

@@ -84,6 +84,7 @@ def read_marks(model: Path, key: Any) -> dict[str, Any]:
         "log2_p": round(evidence.log2_p, 3),
         "matches": sum(part.matches for part in parts),
         "bits": sum(part.trials for part in parts),
+        "erased": sum(part.details["erased"] for part in parts),
         "subkeys": len(parts),
         "layers": {role: {"errors": errors, "bits": bits} for role, (errors, bits) in layers.items()},
         "payload": payload,
@@ -101,8 +102,10 @@ def show(found: dict[str, Any]) -> None:
     table = Table("layer", "bit errors", "bits", "error rate")
     rows = [*found["layers"].items(), ("all", {"errors": found["bits"] - found["matches"], "bits": found["bits"]})]
     for role, row in rows:
-        table.add_row(role, str(row["errors"]), str(row["bits"]), f"{row['errors'] / row['bits']:.3f}")
+        table.add_row(role, str(row["errors"]), str(row["bits"]), f"{row['errors'] / max(row['bits'], 1):.3f}")
     console.print(table)
+    if found["erased"]:
+        console.print(f"{found['erased']} carriers are zero and say nothing")
     console.print(Text(f"{found['verdict']}: {found['reason']}"), soft_wrap=True)
     payload = found["payload"]
     if payload is None:

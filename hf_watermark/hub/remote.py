@@ -39,6 +39,10 @@ class Part(NamedTuple):
     stop: int
 
 
+class RangesIgnored(HubError):
+    """The server does not send the bytes that were asked for; the whole files have to be downloaded."""
+
+
 class RemoteSafetensors(Mapping[str, torch.Tensor]):
     """
     The safetensors of a Hub repo as a mapping that reads one tensor at a time, without downloading the files.
@@ -62,7 +66,8 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         requests, bytes_read (`int`): What was asked for so far, redirects included.
 
     Raises:
-        [`HubError`]: when the repo or revision does not exist, may not be read, or the Hub cannot be reached.
+        [`HubError`]: when the repo or revision does not exist, may not be read, or the Hub cannot be reached; [`RangesIgnored`] when the
+            server does not serve ranges.
         [`~serialization.InvalidInput`]: when it holds no well-formed safetensors; on reading a tensor with NaN or infinite values.
 
     Example:
@@ -187,17 +192,20 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         size = self._size_of(INDEX_NAME)
         if size > HEADER_BYTES:
             raise InvalidInput(f"{self.repo}/{INDEX_NAME} has {size} bytes, limit {HEADER_BYTES}.")
+        raw = bytes(self._read(INDEX_NAME, 0, size))
         with naming(f"{self.repo}/{INDEX_NAME}"):
-            return parse_json(bytes(self._read(INDEX_NAME, 0, size)), HEADER_BYTES, allow_floats=True)
+            return parse_json(raw, HEADER_BYTES, allow_floats=True)
 
     def _read_header(self, file: str) -> dict[str, TensorInfo]:
         size = self._size_of(file)
+        # Only what is wrong with the file is named after it; the Hub's errors keep their kind.
+        start = bytes(self._read(file, 0, min(size, FIRST_BYTES)))
         with naming(f"{self.repo}/{file}"):
-            start = bytes(self._read(file, 0, min(size, FIRST_BYTES)))
             length = header_length(start, size)
-            if length + 8 > len(start):
-                start += self._read(file, len(start), length + 8)
-            self._data_starts[file] = length + 8
+        if length + 8 > len(start):
+            start += self._read(file, len(start), length + 8)
+        self._data_starts[file] = length + 8
+        with naming(f"{self.repo}/{file}"):
             return parse_safetensors_header(start[8 : length + 8], size - 8 - length)
 
     def _size_of(self, file: str) -> int:
@@ -212,7 +220,9 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         # The address that the Hub redirected to may have expired: then the Hub is asked for a new one.
         data = self._ask(file, begin, end) if data is None else data
         if data is None or len(data) != end - begin:
-            raise HubError(f"{self.repo}/{file}: got {len(data or b'')} bytes, asked for {end - begin}; try again")
+            raise RangesIgnored(
+                f"{self.repo}/{file}: got {len(data or b'')} bytes, asked for {end - begin}; try again"
+            )
         return data
 
     def _ask(self, file: str, begin: int, end: int) -> bytearray | None:
@@ -235,7 +245,7 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
                     return None
                 hf_raise_for_status(response)
                 if response.status_code != 206 and (begin, end) != (0, self._sizes[file]):
-                    raise HubError(
+                    raise RangesIgnored(
                         f"{self.repo}/{file}: the server ignored the range request (status {response.status_code}); download the "
                         "repo with `hf download` and check the folder"
                     )

@@ -1,6 +1,7 @@
 """The app of the Space, in a headless Chromium, against the loopback Hub."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_what_goes_wrong_is_said_without_what_was_typed():
 
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
-SCREENSHOTS = "/tmp/shots"  # a folder, to look at the pages
+SCREENSHOTS = os.environ.get("HFWM_SCREENSHOTS")  # a folder, to look at the pages
 
 
 @pytest.fixture(scope="module")

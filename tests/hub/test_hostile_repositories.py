@@ -39,7 +39,7 @@ def test_pickles_are_never_read(dated, opened, hub, tmp_path):
     canary = tmp_path / "canary"
     torch.save({"a": Canary(canary)}, tmp_path / "pytorch_model.bin")
     hub.add_repo("you/pickle", {"pytorch_model.bin": tmp_path / "pytorch_model.bin"})
-    with pytest.raises(InvalidInput, match="holds no .safetensors file; pickled weights are never read"):
+    with pytest.raises(InvalidInput, match="is pickled, and reading a pickle can run code"):
         judge(opened, "you/pickle", dated.folder, "n")
     hub.add_repo("you/disguised", {"model.safetensors": tmp_path / "pytorch_model.bin"})
     with pytest.raises(InvalidInput, match="not a safetensors file"):

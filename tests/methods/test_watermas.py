@@ -23,6 +23,7 @@ from hf_watermark import (
     stack_trainers,
     verify,
 )
+from hf_watermark.attacks import MagnitudePrune
 from hf_watermark.backbones import Carrier, read_carriers
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.watermas.substitution import (
@@ -407,20 +408,20 @@ def test_the_second_pass_leaves_no_other_trace(tmp_path):
 
 
 def test_training_makes_the_loss_sharp_around_the_carriers(tmp_path):
-    def redrawn_loss(strength: float) -> tuple[float, float]:
+    """How much a step along the gradient on the carriers costs, after training with and without sharpening."""
+
+    def rise(strength: float) -> float:
         config = WaterMASConfig(bits=256, subkeys=1, switch_in=0.0, strength=strength, every=1)
         trainer = make(tmp_path, config, max_steps=40, per_device_train_batch_size=40)
         trainer.train()
-        model, batch = trainer.model.eval(), batch_of(48)
-        with torch.no_grad():
-            clean = model(**batch).loss.item()
-            for item in trainer._substitutions:
-                item.weights.write(-item.values)
-            return clean, model(**batch).loss.item()
+        model, batch = trainer.model.train(), batch_of(48)
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        with torch.no_grad(), trainer._ascended():
+            return (model(**batch).loss - loss).item()
 
-    (clean, flipped), (clean_sharp, flipped_sharp) = redrawn_loss(0.0), redrawn_loss(0.5)
-    assert clean_sharp < clean + 0.5
-    assert flipped_sharp - clean_sharp > 2 * (flipped - clean)
+    assert rise(0.5) > 2 * rise(0.0) > 0
 
 
 def test_a_random_direction_is_the_same_when_asked_again(tmp_path):
@@ -472,14 +473,28 @@ def test_bit_errors_are_named_by_layer_and_the_payload_survives_them(tmp_path):
     assert WaterMASVerifier(claim).read_payload(suspect).payload == b"hi"
 
 
+def test_pruned_carriers_say_nothing_and_the_others_suffice(tmp_path):
+    config = WaterMASConfig(bits=512, subkeys=1, switch_in=0.0, payload=b"x")
+    trainer = make(tmp_path, config, max_steps=1, model=tiny_resnet(hidden_sizes=[32, 64]))
+    trainer.train()
+    evidence = trainer.verify(MagnitudePrune(0.7)(trainer.model))
+    [part] = evidence.parts
+    assert part.details["erased"] == 512 - part.trials > 100
+    assert part.matches == part.trials and evidence.log2_p == pytest.approx(max(-part.trials, -256))
+    nothing = trainer.verify(MagnitudePrune(0.999)(trainer.model))
+    assert not nothing.found and nothing.log2_p >= -nothing.trials
+
+
 def test_false_positive_rate_is_nominal(owner):
     config = WaterMASConfig(bits=64, subkeys=1)
     layout = {"carriers": [Carrier(f"resnet.{n}", w, w * 9, 9).to_dict() for n, w in enumerate((16, 32))]}
     [claim] = WatermarkKey.create(owner, [("watermas", "1", config.to_dict(), layout, 1)]).claims()
     verifier = WaterMASVerifier(claim)
-    observation = verifier.observe(Suspect.open(tiny_resnet()), claim.subkeys[0])
-    trials = 4000
+    suspect = Suspect.open(MagnitudePrune(0.3)(tiny_resnet()))  # some carriers are erased
+    observation = verifier.observe(suspect, claim.subkeys[0])
+    trials = 2000
     scores = [verifier.score(observation, subkey_number(number)) for number in range(trials)]
+    assert 30 < np.mean([score.trials for score in scores]) < 60
     for level in (0.05, 0.01, 0.001):
         passed = sum(score.log2_p <= np.log2(level) for score in scores)
         assert log2_binomial_tail(passed, trials, level) > np.log2(1e-3), (level, passed)

@@ -5,16 +5,17 @@ Every row of every carrier may hold bits, but far fewer bits than there are deci
 secret, and the e-value of the bits seen so far is valid wherever the reading stops (protocol.md §3.7 and §3.8).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
+from typing import Protocol
 
 import torch
 
-from ...backbones import Carrier, canonical_form, located
-from ...hub.remote import Part, RemoteSafetensors
-from .residuals import Groups, greedy_mean
+from .backbones import Carrier, canonical_form, located
+from .evidence import LEVEL_B, LEVEL_N, Access, Evidence, single
+from .hub.remote import Part, RemoteSafetensors
+from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
 
 
 # The first reading takes this share of the checkpoint, its headers included, in this many requests. It is the only one where the
@@ -27,6 +28,23 @@ BLOCK_BYTES = 4 * 2**20
 FUTILE = -10.0
 
 
+# Bits beyond the level at which reading stops, for looks that are charged later.
+SPARE = 4.0
+EXACT = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), exact"
+SEQUENTIAL = "the key's bits are independent of the suspect: beta-mixture e-value, p <= 1/E wherever the reading stops"
+
+
+class Members(Protocol):
+    """Where each bit of one sub-key lies: carrier number and row, `[bits]`, and eligible columns `[bits, size]`."""
+
+    @property
+    def carrier(self) -> torch.Tensor: ...
+    @property
+    def row(self) -> torch.Tensor: ...
+    @property
+    def columns(self) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows `start` to `stop` of carrier number `carrier`."""
@@ -37,31 +55,34 @@ class Block:
 
 
 @dataclass(frozen=True)
-class PartialResiduals:
+class PartialReading:
     """
     What was read of one sub-key.
 
     Args:
-        phi (`torch.Tensor`):
-            Residuals `[bits]`; 0 where nothing was read.
+        values (`torch.Tensor`):
+            `[bits]`: what says each bit, by its sign; 0 where nothing was read.
         read (`torch.Tensor`):
             `[bits]` (bool).
         requests, bytes_read (`int`):
             What all sub-keys together have cost, headers included.
+        looks (`int`):
+            How often reading could have stopped so far.
         complete (`bool`):
-            Whether every carrier row was read.
+            Whether every bit was read.
     """
 
-    phi: torch.Tensor
+    values: torch.Tensor
     read: torch.Tensor
     requests: int
     bytes_read: int
+    looks: int
     complete: bool
 
 
 class RangedReader:
     """
-    Residuals of several sub-keys from a remote checkpoint, growing with every call of [`RangedReader.read_on`].
+    What says the bits of several sub-keys, from a remote checkpoint, growing with every call of [`RangedReader.read_on`].
 
     Memory stays below twice [`MOST_BYTES`], however large the checkpoint is.
 
@@ -70,29 +91,32 @@ class RangedReader:
             The checkpoint.
         carriers (`list[Carrier]`):
             Layout of the key.
-        groups (`list[Groups]`):
+        members (`Sequence[Members]`):
             Where the bits of each sub-key lie.
-        kept_fraction (`float`):
-            Share of each group that the residual sums.
+        reduce (`Callable`):
+            From canonical weights `[n, size]` to what says a bit, `[n]`.
     """
 
     def __init__(
-        self, weights: RemoteSafetensors, carriers: list[Carrier], groups: list[Groups], kept_fraction: float
+        self,
+        weights: RemoteSafetensors,
+        carriers: list[Carrier],
+        members: Sequence[Members],
+        reduce: Callable[[torch.Tensor], torch.Tensor],
     ):
-        self.weights, self.carriers, self.groups = weights, carriers, groups
-        self.mean = partial(greedy_mean, kept_fraction=kept_fraction)
+        self.weights, self.carriers, self.members, self.reduce = weights, carriers, members, reduce
         self.found = [located(carrier, weights.shapes) for carrier in carriers]
-        self.phi = [torch.zeros(len(own.row)) for own in groups]
-        self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in groups]
+        self.values = [torch.zeros(len(own.row)) for own in members]
+        self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in members]
         self._readings = plan_readings(self._bytes_per_row(), [c.rows for c in carriers], *self._first_reading())
-        self.complete = False
+        self.looks = 0
 
     def read_on(self) -> bool:
         """The next reading; `False` when there is none left."""
         blocks = next(self._readings, None)
         if blocks is None:
-            self.complete = True
             return False
+        self.looks += 1
         for _, together in groupby(blocks, lambda block: block.carrier):
             self._read_blocks(list(together))
         return True
@@ -101,17 +125,20 @@ class RangedReader:
         """Blocks of one carrier, which lie side by side."""
         tensors = self.weights.fetch([part for block in blocks for part in self._parts(block)])
         for block in blocks:
-            values = [tensors.pop(part) for part in self._parts(block)]
-            rows = canonical_form(self.carriers[block.carrier], values[0], values[1] if values[1:] else None)
-            for own, phi, read in zip(self.groups, self.phi, self.read, strict=True):
+            stored = [tensors.pop(part) for part in self._parts(block)]
+            rows = canonical_form(self.carriers[block.carrier], stored[0], stored[1] if stored[1:] else None)
+            for own, said, read in zip(self.members, self.values, self.read, strict=True):
                 here = (own.carrier == block.carrier) & (own.row >= block.start) & (own.row < block.stop)
-                phi[here] = self.mean(rows[own.row[here] - block.start].gather(1, own.columns[here]))
+                said[here] = self.reduce(rows[own.row[here] - block.start].gather(1, own.columns[here]))
                 read[here] = True
 
-    def result(self, place: int) -> PartialResiduals:
+    def result(self, place: int) -> PartialReading:
         """What is known of the `place`-th sub-key."""
         weights = self.weights
-        return PartialResiduals(self.phi[place], self.read[place], weights.requests, weights.bytes_read, self.complete)
+        complete = all(bool(read.all()) for read in self.read)
+        return PartialReading(
+            self.values[place], self.read[place], weights.requests, weights.bytes_read, self.looks, complete
+        )
 
     def _parts(self, block: Block) -> list[Part]:
         found = self.found[block.carrier]
@@ -129,6 +156,54 @@ class RangedReader:
         return min(max(allowed, LEAST_BYTES), MOST_BYTES), min(carriers, 4)
 
 
+def read_until_decided(
+    reader: RangedReader, score: Callable[[PartialReading, int], Evidence], bound: bool
+) -> list[PartialReading]:
+    """
+    Reads on until the e-value of all sub-keys suffices for the verdict, or shows that more is futile.
+
+    Args:
+        score (`Callable`):
+            Evidence of a reading of the sub-key at this place, see [`score_reading`].
+        bound (`bool`):
+            Whether level B is enough.
+    """
+    enough = SPARE - (LEVEL_B if bound else LEVEL_N)
+    parts: list[PartialReading] = []
+    while reader.read_on():
+        parts = [reader.result(place) for place in range(len(reader.members))]
+        log2_e = sum(score(part, place).log2_e for place, part in enumerate(parts))
+        if log2_e >= enough or log2_e <= FUTILE:
+            break
+    return parts
+
+
+def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> Evidence:
+    """The test of the bits that were read against a key's (or a decoy's), +-1 `[bits]`."""
+    right = signs * reading.values > 0
+    matches, trials = int(right[reading.read].sum()), int(reading.read.sum())
+    log2_e = log2_e_beta_mixture(matches, trials, 0.5)
+    log2_p, null = log2_p_from_log2_e(log2_e), SEQUENTIAL
+    if reading.complete:
+        # The exact test after all; where reading could have stopped before, it is the second of two tests.
+        log2_p, null = charge_looks(log2_binomial_tail(matches, trials), min(reading.looks, 2)), EXACT
+    return single(
+        method,
+        matches,
+        trials,
+        log2_p,
+        null,
+        Access.WEIGHTS,
+        log2_e=log2_e,
+        details={
+            "bits_read": trials,
+            "bits": len(reading.read),
+            "bytes_read": reading.bytes_read,
+            "requests": reading.requests,
+        },
+    )
+
+
 def plan_readings(
     row_bytes: list[int], rows: list[int], first_bytes: int, first_carriers: int
 ) -> Iterator[list[Block]]:
@@ -143,10 +218,12 @@ def plan_readings(
         row_bytes, rows (`list[int]`):
             Of each carrier.
         first_bytes, first_carriers (`int`):
-            Size of the first portion.
+            Size of the first portion; carriers that are smaller all together make one portion.
     """
     sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
     largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))
+    if sum(sizes) <= first_bytes:
+        first_carriers = len(rows)  # all at once: then nothing is stopped early
     left, portion, limit = list(rows), [], first_bytes
     for place, number in enumerate(largest[:first_carriers]):
         share = first_bytes // (min(first_carriers, len(rows)) - place)
