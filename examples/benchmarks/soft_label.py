@@ -263,6 +263,8 @@ def fidelity(run: Run) -> None:
     rows = run.rows["fidelity"]
     gaps = {name: round(rows["marked"][name] - rows["twin"][name], 4) for name in ("accuracy", "worst_class", "ece")}
     run.row("fidelity", "marked minus twin", lambda: gaps)
+    if not {"twin", "marked"} <= run.rows["training"].keys():
+        return  # a model that was brought along has no time
     size = batch_size(run.task)
     per_step = {
         name: 1000 * run.rows["training"][name]["cpu_seconds"] / run.epochs / math.ceil(len(data) / size)
