@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
+from client import connect
 from safetensors.torch import load_file, save_file
 from server import HubServer
 from shops import open_shop, publish_dated, small_model, write_files
@@ -268,8 +269,6 @@ def test_burnt_subkeys_are_published(shop, hub):
 @pytest.fixture(scope="module")
 def family(tmp_path_factory, dated):
     """X's published model, Y who built on it and published with a mark of his own, and Z who is unrelated."""
-    from conftest import connect
-
     place = tmp_path_factory.mktemp("family")
     with pytest.MonkeyPatch.context() as monkeypatch, HubServer() as server:
         connect(monkeypatch, server.url, place / "hf_home")
