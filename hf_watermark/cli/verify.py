@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..evidence import Evidence
     from ..keys import Opening, WatermarkKey
 
-EXAMPLE = """Examples:
+EXAMPLE = """Example:
 
 hf-watermark verify suspect-folder --key keys/my-model --output evidence.json
 
