@@ -125,12 +125,8 @@ def verify(
     if isinstance(prepared, Evidence):
         return prepared
     verifiers, opened = prepared
-    before = opened.queries
-    opened.budget = None if budget is None else before + budget
-    evidence = verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
-    if opened.queries > before:
-        evidence.details |= {"queries": opened.queries - before, "budget": budget}
-    return evidence
+    opened.budget = None if budget is None else opened.queries + budget
+    return verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
 
 
 def verify_sequentially(

@@ -136,6 +136,7 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
         [`~suspects.AccessError`]: when the suspect offers what none of the methods needs.
         [`~serialization.InvalidInput`]: when no check could be run.
     """
+    before = suspect.queries
     by_method: list[Evidence] = []
     skipped: list[str] = []
     last_error: Exception | None = None
@@ -158,6 +159,9 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
         total = summary(combine(leaves, "combined", looks))
         total.parts = by_method
     total.warnings = skipped + total.warnings
+    if suspect.queries > before:
+        left = None if suspect.budget is None else suspect.budget - before
+        total.details |= {"queries": suspect.queries - before, "budget": left}
     return total
 
 
