@@ -170,7 +170,7 @@ def test_one_opening_proves_alone(method, marked_by, tmp_path):
     opening = Opening.of(marked.key, index)
     loaded = Opening.load(opening.save(tmp_path / "opening.json"), pool=opening.pool)
     evidence = verify(marked.model, loaded, beacon=loaded.beacon)
-    assert evidence.verdict is Verdict.FOUND and evidence.details == {}
+    assert evidence.verdict is Verdict.FOUND and set(evidence.details) <= {"queries", "budget"}
     assert [part.details["subkey"] for part in evidence.parts] == [index]
 
 
