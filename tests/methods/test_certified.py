@@ -39,6 +39,7 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import FlipBatchNormSigns, ReestimateBatchNorm
 from hf_watermark.backbones import FoldedNet
+from hf_watermark.hub.statement import CertificateClaim
 from hf_watermark.keys import Claim, SubKey
 from hf_watermark.methods.certified import SmoothedConfig, certify, released
 from hf_watermark.methods.certified import certificate as certificates
@@ -168,6 +169,9 @@ def test_the_trained_noise_level_is_certified(marked, claim):
     document = json.loads(json.dumps(certificate.to_dict()))
     assert document["certified"] and document["radius"] == 1.5 and document["curves"]["0"][0]["radius"] == 0.25
     assert document["moves"] == "parameters and BatchNorm statistics" and len(document["limits"]) == 3
+    published = CertificateClaim.of(document)  # what goes into the statement and the card
+    assert published.radius == "1.5" and [float(point.radius) for point in published.curve] == list(RADII)
+    assert all(point.accuracy_bp <= 1e4 * certificate.accuracy_at(float(point.radius)) for point in published.curve)
 
 
 def test_noisy_nets_may_run_in_bfloat16(marked, claim):
