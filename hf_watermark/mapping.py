@@ -5,8 +5,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from .alignment import AlignedReading, open_reference
+from .backbones import read_carriers
 from .configuration import CONFIG_NAME, WatermarkConfig
-from .evidence import Evidence
+from .evidence import Access, Evidence
 from .keys import NO_BEACON, Opening, WatermarkKey
 from .sequential import SequentialResult, run_sequentially
 from .serialization import InvalidInput, read_json
@@ -86,6 +90,7 @@ def verify(
     looks: int = 1,
     beacon: bytes | None = None,
     budget: int | None = None,
+    reference: nn.Module | str | Path | None = None,
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
@@ -104,6 +109,10 @@ def verify(
         budget (`int`, *optional*):
             Most images that the suspect may be asked. A method that would ask more is left out, with a warning; when it is the only
             one, [`~suspects.BudgetExceeded`] is raised. [`verify_sequentially`] makes do with what there is.
+        reference (`nn.Module`, `str` or `Path`, *optional*):
+            The owner's marked model, or its folder. When the direct reading does not find the mark, function-preserving changes of the
+            suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is read as well. The second look costs one
+            bit, whether or not it is taken.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
@@ -126,7 +135,50 @@ def verify(
         return prepared
     verifiers, opened = prepared
     opened.budget = None if budget is None else opened.queries + budget
-    return verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    bound = is_bound(key.beacon, beacon)
+    if reference is None:
+        return verify_claims(verifiers, opened, bound, looks)
+    return _verify_aligned(
+        verifiers, opened, bound, 2 * looks, open_reference(reference, getattr(key, "backbone", None))
+    )
+
+
+def _verify_aligned(
+    verifiers: list[Verifier], suspect: Suspect, bound: bool, looks: int, reference: nn.Module
+) -> Evidence:
+    """The direct reading, and where that does not suffice the aligned one; the stronger of the two."""
+    direct: Evidence | None = None
+    failure: InvalidInput | None = None
+    try:
+        direct = verify_claims(verifiers, suspect, bound, looks)
+    except InvalidInput as error:  # lost or added channels, other names
+        failure = error
+    if direct is not None and direct.found:
+        return direct
+    carriers = [
+        carrier
+        for verifier in verifiers
+        if verifier.access is Access.WEIGHTS
+        for carrier in read_carriers(verifier.layout)
+    ]
+    try:
+        reading = AlignedReading(suspect, reference, carriers)
+        aligned = verify_claims(verifiers, reading.suspect, bound, looks)
+    except InvalidInput as error:
+        if direct is None:
+            raise failure or error from None
+        direct.warnings.append(f"the suspect could not be aligned to the reference: {error}")
+        return direct
+    aligned.details["alignment"] = reading.details
+    if aligned.found:
+        aligned.details["alignment"]["control"] = control = reading.control()
+        if control.get("failed"):
+            aligned.controls["failed"] = control["failed"]
+            aligned.decide()
+    if direct is not None and direct.log2_p <= aligned.log2_p:
+        direct.details["alignment"] = reading.details
+        return direct
+    return aligned
 
 
 def verify_sequentially(

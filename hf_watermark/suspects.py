@@ -43,6 +43,8 @@ class Suspect:
             probabilities `[n, classes]`.
         module (`Callable`, *optional*):
             Gives the suspect as a module, or its tensors on the owner's architecture.
+        tensors (`Callable`, *optional*):
+            Gives all tensors at once; downloads a repo. By default those of `weights`.
 
     Attributes:
         queries (`int`): Images asked so far.
@@ -57,8 +59,9 @@ class Suspect:
         answer: Answer | None = None,
         batch_size: int = 256,
         module: Callable[[], nn.Module] | None = None,
+        tensors: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     ):
-        self.name, self._module = name, module
+        self.name, self._module, self._tensors = name, module, tensors
         # Whether answers are scores or labels shows only when one is asked for.
         self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
@@ -88,9 +91,7 @@ class Suspect:
         if isinstance(source, Suspect):
             return source
         if isinstance(source, nn.Module):
-            state = source.state_dict()
-            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-            return cls(type(source).__name__, state, shapes, _ask_module(lambda: source), module=lambda: source)
+            return cls.of_module(type(source).__name__, source)
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             raise InvalidInput(
                 f"{source[:200]} is an address; wrap it with the owner's labels and normalisation: Endpoint(url, ...)"
@@ -135,10 +136,17 @@ class Suspect:
         get_all: Callable[[], Mapping[str, torch.Tensor]],
     ) -> "Suspect":
         if not backbone:
-            return cls(name, tensors, shapes)
+            return cls(name, tensors, shapes, tensors=get_all)
         # Built at the first query only: white-box checks never need the module.
         module = cache(lambda: run_on_backbone(backbone, get_all()))
-        return cls(name, tensors, shapes, _ask_module(module), module=module)
+        return cls(name, tensors, shapes, _ask_module(module), module=module, tensors=get_all)
+
+    @classmethod
+    def of_module(cls, name: str, module: nn.Module) -> "Suspect":
+        """A live model under a name of one's own."""
+        state = module.state_dict()
+        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        return cls(name, state, shapes, _ask_module(lambda: module), module=lambda: module)
 
     @property
     def access(self) -> set[Access]:
@@ -165,6 +173,10 @@ class Suspect:
         if self._shapes is None:
             raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
         return self._shapes
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by name. Of a Hub repo the files are downloaded."""
+        return dict(self.weights if self._tensors is None else self._tensors())
 
     def module(self) -> nn.Module:
         """

@@ -21,6 +21,8 @@ from .finetuning import FineTune, ResetHead, Transfer
 from .noise import WeightNoise
 from .pruning import MagnitudePrune
 from .quantization import CastDtype, Int8Quantize, UniformQuantize
+from .symmetric import FoldBatchNorm, MixBottlenecks, MixHeads, Permute, Rescale, RotateResidual
+from .width import DummyNeurons, StructuredPrune
 
 
 __all__ = [
@@ -28,13 +30,21 @@ __all__ = [
     "Attack",
     "CastDtype",
     "Distill",
+    "DummyNeurons",
     "FineTune",
     "FlipBatchNormSigns",
+    "FoldBatchNorm",
     "Int8Quantize",
     "MagnitudePrune",
+    "MixBottlenecks",
+    "MixHeads",
     "NotApplicableError",
+    "Permute",
     "ReestimateBatchNorm",
+    "Rescale",
     "ResetHead",
+    "RotateResidual",
+    "StructuredPrune",
     "TrainingAttack",
     "Transfer",
     "UniformQuantize",
@@ -57,6 +67,14 @@ ATTACKS: dict[str, type[Attack]] = {
         Distill,
         ReestimateBatchNorm,
         FlipBatchNormSigns,
+        FoldBatchNorm,
+        Permute,
+        Rescale,
+        RotateResidual,
+        MixHeads,
+        MixBottlenecks,
+        DummyNeurons,
+        StructuredPrune,
     )
 }
 

@@ -69,6 +69,14 @@ def verify(
         typer.Option("--mean", metavar="M,M,M", help="For an address: the owner's normalisation, per channel."),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="S,S,S", help="For an address: see --mean.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="DIR",
+            help="The owner's marked model: permuted, scaled, rotated or added channels of the suspect are undone by it.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON and nothing else.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page with plots.")
@@ -97,6 +105,8 @@ def verify(
     from ..mapping import verify as check
     from ..mapping import verify_sequentially
 
+    if reference is not None and (sequential or is_address(suspect)):
+        raise InvalidInput("--reference needs the suspect's weights; leave out --sequential and addresses")
     silence_loading()
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
@@ -105,7 +115,7 @@ def verify(
         if sequential:
             evidence = verify_sequentially(source, claim, budget=budget, beacon=known, looks=looks).evidence
         else:
-            evidence = check(source, claim, looks=looks, beacon=known, budget=budget)
+            evidence = check(source, claim, looks=looks, beacon=known, budget=budget, reference=reference)
     if output is not None:
         write_json_atomic(output, evidence.to_dict(), overwrite=False)
     if report is not None:
@@ -140,6 +150,12 @@ def show_evidence(evidence: "Evidence") -> None:
     if evidence.details.get("queries") is not None:
         budget = evidence.details.get("budget")
         console.print(f"queries: {evidence.details['queries']}" + (f" of {budget}" if budget else ""))
+    alignment = evidence.details.get("alignment")
+    if alignment:
+        undone = ", ".join(f"{kind} ({count})" for kind, count in alignment["undone"].items()) or "nothing"
+        console.print(
+            f"aligned to the reference: undone {undone}; {alignment['carriers_readable']:.1%} of the carriers readable"
+        )
     style = "bold green" if evidence.found else "bold red"
     console.print(Text(f"{evidence.verdict}: ", style=style).append(evidence.reason, style="default"))
     for warning in evidence.warnings:

@@ -87,16 +87,21 @@ class GreedyResidualsVerifier(Verifier[torch.Tensor | PartialReading]):
             # The places stay, only the bits are read: a decoy costs no request.
             return score_reading(self.method, observation, signs(subkey, self.config.bits))
         phi = self.extract(observation, subkey)
-        # A zero or non-finite residual is a mismatch by definition, which can only lower the count.
-        matches = int((signs(subkey, self.config.bits) * phi > 0).sum())
-        trials = self.config.bits
+        # A group of zeros (pruned, or not recognised by an alignment) says nothing. Which ones are does not depend on the key's bits.
+        # A residual that is not finite is a mismatch, which can only lower the count.
+        legible = phi != 0
+        matches = int((signs(subkey, self.config.bits) * phi > 0)[legible].sum())
+        trials = int(legible.sum())
         return single(
             self.method,
             matches,
             trials,
-            log2_binomial_tail(matches, trials),
+            log2_binomial_tail(matches, trials) if trials else 0.0,
             EXACT,
             self.access,
-            log2_e=log2_e_beta_mixture(matches, trials, 0.5),
-            details={"bit_error_rate": round(1 - matches / trials, 4)},
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
+            details={
+                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
+                "erased": self.config.bits - trials,
+            },
         )

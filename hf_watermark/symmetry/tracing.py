@@ -1,0 +1,177 @@
+"""
+Follows every channel of a network through its exported graph.
+
+Each activation is replaced by a tensor of the same shape that holds integers: the name of the channel an element belongs to (0: none). A
+layer gives new names to its outputs; operations that only move elements (reshape, permute, split, roll ...) are executed on the names
+as they are; an addition says that two names mean the same channel. So heads, windows, concatenations and flattenings need no rule of
+their own. Nothing here knows an architecture.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+
+Ids = torch.Tensor
+
+
+class Untraceable(ValueError):
+    """The graph holds something whose symmetries are not known."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """
+    Where one axis of a tensor touches channels.
+
+    Args:
+        tensor (`str`):
+            Parameter name.
+        axis (`int`):
+            Axis of the tensor.
+        flow (`str`):
+            `"out"`: the tensor writes these channels (rows, biases, embeddings); `"in"`: it reads them (columns). A depthwise
+            weight does both on one axis.
+        ids (`np.ndarray`):
+            Channel of every index of the axis.
+    """
+
+    tensor: str
+    axis: int
+    flow: str
+    ids: np.ndarray
+
+
+@dataclass
+class Value:
+    """An activation (`ids`), a constant (`constant`), or a parameter that was not touched yet (`parameter`)."""
+
+    ids: Ids | None = None
+    constant: Any = None
+    parameter: str | None = None
+    # The parameter whose elements these are, moved but not computed with.
+    origin: str | None = None
+    # The layer whose output this is, as long as nothing else reads it; and the normalisation behind which it lies.
+    writer: str | None = None
+    norm: str | None = None
+
+
+@dataclass
+class Norm:
+    """A layer normalisation with an affine part over the channels `ids`; `readers` are the weights that read its output."""
+
+    weight: str
+    bias: str | None
+    ids: np.ndarray
+    readers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Attention:
+    """Channels of one attention: `query`, `key`, `value` of shape `[heads, dim]`, and one name per head."""
+
+    heads: np.ndarray
+    query: np.ndarray | None = None
+    key: np.ndarray | None = None
+    value: np.ndarray | None = None
+
+
+class Trace:
+    """
+    What the graph says about channels; the rules fill it.
+
+    Attributes:
+        links, scale_links: Pairs of names that are one channel; those of the second list also have one scale.
+        marks: By kind of operation, names that pass through it: `fixed`, `none` (no scale passes), `positive` (positive scales
+            pass), `norm` (normalised over the channels), `tied` (multiplied one by one).
+        blocks: Names that one layer wrote.
+    """
+
+    def __init__(self, unfoldable: frozenset[str] = frozenset()):
+        self.count = 0
+        self.links: list[np.ndarray] = []
+        self.scale_links: list[np.ndarray] = []
+        self.marks: dict[str, list[np.ndarray]] = {kind: [] for kind in ("fixed", "none", "positive", "norm", "tied")}
+        self.blocks: list[np.ndarray] = []
+        self.uses: list[Use] = []
+        self.attentions: list[Attention] = []
+        # Constant tensors that meet channels: where they differ between channels, these are fixed.
+        self.constants: list[tuple[Ids, torch.Tensor]] = []
+        self.norms: dict[str, Norm] = {}
+        self.unfoldable = set(unfoldable)
+        self.scalers: dict[str, str] = {}
+        self.parameter_ids: dict[str, Ids] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.biases: dict[str, str] = {}
+
+    # What rules say
+
+    def fresh(self, size: int) -> np.ndarray:
+        start = self.count + 1
+        self.count += size
+        return np.arange(start, start + size)
+
+    def block(self, size: int) -> np.ndarray:
+        ids = self.fresh(size)
+        self.blocks.append(ids)
+        return ids
+
+    def ids(self, value: Value) -> Ids | None:
+        """Names of a value's elements; a parameter that is read element by element gets one name per element."""
+        if value.parameter is not None:
+            name = value.parameter
+            if name not in self.parameter_ids:
+                shape = self.shapes[name]
+                self.parameter_ids[name] = torch.from_numpy(self.fresh(int(np.prod(shape)))).reshape(shape)
+            return self.parameter_ids[name]
+        return value.ids
+
+    def link(self, first: Any, second: Any, scale: bool = True) -> None:
+        """Says that names at equal places are the same channel; 0 is no name."""
+        pairs = np.stack([np.asarray(first).ravel(), np.asarray(second).ravel()])
+        pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)]
+        if not pairs.size:
+            return
+        pairs = np.unique(pairs, axis=1)
+        self.links.append(pairs)
+        if scale:
+            self.scale_links.append(pairs)
+
+    def mark(self, kind: str, ids: Any) -> None:
+        names = np.unique(np.asarray(ids))
+        self.marks[kind].append(names[names > 0])
+
+    def along(self, ids: Ids, *axes: int) -> np.ndarray:
+        """One name per index of these axes, all others linked to it."""
+        axes = tuple(axis % ids.ndim for axis in axes)
+        others = [axis for axis in range(ids.ndim) if axis not in axes]
+        first = ids.amax(dim=others, keepdim=True) if others else ids
+        if not torch.equal(first.expand_as(ids), ids):
+            self.link(first.expand_as(ids), ids)
+        return first.permute(*axes, *others).reshape([ids.shape[axis] for axis in axes]).numpy()
+
+    def spread(self, ids: np.ndarray, shape: Sequence[int], axis: int) -> Ids:
+        """Names `[n]` along one axis of a shape."""
+        sizes = [1] * len(shape)
+        sizes[axis] = len(ids)
+        return torch.from_numpy(ids).reshape(sizes).expand(tuple(shape))
+
+    def relabel(self, ids: Ids) -> Ids:
+        """New names for the same channels, whose scales are their own."""
+        names, place = torch.unique(ids, return_inverse=True)
+        new = torch.from_numpy(self.fresh(len(names)))
+        self.link(names[names > 0], new[names > 0], scale=False)
+        return torch.where(names > 0, new, 0)[place]
+
+    def consumed(self, value: Value) -> None:
+        """Something other than a layer read this: a normalisation in front of it cannot be folded."""
+        if value.norm is not None:
+            self.unfoldable.add(value.norm)
+
+
+Rule = Callable[[Trace, Any, tuple, dict], Any]
+GETITEM = operator.getitem
