@@ -108,7 +108,7 @@ def survival_table(
         else:
             row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)
             row["seconds"] = round(time.perf_counter() - begin, 1)
-        row["options"] = {name: value for name, value in vars(attack).items()} | {"name": attack.name}
+        row |= {"options": attack.options(), "budget": attack.budget(data)}
         rows.append(row)
         if on_row is not None:
             on_row(row)
