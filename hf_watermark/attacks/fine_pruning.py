@@ -15,20 +15,20 @@ from transformers import PreTrainedModel
 
 from .base import Attack, TrainingAttack, draw_batches, private_seed, spent
 from .pruning import MaskCallback
-from .units import UnitLayer, mean_activity, stacked_images, unit_layers
+from .units import UnitLayer, last_units, mean_activity, stacked_images, unit_layers
 
 
 @dataclass
 class FinePrune(TrainingAttack):
     """
-    Silence the units of the last layers that are least active on the attacker's images, then fine-tune the rest (Liu et al.,
-    https://huggingface.co/papers/1805.12185). The options of [`TrainingAttack`], and:
+    Silence the features that the head reads, and the units of the last layers, that are least active on the attacker's images,
+    then fine-tune the rest (Liu et al., https://huggingface.co/papers/1805.12185). The options of [`TrainingAttack`], and:
 
     Args:
         amount (`float`, *optional*, defaults to 0.6):
             Fraction of the units of each such layer to silence.
         layers (`int`, *optional*, defaults to 1):
-            How many layers, counted from the last.
+            How many layers besides the head's features, counted from the last.
         activity_images (`int`, *optional*, defaults to 5000):
             Most images on which activity is measured.
     """
@@ -49,7 +49,7 @@ class FinePrune(TrainingAttack):
 
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         generator = torch.Generator().manual_seed(private_seed(f"{self.name}/images", self.seed))
-        layers = unit_layers(model, data)[-self.layers :]
+        layers = last_units(model, data, self.layers)
         images, _ = stacked_images(data, self.activity_images, generator)
         weights: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from .base import AttackTrainer, TrainingAttack, draw_batches, private_seed
 from .preprocessing import pixel_range
-from .units import UnitLayer, mean_activity, stacked_images, unit_layers
+from .units import last_units, mean_activity, stacked_images
 
 
 Trigger = tuple[torch.Tensor, torch.Tensor]
@@ -44,7 +44,7 @@ class TriggerUnlearn(TrainingAttack):
         amount (`float`, *optional*, defaults to 0.1):
             Fraction of the units to prune or reset.
         layers (`int`, *optional*, defaults to 1):
-            In how many layers, counted from the last.
+            In how many layers, counted from the last, besides the features that the head reads.
     """
 
     name: ClassVar[str] = "trigger_unlearn"
@@ -82,7 +82,7 @@ class TriggerUnlearn(TrainingAttack):
         if self.action != "prune":
             model.requires_grad_(True)
         if self.action != "unlearn":
-            self._treat_units(model, data, triggers)
+            self.treat_units(model, data, triggers)
         if self.action == "prune":
             return model
         return self.train(model, data, trainer_class=_StampingTrainer, attack=self, triggers=triggers)
@@ -119,20 +119,23 @@ class TriggerUnlearn(TrainingAttack):
             cost = min(cost * 1.1, 1e3) if followed >= 0.99 else max(cost / 1.1, 1e-3)
         return raw_mask.detach().sigmoid(), low + (high - low) * raw_pattern.detach().sigmoid()
 
-    def _treat_units(self, model: PreTrainedModel, data: Any, triggers: list[Trigger]) -> None:
+    def treat_units(self, model: PreTrainedModel, data: Any, triggers: list[Trigger]) -> None:
+        """Silence, or for `"launder"` reset, the units that any trigger excites most, as a share of what they do."""
         generator = torch.Generator().manual_seed(private_seed(f"{self.name}/units", self.seed))
-        layers = unit_layers(model, data)[-self.layers :]
+        layers = last_units(model, data, self.layers)
         images = stacked_images(data, 1000, generator)[0].to(model.device)
         calm = mean_activity(model, layers, images, self.batch_size)
         stamped = [mean_activity(model, layers, stamp(images, one), self.batch_size) for one in triggers]
         for place, item in enumerate(layers):
-            excess = torch.stack([activity[place] - calm[place] for activity in stamped]).amax(dim=0)
+            # A share, because the scale of a unit is arbitrary.
+            shares = [(one[place] - calm[place]) / (one[place] + calm[place]).clamp_min(1e-12) for one in stamped]
+            excess = torch.stack(shares).amax(dim=0)
             excited = torch.zeros(len(item), dtype=torch.bool)
             excited[excess.argsort(descending=True)[: max(1, round(self.amount * len(item)))]] = True
             if self.action == "prune":
                 item.silence(excited)
             else:
-                reset(item, excited, generator)
+                item.reset(excited, generator)
 
 
 def labels_of(data: Any) -> list[int]:
@@ -153,18 +156,6 @@ def small_outliers(sizes: dict[int, float]) -> list[int]:
     deviation = 1.4826 * (values - middle).abs().median()
     chosen = [label for label, size in sizes.items() if float(middle) - size > 2 * float(deviation)]
     return chosen or [min(sizes, key=sizes.__getitem__)]
-
-
-@torch.no_grad()
-def reset(item: UnitLayer, units: torch.Tensor, generator: torch.Generator) -> None:
-    """New weights for units (bool), normal with the spread of the layer's; scale 1 and shift 0 in their BatchNorm."""
-    weight = item.layer.weight
-    fresh = torch.randn(weight.shape, generator=generator).to(weight) * weight.std(correction=0)
-    weight[units] = fresh[units]
-    if item.layer.bias is not None:
-        item.layer.bias[units] = 0
-    if item.norm is not None:
-        item.norm.weight[units], item.norm.bias[units] = 1, 0
 
 
 class _StampingTrainer(AttackTrainer):

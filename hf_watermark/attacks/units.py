@@ -1,7 +1,6 @@
 """Units of a network (channels and hidden neurons): where they are, how active they are, how to silence them."""
 
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +50,68 @@ class UnitLayer:
         for parameter in self.parameters():
             parameter[units.to(parameter.device)] = 0
 
+    @torch.no_grad()
+    def reset(self, units: torch.Tensor, generator: torch.Generator) -> None:
+        """New weights for units (bool), normal with the spread of the layer's; scale 1 and shift 0 in their BatchNorm."""
+        weight = self.layer.weight
+        fresh = torch.randn(weight.shape, generator=generator).to(weight) * weight.std(correction=0)
+        weight[units] = fresh[units]
+        if self.layer.bias is not None:
+            self.layer.bias[units] = 0
+        if self.norm is not None:
+            self.norm.weight[units], self.norm.bias[units] = 1, 0
+
     def masks(self, units: torch.Tensor) -> list[torch.Tensor]:
         """Per parameter, `False` on the rows of the units."""
         return [
             (~units).view(-1, *[1] * (parameter.dim() - 1)).expand_as(parameter) for parameter in self.parameters()
         ]
+
+    def watch(self, record: Callable[[torch.Tensor], None]) -> Any:
+        """Register a hook that records the units' outputs, (B, units, H, W) or (B, ..., units)."""
+        return self.carrier.register_forward_hook(lambda module, args, output: record(output))
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """
+    The features that the classification head reads. To silence one is to silence a unit of the last block, whatever paths lead
+    there.
+
+    Args:
+        layer (`nn.Conv2d` or `nn.Linear`):
+            The head.
+    """
+
+    layer: nn.Conv2d | nn.Linear
+
+    def __len__(self) -> int:
+        return self.layer.weight.shape[1]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The head's weight, of which column i reads feature i."""
+        return [self.layer.weight]  # type: ignore[list-item]
+
+    @torch.no_grad()
+    def silence(self, units: torch.Tensor) -> None:
+        """Make the head ignore the features (bool)."""
+        self.layer.weight[:, units.to(self.layer.weight.device)] = 0
+
+    @torch.no_grad()
+    def reset(self, units: torch.Tensor, generator: torch.Generator) -> None:
+        """New weights for features (bool), normal with the spread of the head's."""
+        weight = self.layer.weight
+        fresh = torch.randn(weight.shape, generator=generator).to(weight) * weight.std(correction=0)
+        weight[:, units] = fresh[:, units]
+
+    def masks(self, units: torch.Tensor) -> list[torch.Tensor]:
+        """`False` on the columns of the features."""
+        weight = self.layer.weight
+        return [(~units).view(1, -1, *[1] * (weight.dim() - 2)).expand_as(weight)]
+
+    def watch(self, record: Callable[[torch.Tensor], None]) -> Any:
+        """Register a hook that records the features."""
+        return self.layer.register_forward_pre_hook(lambda module, args: record(args[0]))
 
 
 def unit_layers(model: PreTrainedModel, data: Any) -> list[UnitLayer]:
@@ -80,40 +136,35 @@ def unit_layers(model: PreTrainedModel, data: Any) -> list[UnitLayer]:
     return widening or layers
 
 
-@contextmanager
-def recorded_outputs(layers: Iterable[UnitLayer]) -> Any:
-    """Within, the list holds the last output of each layer's carrier, of shape (B, units, H, W) or (B, ..., units)."""
-    layers = list(layers)
-    outputs: list[Any] = [None] * len(layers)
-
-    def recorder(place: int) -> Any:
-        def record(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            outputs[place] = output
-
-        return record
-
-    hooks = [item.carrier.register_forward_hook(recorder(place)) for place, item in enumerate(layers)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+def last_units(model: PreTrainedModel, data: Any, layers: int) -> list[UnitLayer | HeadInputs]:
+    """The features that the head reads, after the last `layers` layers of units."""
+    return [*unit_layers(model, data)[-layers:], HeadInputs(classifier_head(model))]
 
 
 @torch.no_grad()
 def mean_activity(
-    model: PreTrainedModel, layers: list[UnitLayer], images: torch.Tensor, batch_size: int
+    model: PreTrainedModel, layers: Sequence[UnitLayer | HeadInputs], images: torch.Tensor, batch_size: int
 ) -> list[torch.Tensor]:
-    """Mean positive part of each unit's output over images (N, C, H, W) and positions: one float64 tensor (units,) per layer."""
+    """Mean positive part of each unit over images (N, C, H, W) and positions: one float64 tensor (units,) per layer."""
     model.eval()
     totals = [torch.zeros(len(item), dtype=torch.float64) for item in layers]
-    with recorded_outputs(layers) as outputs:
+
+    def recorder(item: UnitLayer | HeadInputs, total: torch.Tensor) -> Callable[[torch.Tensor], None]:
+        def record(output: torch.Tensor) -> None:
+            by_unit = output.transpose(1, -1) if isinstance(item.layer, nn.Conv2d) else output
+            flat = by_unit.relu().reshape(-1, len(item)).double()
+            total.add_(flat.sum(dim=0).cpu() * (size / len(flat)))  # per image: the mean over positions
+
+        return record
+
+    hooks = [item.watch(recorder(item, total)) for item, total in zip(layers, totals, strict=True)]
+    try:
         for batch in images.split(batch_size):
+            size = len(batch)
             model(pixel_values=batch.to(model.device, model.dtype))
-            for total, item, output in zip(totals, layers, outputs, strict=True):
-                by_unit = output.transpose(1, -1) if isinstance(item.layer, nn.Conv2d) else output
-                active = by_unit.relu().reshape(len(batch), -1, len(item)).mean(dim=1)
-                total += active.sum(dim=0).double().cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
     return [total / len(images) for total in totals]
 
 
