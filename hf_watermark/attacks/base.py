@@ -93,7 +93,7 @@ class Attack(ABC):
 
     def options(self) -> dict[str, Any]:
         """Name and fields as plain JSON values; models, data sets and other attacks by a description."""
-        return {field.name: describe(vars(self)[field.name]) for field in fields(self)} | {"name": self.name}
+        return {field.name: describe(getattr(self, field.name)) for field in fields(self)} | {"name": self.name}
 
     def _check(self, valid: bool, field: str, fix: str) -> None:
         if not valid:

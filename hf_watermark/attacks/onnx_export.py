@@ -29,7 +29,7 @@ class OnnxRoundTrip(Attack):
     Args:
         weights (`str`, *optional*, defaults to `"float32"`):
             `"float32"`, or `"int8"`: quantised with `onnxruntime.quantization.quantize_dynamic`, one scale per output channel
-            where it supports that. Read back, the weights are quantised and activations are not.
+            where it supports that; a linear head stays as it is. Read back, the weights are quantised and activations are not.
     """
 
     name: ClassVar[str] = "onnx_round_trip"

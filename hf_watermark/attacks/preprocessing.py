@@ -153,6 +153,7 @@ class PreprocessedModelForImageClassification(PreTrainedModel):
         super().__init__(config)
         inner = backbone_config(config.backbone, "use PreprocessInput(...)(model, data)")
         self.backbone: Any = AutoModelForImageClassification.from_config(inner)
+        self.num_labels = config.num_labels
         self.requests = 0
         self.post_init()
 

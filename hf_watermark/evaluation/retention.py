@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from ..statistics import binomial_min_matches
+
 
 def stealing_loss(clean_accuracy: float, attacked_accuracy: float) -> float:
     """
@@ -52,7 +54,9 @@ def retention(matches: int, trials: int, threshold: float) -> float:
     """
     _check_counts(matches, trials)
     if not 0 <= threshold < 1:
-        raise ValueError(f"threshold={threshold!r} is not usable; give a share of matches from 0 up to, not including, 1.")
+        raise ValueError(
+            f"threshold={threshold!r} is not usable; give a share of matches from 0 up to, not including, 1."
+        )
     share = matches / trials
     return max(0.0, 0.5 / (1 - threshold) * share + (0.5 - threshold) / (1 - threshold))
 
@@ -94,16 +98,18 @@ def exact_threshold(trials: int, p: float = 0.05, chance: float = 0.5) -> float:
             False positives.
         chance (`float`, *optional*, defaults to 0.5):
             Chance of one match under the null: 1/2 for bits, 1/(C-1) for rules on C classes.
-    """
-    from scipy.stats import binom
 
+    Raises:
+        `ValueError`: where only a full match, or nothing, has so small a tail: retention has no scale then.
+    """
     _check_counts(0, trials)
     _check_p(p)
     if not 0 < chance < 1:
         raise ValueError(f"chance={chance!r} is not usable; give the chance of one match, between 0 and 1.")
-    # P(X >= k) = sf(k - 1): the least k for which that is at most p.
-    count = int(binom.isf(p, trials, chance)) + 1
-    return min(count / trials, 1.0)
+    count = binomial_min_matches(trials, math.log2(p), chance)
+    if count is None or count == trials:
+        raise ValueError(f"trials={trials!r} is not usable; so few elements have no threshold below 1 at p={p:g}.")
+    return count / trials
 
 
 def attack_succeeds(retained: float, loss: float, most: float = 0.05) -> bool:

@@ -103,7 +103,7 @@ def survival_table(
         begin = time.perf_counter()
         try:
             attacked = attack(model, data)
-        except (NotApplicableError, FloatingPointError) as error:
+        except (NotApplicableError, FloatingPointError, ImportError) as error:  # no such layer, diverged, no extra
             row: Row = {"attack": label, "verdict": "n/a", "reason": str(error), "methods": {}}
         else:
             row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)

@@ -39,7 +39,10 @@ def test_a_knockoff_agrees_with_the_model(answers, rule):
 
 
 def test_a_knockoff_of_another_architecture_from_other_images(rule, data):
-    other = [{"pixel_values": 0.5 * (one["pixel_values"] + two["pixel_values"]), "labels": 0} for one, two in zip(rule.data, data, strict=True)]
+    other = [
+        {"pixel_values": 0.5 * (one["pixel_values"] + two["pixel_values"]), "labels": 0}
+        for one, two in zip(rule.data, data, strict=True)
+    ]
     attack = Knockoff(**BUY, student="other", images=other)
     student = attack(rule.model, rule.data)
     images = torch.stack([example["pixel_values"] for example in other])
@@ -48,7 +51,9 @@ def test_a_knockoff_of_another_architecture_from_other_images(rule, data):
     assert attack.options()["images"] == "64 images"
 
 
-@pytest.mark.parametrize(("options", "asked"), [({}, 64), ({"queries": 20}, 20), ({"views": 3}, 192), ({"views": 3, "queries": 20}, 18)])
+@pytest.mark.parametrize(
+    ("options", "asked"), [({}, 64), ({"queries": 20}, 20), ({"views": 3}, 192), ({"views": 3, "queries": 20}, 18)]
+)
 def test_a_knockoff_buys_what_its_budget_says(options, asked, resnet, data):
     attack, model = Knockoff(**BUY, **options), Counting(resnet)
     images, answers = attack.buy(model, data)
@@ -64,10 +69,10 @@ def test_bought_labels_are_one_hot(resnet, data):
 
 @pytest.mark.parametrize("gradients", ["estimated", "exact"])
 def test_data_free_students_agree_on_images_they_never_saw(gradients, rule):
-    attack = DataFreeExtract(learning_rate=5e-3, queries=12_000, batch_size=32, gradients=gradients)
+    attack = DataFreeExtract(learning_rate=1e-2, queries=6_000, batch_size=32, gradients=gradients)
     student = attack(rule.model, rule.data)
     images = torch.stack([example["pixel_values"] for example in rule.data])
-    assert agreement(student, rule.model, images) > 0.6  # of four classes
+    assert agreement(student, rule.model, images) > 0.9
 
 
 @pytest.mark.parametrize("options", [{}, {"directions": 3}, {"gradients": "exact"}])
@@ -84,7 +89,9 @@ def test_data_free_extraction_keeps_its_budget(options, resnet, data):
 def test_the_estimated_slope_follows_the_true_one():
     direction = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    slope = estimated_slope(lambda some: (some * direction).sum((1, 2, 3)), images, 2000, torch.Generator().manual_seed(2))
+    slope = estimated_slope(
+        lambda some: (some * direction).sum((1, 2, 3)), images, 2000, torch.Generator().manual_seed(2)
+    )
     assert torch.cosine_similarity(slope.flatten(), direction.flatten(), dim=0) > 0.9
     assert slope.norm().item() == pytest.approx(direction.norm().item(), rel=0.15)
 

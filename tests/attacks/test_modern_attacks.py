@@ -98,32 +98,27 @@ def test_lora_learns(resnet, data, images, labels):
     assert after > 0.9 > before
 
 
-@pytest.mark.parametrize("victim", ["timm_resnet", "vit"])
-def test_onnx_folds_batchnorm_and_keeps_the_answers(victim, request, images):
+def test_onnx_folds_batchnorm_and_keeps_the_answers(timm_resnet, images):
     pytest.importorskip("onnxscript")
-    model = request.getfixturevalue(victim)
-    attacked = OnnxRoundTrip()(model)
-    assert torch.allclose(answers(model, images), answers(attacked, images), atol=1e-3)
+    attacked = OnnxRoundTrip()(timm_resnet)
+    assert torch.allclose(answers(timm_resnet, images), answers(attacked, images), atol=1e-3)
     for layer in attacked.modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all() and (layer.running_mean == 0).all()
-    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), attacked.parameters(), strict=True)]
-    assert any(moved) == (victim == "timm_resnet")  # a ViT has nothing to fold
+    assert not torch.equal(attacked.timm_model.layer2[0].conv1.weight, timm_resnet.timm_model.layer2[0].conv1.weight)
 
 
-@pytest.mark.parametrize("victim", ["timm_resnet", "vit"])
-def test_onnx_int8_leaves_few_levels(victim, request, images):
+def test_onnx_int8_leaves_few_levels(vit, images):
     pytest.importorskip("onnxscript")
-    model = request.getfixturevalue(victim)
-    attacked = OnnxRoundTrip("int8")(model)
-    quantised = [
-        layer.weight
-        for layer in weight_layers(attacked).values()
-        if max(len(row.unique()) for row in layer.weight) <= 256 and len(layer.weight.unique()) < layer.weight.numel()
-    ]
-    assert len(quantised) >= len(weight_layers(model)) - 1
-    gap = (answers(model, images) - answers(attacked, images)).abs().max()
-    assert 0 < gap < 0.2 * answers(model, images).abs().max()
+    attacked = OnnxRoundTrip("int8")(vit)
+    *body, head = zip(weight_layers(vit).values(), weight_layers(attacked).values(), strict=True)
+    assert torch.equal(head[0].weight, head[1].weight)
+    for before, layer in body:
+        step = before.weight.abs().max() / 127
+        assert 0 < (layer.weight - before.weight).abs().max() <= 1.01 * step
+        assert max(len(row.unique()) for row in layer.weight.flatten(1)) <= 256
+    gap = (answers(vit, images) - answers(attacked, images)).abs().max()
+    assert 0 < gap < 0.2 * answers(vit, images).abs().max()
 
 
 @pytest.mark.parametrize("victim", ["resnet", "vit"])
@@ -192,7 +187,11 @@ def test_adversarial_examples_stay_in_the_ball_and_raise_the_loss(resnet, images
     radius = 0.05 * (high - low)
     start = 2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) - 1
     found = adversarial_examples(resnet, images, labels, radius, 5, start, low, high)
-    assert ((found - images).abs() <= radius + 1e-5).all() and (found >= low - 1e-5).all() and (found <= high + 1e-5).all()
+    assert (
+        ((found - images).abs() <= radius + 1e-5).all()
+        and (found >= low - 1e-5).all()
+        and (found <= high + 1e-5).all()
+    )
     near = (images + radius * start).clamp(low, high)
     losses = [resnet(pixel_values=some, labels=labels).loss.item() for some in (images, near, found)]
     assert losses[2] > 1.1 * max(losses[:2])

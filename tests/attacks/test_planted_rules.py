@@ -92,7 +92,7 @@ def test_fine_pruning_silences_exactly_the_idle_features(unit_rule):
 def test_anp_finds_the_planted_unit(unit_rule):
     attack = AdversarialNeuronPrune(epsilon=0.2, steps=12, batch_size=32)
     stem, *others = attack.masks(unit_rule.model, unit_layers(unit_rule.model, unit_rule.data), unit_rule.data)
-    print(stem,others)
+    print(stem, others)
     assert stem[UNIT] == 0
     attacked = attack(unit_rule.model, unit_rule.data)
     assert unit_rule.survival(attacked) < 0.1 and unit_rule.accuracy(attacked) > 0.85

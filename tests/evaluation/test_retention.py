@@ -71,6 +71,7 @@ def test_the_pareto_front_holds_what_nothing_beats():
         (lambda: decision_threshold([], 10), "null_matches is empty"),
         (lambda: decision_threshold([5], 10, p=0), "p=0 is not usable"),
         (lambda: exact_threshold(10, chance=1), "chance=1 is not usable"),
+        (lambda: exact_threshold(4), "trials=4 is not usable; so few elements"),
     ],
 )
 def test_bad_values_are_named(call, message):
