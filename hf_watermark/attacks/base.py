@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
+import math
 import tempfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -32,12 +34,14 @@ class Attack(ABC):
     A removal attack: tries to destroy a mark while keeping the model useful. It knows a model and data, never a mark.
 
     Subclasses are dataclasses whose fields are the attack's options, and implement [`Attack.apply`], which may change
-    the model it is given, because it is given a copy.
+    the model it is given, because it is given a copy. `needs_data` says whether it takes images, `reads_labels` whether it
+    reads the labels of the model's own task from them.
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     def __call__(self, model: PreTrainedModel, data: ImageDataset | None = None) -> PreTrainedModel:
         """
@@ -67,9 +71,51 @@ class Attack(ABC):
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         """Attack `model`, which may be changed in place, and return the result."""
 
+    def budget(self, data: ImageDataset | None = None) -> dict[str, int]:
+        """
+        What the attack costs, known before it is run and equal on every machine:
+
+        * `images`: different images of the attacker that are read;
+        * `steps`: optimizer steps;
+        * `examples`: images that pass forward and backward through a network, the inner steps of an attack included;
+        * `queries`: images whose answers are asked of the model under attack.
+
+        Args:
+            data ([`ImageDataset`], *optional*):
+                The attacker's data.
+
+        Raises:
+            `ValueError`: if the attack needs data and there is none.
+        """
+        if self.needs_data and data is None:
+            raise ValueError(f"The budget of {self.name!r} depends on the data: call budget(data).")
+        return spent()
+
+    def options(self) -> dict[str, Any]:
+        """Name and fields as plain JSON values; models, data sets and other attacks by a description."""
+        return {field.name: describe(getattr(self, field.name)) for field in fields(self)} | {"name": self.name}
+
     def _check(self, valid: bool, field: str, fix: str) -> None:
         if not valid:
             raise ValueError(f"{type(self).__name__}: {field}={vars(self)[field]!r} is not usable; {fix}.")
+
+
+def spent(images: int = 0, steps: int = 0, examples: int = 0, queries: int = 0) -> dict[str, int]:
+    """A budget as [`Attack.budget`] returns it."""
+    return {"images": images, "steps": steps, "examples": examples, "queries": queries}
+
+
+def describe(value: Any) -> Any:
+    """The value of an option, for a table: JSON values stay as they are."""
+    if isinstance(value, Attack):
+        return value.options()
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, nn.Module):
+        return getattr(value, "name_or_path", "") or type(value).__name__
+    if isinstance(value, list | tuple) and len(value) < 20:
+        return [describe(item) for item in value]
+    return f"{len(value)} images" if hasattr(value, "__len__") else str(value)
 
 
 def private_seed(attack: str, seed: int) -> int:
@@ -105,6 +151,24 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         "pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples]),
         "labels": torch.tensor([int(example["labels"]) for example in examples]),
     }
+
+
+def draw_batches(
+    data: Any, batch_size: int, steps: int, generator: torch.Generator, model: PreTrainedModel
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """
+    Yields `steps` batches of images (B, C, H, W) and labels (B,) on the device of `model`: the data in random order, again
+    and again. For attacks that optimise something other than the weights, for which `Trainer` is not made; every process
+    then does the same work.
+    """
+    order: list[int] = []
+    size = min(batch_size, len(data))
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(len(data), generator=generator).tolist()
+        batch = collate([data[row] for row in order[:size]])
+        order = order[size:]
+        yield batch["pixel_values"].to(model.device, model.dtype), batch["labels"].to(model.device)
 
 
 def refit_factor(step: int, total: int) -> float:
@@ -173,6 +237,7 @@ class TrainingAttack(Attack):
     """
 
     needs_data: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
 
     learning_rate: float = 0.01
     epochs: float = 3
@@ -194,6 +259,18 @@ class TrainingAttack(Attack):
         self._check(
             self.schedule in ("constant", "cosine", "refit"), "schedule", "choose 'constant', 'cosine' or 'refit'"
         )
+
+    def budget(self, data: ImageDataset | None = None) -> dict[str, int]:
+        if data is None:
+            return super().budget(data)
+        return self.training_budget(len(data))
+
+    def training_budget(self, images: int, epochs: float | None = None) -> dict[str, int]:
+        """The budget of [`TrainingAttack.train`] on this many images, for one process."""
+        epochs = self.epochs if epochs is None else epochs
+        left_out = images > self.batch_size and images % self.batch_size == 1
+        steps = math.ceil(epochs * math.ceil((images - left_out) / self.batch_size))
+        return spent(images, steps, math.ceil(epochs * (images - left_out)))
 
     def train(
         self,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .base import Attack, NotApplicableError, collate, private_seed
+from .base import Attack, NotApplicableError, collate, private_seed, spent
 
 
 @dataclass
@@ -36,6 +36,11 @@ class ReestimateBatchNorm(Attack):
     def __post_init__(self) -> None:
         self._check(isinstance(self.batches, int) and self.batches > 0, "batches", "give a positive integer")
         self._check(isinstance(self.batch_size, int) and self.batch_size > 1, "batch_size", "give an integer above 1")
+
+    def budget(self, data: Any = None) -> dict[str, int]:
+        if data is None:
+            return super().budget(data)
+        return spent(images=min(len(data), self.batches * self.batch_size))
 
     @torch.no_grad()
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:

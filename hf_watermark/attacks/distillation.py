@@ -38,6 +38,7 @@ class Distill(TrainingAttack):
 
     name: ClassVar[str] = "distill"
     help: ClassVar[str] = "Train a fresh student, of the same or another architecture, on the model's answers."
+    reads_labels: ClassVar[bool] = False
 
     learning_rate: float = 1e-3
     epochs: float = 30
@@ -52,6 +53,10 @@ class Distill(TrainingAttack):
         self._check(self.mode in ("soft", "hard"), "mode", "choose 'soft' or 'hard'")
         self._check(0 < self.temperature < float("inf"), "temperature", "give a positive number, such as 4.0")
         self._check(self.student in ("same", "other"), "student", "choose 'same' or 'other'")
+
+    def budget(self, data: Any = None) -> dict[str, int]:
+        budget = super().budget(data)
+        return budget | {"queries": budget["examples"]}  # the teacher answers every image again in each epoch
 
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):  # initialisers of transformers and timm know the global generator only

@@ -62,12 +62,15 @@ class MagnitudePrune(Attack):
             raise NotApplicableError(
                 f"{type(model).__name__} has no weights to prune besides its classification head."
             )
-        mask = _MaskCallback(weights, magnitude_masks(weights, self.amount, self.scope))
+        mask = MaskCallback(weights, magnitude_masks(weights, self.amount, self.scope))
         mask.impose()
         if self.finetune_epochs:
             model.requires_grad_(True)
             self._finetuning().train(model, data, callbacks=[mask])
         return model
+
+    def budget(self, data: Any = None) -> dict[str, int]:
+        return self._finetuning().budget(data) if self.finetune_epochs else super().budget(data)
 
     def _finetuning(self) -> FineTune:
         return FineTune(
@@ -100,7 +103,7 @@ def magnitude_masks(weights: list[torch.Tensor], amount: float, scope: str) -> l
     return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
 
 
-class _MaskCallback(TrainerCallback):
+class MaskCallback(TrainerCallback):
     """Zeroes the removed weights again after each optimizer step."""
 
     def __init__(self, weights: list[torch.Tensor], masks: list[torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
-from .base import Attack, weight_layers
+from .base import Attack, classifier_head, weight_layers
 
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -105,6 +105,52 @@ def _torchao_int8(weight: torch.Tensor) -> torch.Tensor:
     carrier.weight.copy_(matrix)
     quantize_(carrier, Int8WeightOnlyConfig())
     return carrier.weight.dequantize().view_as(weight)
+
+
+@dataclass
+class Int4Quantize(Attack):
+    """
+    Store each convolution and linear weight but the head's as 4-bit integers with one scale per group of inputs, as torchao's
+    weight-only scheme does, and read it back. Needs `torchao` (extra `attacks`).
+
+    Args:
+        group_size (`int`, *optional*, defaults to 32):
+            Weights that share a scale: consecutive ones of a row. The last group of a row may hold fewer.
+    """
+
+    name: ClassVar[str] = "int4_quantize"
+    help: ClassVar[str] = (
+        "Store convolution and linear weights as 4-bit integers per group (torchao) and read them back."
+    )
+
+    group_size: int = 32
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.group_size, int) and self.group_size >= 2
+        self._check(whole, "group_size", "give a whole number of at least 2")
+
+    @torch.no_grad()
+    def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
+        if not is_torchao_available():
+            raise ImportError("Int4Quantize: torchao is not installed; run `pip install hf-watermark[attacks]`.")
+        head = classifier_head(model)
+        for layer in weight_layers(model).values():
+            if layer is not head:
+                layer.weight.copy_(self._through_int4(layer.weight))
+        return model
+
+    def _through_int4(self, weight: torch.Tensor) -> torch.Tensor:
+        from torchao.quantization import IntxWeightOnlyConfig, quantize_
+        from torchao.quantization.granularity import PerGroup
+
+        matrix = weight.flatten(1)
+        rows, columns = matrix.shape
+        missing = -columns % self.group_size
+        carrier = nn.Linear(columns + missing, rows, bias=False, device=weight.device, dtype=weight.dtype)
+        carrier.weight.copy_(nn.functional.pad(matrix, (0, missing)))  # zeros change no scale
+        int4: Any = torch.int4  # type: ignore[attr-defined]
+        quantize_(carrier, IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(self.group_size)))
+        return carrier.weight.dequantize()[:, :columns].reshape(weight.shape)
 
 
 @dataclass

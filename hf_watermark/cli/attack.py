@@ -98,20 +98,19 @@ def build_attack(name: str, options: list[str]) -> "Attack":
 
 
 def _convert(text: str, value: str, kind: Any) -> Any:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_strings(value)
+        # An option may also be a model or a data set; as text it is then a path.
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_strings(value)
     except ValidationError as error:
         raise InvalidInput(f"--option {text!r}: {error.errors()[0]['msg']}") from None
 
 
 def labels_for(chosen: "Attack", model: "PreTrainedModel") -> int | None:
     """How many labels the data may have; `None` where the attack does not read them or makes its own."""
-    from ..attacks import Distill, TrainingAttack, Transfer
+    from ..attacks import Transfer
 
     if isinstance(chosen, Transfer):
         return chosen.num_labels
-    if isinstance(chosen, Distill) or not isinstance(chosen, TrainingAttack):
-        return None
-    return model.config.num_labels
+    return model.config.num_labels if chosen.reads_labels else None

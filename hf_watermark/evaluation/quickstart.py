@@ -204,7 +204,7 @@ def quickstart_attacks(epochs: float, distill_epochs: float, seed: int) -> dict[
 
 def _attack_row(label: str, attack: Attack, model: PreTrainedModel, key: WatermarkKey, train: Any, test: Any) -> Row:
     row = survival_row(label, attack(model, train), key, test, model)
-    return row | {"options": {**vars(attack), "name": attack.name}}
+    return row | {"options": attack.options(), "budget": attack.budget(train)}
 
 
 def run_forgeries(

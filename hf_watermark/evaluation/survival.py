@@ -103,12 +103,12 @@ def survival_table(
         begin = time.perf_counter()
         try:
             attacked = attack(model, data)
-        except (NotApplicableError, FloatingPointError) as error:
+        except (NotApplicableError, FloatingPointError, ImportError) as error:  # no such layer, diverged, no extra
             row: Row = {"attack": label, "verdict": "n/a", "reason": str(error), "methods": {}}
         else:
             row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)
             row["seconds"] = round(time.perf_counter() - begin, 1)
-        row["options"] = {name: value for name, value in vars(attack).items()} | {"name": attack.name}
+        row |= {"options": attack.options(), "budget": attack.budget(data)}
         rows.append(row)
         if on_row is not None:
             on_row(row)

@@ -208,3 +208,38 @@ def test_a_segmentation_model_keeps_its_head(run, tmp_path):
     assert json.loads((tmp_path / "pruned" / "config.json").read_text())["architectures"] == [
         "MobileNetV2ForSemanticSegmentation"
     ]
+
+
+def test_a_filter_is_saved_as_a_model(run, shop, tmp_path, imagefolder):
+    output = tmp_path / "served"
+    options = ["--option", "transform=median", "--option", "amount=3"]
+    result = run("attack", "preprocess_input", shop / "marked", "--output", output, "--data", imagefolder, *options)
+    assert result.exit_code == 0, result.output
+    served = AutoModelForImageClassification.from_pretrained(output)
+    assert type(served).__name__ == "PreprocessedModelForImageClassification" and served.config.amount == 3
+    assert run("verify", output, "--key", shop / "keys" / "open").exit_code == 0
+
+
+def test_merging_takes_a_folder(run, refused, shop, tmp_path):
+    base = tmp_path / "base"
+    assert run("attack", "weight_noise", shop / "marked", "--output", base).exit_code == 0
+    output = tmp_path / "merged"
+    result = run("attack", "merge", shop / "marked", "--output", output, "--option", f"other={base}")
+    assert result.exit_code == 0, result.output
+    ours, theirs, merged = (load_file(folder / "model.safetensors") for folder in (shop / "marked", base, output))
+    name = "classifier.1.weight"
+    torch.testing.assert_close(merged[name], (ours[name] + theirs[name]) / 2)
+    message = refused("attack", "merge", shop / "marked", "--output", tmp_path / "out")
+    assert "other=None is not usable" in message
+
+
+def test_labels_of_the_data_matter_only_to_attacks_that_read_them(run, refused, shop, tmp_path):
+    many = write_parquet(tmp_path / "rows.parquet", 24, labels=12)
+    attack = [shop / "marked", "--data", many, "--option", "epochs=1", "--option", "batch_size=8"]
+    assert run("attack", "knockoff", *attack, "--output", tmp_path / "student").exit_code == 0
+    assert "label" in refused("attack", "attention_distill", *attack, "--output", tmp_path / "out")
+
+
+def test_data_sets_are_given_in_python(refused, shop, tmp_path, imagefolder):
+    arguments = ["--data", imagefolder, "--output", tmp_path / "out", "--option", "images=folder"]
+    assert "images='folder' is not usable" in refused("attack", "knockoff", shop / "marked", *arguments)
