@@ -9,30 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from authority import Authority, AuthorityServer
+from commands import refused, run
 from cryptography.hazmat.primitives import serialization
 from safetensors.torch import load_file
 from shops import small_model, write_files
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import TrainingArguments
-from typer.testing import CliRunner
 
 from hf_watermark import FunctionCoupledTrainer, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey
 from hf_watermark.claims import check
-from hf_watermark.cli.main import app
 from hf_watermark.hub import Precommit
 from hf_watermark.hub.signing import new_signing_key
-
-
-def run(*arguments, status=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert status is None or result.exit_code == status, result.output
-    return result
-
-
-def refused(*arguments) -> str:
-    result = run(*arguments, status=2)
-    assert result.stderr.startswith("Error: ") and result.stdout == ""
-    return result.stderr
 
 
 @pytest.fixture
