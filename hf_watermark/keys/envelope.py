@@ -84,7 +84,7 @@ def seal(payload: dict, passphrase: str | None) -> bytes:
     return canonical_json(header | {"ciphertext": _b64(ciphertext)})
 
 
-def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
+def unseal(raw: bytes, passphrase: str | None, name: str = "key file", max_bytes: int = MAX_BYTES) -> dict:
     """
     The payload of an envelope.
 
@@ -93,7 +93,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         [`InvalidInput`]: when the file is truncated, edited or not an envelope.
     """
     try:
-        envelope = parse_json(raw, max_bytes=MAX_BYTES)
+        envelope = parse_json(raw, max_bytes=max_bytes)
     except InvalidInput as error:
         raise InvalidInput(f"{name}: truncated or not a key file ({error})") from None
     try:
@@ -104,7 +104,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         if header["kdf"]["name"] == "none":
             if not hmac.compare_digest(hashlib.sha256(ciphertext).digest(), commit) or header["cipher"] != "none":
                 raise InvalidInput(f"{name}: the content does not match its digest; the file was edited or damaged")
-            return parse_json(ciphertext, max_bytes=MAX_BYTES, allow_floats=True)
+            return parse_json(ciphertext, max_bytes=max_bytes, allow_floats=True)
         if passphrase is None:
             raise WrongPassphrase(f"{name}: is encrypted; give its passphrase")
         key, expected = _derive(passphrase, header["kdf"])
@@ -118,7 +118,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{name}: not a key file ({type(error).__name__}: {error})") from None
-    return parse_json(plain, max_bytes=MAX_BYTES, allow_floats=True)
+    return parse_json(plain, max_bytes=max_bytes, allow_floats=True)
 
 
 def write_envelope(path: Path, payload: dict, passphrase: str | None, overwrite: bool) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
+from .claim import Assignment, Claim, SubKey, check_pool, common_spec, pool_of, whole
 from .owner import is_signed_by
-from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, check_pool, common_spec, pool_of, whole
+from .watermark_key import WatermarkKey
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v1"
