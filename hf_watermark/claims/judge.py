@@ -140,9 +140,9 @@ def judge(
     report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
     steps: list[Step] = []
     opening, looks = disclosure.opening, max(1, looks)
-    result = Judgement(
-        Verdict.INVALID, "", "N", looks, steps, None, {}, report, _inputs(disclosure, source, suspect, nonce)
-    )
+    inputs = _inputs(disclosure, source, suspect, nonce)
+    inputs["statement"]["sha256"] = None if report.signed is None else report.signed.statement.digest
+    result = Judgement(Verdict.INVALID, "", "N", looks, steps, None, {}, report, inputs)
     try:
         _admit(disclosure, source, report, nonce, steps)
         result.level = _level(report, suspect_time, steps)

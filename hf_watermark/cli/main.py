@@ -70,6 +70,7 @@ statement_app = typer.Typer(
 )
 statement_app.command(epilog=statement.SHOW_EXAMPLE)(statement.show)
 statement_app.command(epilog=statement.CHECK_EXAMPLE)(statement.check)
+statement_app.command(epilog=statement.COMPARE_EXAMPLE)(statement.compare)
 app.add_typer(statement_app, name="statement")
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)

@@ -202,7 +202,7 @@ def superseded(remote: RepoSource, key: WatermarkKey) -> str | None:
         raise InvalidInput(
             f"{remote.name}: carries the statement of another owner ({old.fingerprint}); publish to a repository of your own"
         )
-    return hashlib.sha256(old.to_sign).hexdigest()
+    return old.digest
 
 
 def architecture(files: Mapping[str, Content]) -> str:

@@ -1,5 +1,6 @@
 """`watermark/statement.json`: the owner's signed description of a marked model (protocol.md §2.4, §2.5)."""
 
+import hashlib
 import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -258,6 +259,11 @@ class Statement(Strict):
     def to_sign(self) -> bytes:
         """The bytes that are signed and timestamped: RFC 8785 JSON behind the name of the format."""
         return DOMAIN + canonical_json(self.plain())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is signed: the name by which the next statement supersedes this one."""
+        return hashlib.sha256(self.to_sign).hexdigest()
 
     @property
     def fingerprint(self) -> str:

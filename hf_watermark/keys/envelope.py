@@ -29,6 +29,8 @@ from ..serialization import (
 FORMAT = "hf-watermark/keyfile/v1"
 MAX_BYTES = 4 * 2**20
 ARGON2 = {"name": "argon2id", "memory_kib": 65_536, "iterations": 3, "lanes": 4}
+# On reading: four times the memory and the work of what is written here, about a second.
+MOST_KIB, MOST_WORK = 4 * 65_536, 4 * 3 * 65_536
 
 
 class WrongPassphrase(InvalidInput):
@@ -37,9 +39,13 @@ class WrongPassphrase(InvalidInput):
 
 def _derive(passphrase: str, kdf: dict) -> tuple[bytes, bytes]:
     # Caps on read: a hostile key file must not turn the derivation into a memory bomb.
-    for field, low, high in (("memory_kib", 8 * kdf["lanes"], 2**20), ("iterations", 1, 10), ("lanes", 1, 16)):
+    for field, low, high in (("memory_kib", 8 * kdf["lanes"], MOST_KIB), ("iterations", 1, 10), ("lanes", 1, 16)):
         if not low <= kdf[field] <= high:
             raise InvalidInput(f"key file: kdf.{field}={kdf[field]} is outside [{low}, {high}]; refuse this file")
+    if kdf["memory_kib"] * kdf["iterations"] > MOST_WORK:
+        raise InvalidInput(
+            f"key file: kdf.memory_kib x kdf.iterations is {kdf['memory_kib'] * kdf['iterations']}, limit {MOST_WORK}; refuse this file"
+        )
     derived = Argon2id(
         salt=_unb64(kdf["salt"]),
         length=64,

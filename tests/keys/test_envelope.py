@@ -112,7 +112,8 @@ def test_every_truncation_is_refused(cheap, passphrase):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"memory_kib": 2**21}, "memory_kib=2097152 is outside"),
+        ({"memory_kib": 2**19}, "memory_kib=524288 is outside"),
+        ({"memory_kib": 2**18, "iterations": 4}, "kdf.iterations is 1048576, limit 786432"),
         ({"memory_kib": 7}, "memory_kib=7 is outside"),
         ({"iterations": 1_000_000}, "iterations=1000000 is outside"),
         ({"iterations": 0}, "iterations=0 is outside"),
