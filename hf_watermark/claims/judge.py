@@ -89,9 +89,12 @@ class Judgement:
 
     def signed_by(self, judge: Owner) -> dict[str, Any]:
         """The transcript with a judge's signature over its RFC 8785 form."""
-        transcript = self.transcript
-        signature = judge.sign(TRANSCRIPT_DOMAIN + canonical_json(transcript))
-        return {"transcript": transcript, "judge": judge.public_key.hex(), "signature": signature.hex()}
+        return signed_transcript(self.transcript, judge)
+
+
+def signed_transcript(transcript: dict[str, Any], judge: Owner) -> dict[str, Any]:
+    signature = judge.sign(TRANSCRIPT_DOMAIN + canonical_json(transcript))
+    return {"transcript": transcript, "judge": judge.public_key.hex(), "signature": signature.hex()}
 
 
 class Dismissed(Exception):

@@ -110,6 +110,8 @@ def test_from_precommit_to_judgement(hub, desk):
     assert "it is a replay" in json.loads(replayed.stdout)["reason"]
     unknown = json.loads(run(*judging, "--nonce", "court-1", "--json").stdout)
     assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 2
+    # Files from strangers cost a process at most.
+    assert "given up: the files took more than" in refused(*judging, "--nonce", "court-1", "--max-minutes", 0.001)
     # The opening also serves `verify`.
     run("verify", desk / "model", "--opening", opening)
     # The next publication tells that the sub-key is spent.
