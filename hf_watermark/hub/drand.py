@@ -11,6 +11,8 @@ from typing import Any
 from ..serialization import InvalidInput
 
 
+# In a variable: py_ecc declares the function's type as that of its result.
+SHA256: Any = hashlib.sha256
 DST_G1 = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
 DST_G2 = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_"
 G1_BYTES, G2_BYTES = 48, 96
@@ -41,10 +43,10 @@ def is_signed_round(public_key: bytes, number: int, signature: bytes, previous: 
     counted = number.to_bytes(8, "big")
     try:
         if len(public_key) == G2_BYTES:
-            message: Any = hash_to_G1(hashlib.sha256(counted).digest(), DST_G1, hashlib.sha256)
+            message: Any = hash_to_G1(hashlib.sha256(counted).digest(), DST_G1, SHA256)
             pairs = [(G2, _point_on_g1(signature)), (neg(_point_on_g2(public_key)), message)]
         else:
-            message = hash_to_G2(hashlib.sha256(previous + counted).digest(), DST_G2, hashlib.sha256)
+            message = hash_to_G2(hashlib.sha256(previous + counted).digest(), DST_G2, SHA256)
             pairs = [(_point_on_g2(signature), G1), (message, neg(_point_on_g1(public_key)))]
     except (ValueError, InvalidInput):
         return False

@@ -4,11 +4,15 @@ import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ..serialization import InvalidInput, canonical_json, tensor_set_digest
 from . import schedule
+
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,28 @@ class Assignment:
     @classmethod
     def from_dict(cls, data: dict) -> "Assignment":
         return cls(
-            method=str(data["method"]),
-            version=str(data["version"]),
-            config=dict(data["config"]),
-            layout=dict(data["layout"]),
-            subkeys=tuple(whole(index) for index in data["subkeys"]),
-            salt=bytes.fromhex(data["salt"]),
+            method=exactly(str, data["method"]),
+            version=exactly(str, data["version"]),
+            config=dict(exactly(dict, data["config"])),
+            layout=dict(exactly(dict, data["layout"])),
+            subkeys=tuple(exactly(int, index) for index in exactly(list, data["subkeys"])),
+            salt=raw(data["salt"]),
         )
 
 
-def whole(value: object) -> int:
-    """An integer that was written as one: 2.0, "2" and `true` would be signed as something else than they are read as."""
-    if type(value) is not int:
-        raise TypeError(f"{str(value)[:40]!r} is no integer")
+def exactly(kind: type[Kind], value: object) -> Kind:
+    """A value that was written as one of its kind: 2.0, "2" and `true` would be signed as something else than they are read as."""
+    if type(value) is not kind:
+        raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
     return value
+
+
+def raw(text: object) -> bytes:
+    """Bytes from their one spelling, lower-case hexadecimal digits."""
+    found = bytes.fromhex(exactly(str, text))
+    if found.hex() != text:
+        raise ValueError("bytes are written in lower-case hexadecimal digits")
+    return found
 
 
 def common_spec(specs: list[bytes]) -> bytes:

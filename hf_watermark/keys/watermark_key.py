@@ -8,7 +8,7 @@ import torch
 
 from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
 from . import schedule
-from .claim import Assignment, Claim, check_pool, common_spec, pool_of, subkeys_of, whole
+from .claim import Assignment, Claim, check_pool, common_spec, exactly, pool_of, raw, subkeys_of
 from .envelope import read_envelope, write_envelope
 from .folders import KEY_FILE, POOL_FILE, refuse_model_folder
 from .owner import Owner, is_signed_by
@@ -182,14 +182,14 @@ class WatermarkKey:
         pool = dict(SafetensorsFolder(folder / POOL_FILE)) if (folder / POOL_FILE).exists() else {}
         try:
             key = cls(
-                seed=bytes.fromhex(payload["seed"]),
-                public_key=bytes.fromhex(payload["public_key"]),
-                assignments=tuple(Assignment.from_dict(item) for item in payload["assignments"]),
-                count=whole(payload["count"]),
-                beacon=bytes.fromhex(payload["beacon"]),
-                beacon_source=str(payload["beacon_source"]),
-                signature=bytes.fromhex(payload["signature"]),
-                backbone=dict(payload["backbone"]),
+                seed=raw(payload["seed"]),
+                public_key=raw(payload["public_key"]),
+                assignments=tuple(Assignment.from_dict(item) for item in exactly(list, payload["assignments"])),
+                count=exactly(int, payload["count"]),
+                beacon=raw(payload["beacon"]),
+                beacon_source=exactly(str, payload["beacon_source"]),
+                signature=raw(payload["signature"]),
+                backbone=dict(exactly(dict, payload["backbone"])),
                 pool=pool,
             )
         except (KeyError, TypeError, ValueError) as error:
