@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -74,6 +75,7 @@ class Assignment:
 
     @classmethod
     def from_dict(cls, data: dict) -> "Assignment":
+        refuse_others(data, ("method", "version", "config", "layout", "subkeys", "salt"))
         return cls(
             method=exactly(str, data["method"]),
             version=exactly(str, data["version"]),
@@ -82,6 +84,13 @@ class Assignment:
             subkeys=tuple(exactly(int, index) for index in exactly(list, data["subkeys"])),
             salt=raw(data["salt"]),
         )
+
+
+def refuse_others(data: dict, fields: Iterable[str]) -> None:
+    """Whatever a claimant adds to a document has no meaning, and must not look as if it had."""
+    unknown = sorted(set(exactly(dict, data)) - set(fields))
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0][:40]!r}")
 
 
 def exactly(kind: type[Kind], value: object) -> Kind:

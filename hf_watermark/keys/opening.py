@@ -7,12 +7,17 @@ import torch
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
-from .claim import Assignment, Claim, SubKey, check_pool, common_spec, exactly, pool_of, raw
+from .claim import Assignment, Claim, SubKey, check_pool, common_spec, exactly, pool_of, raw, refuse_others
 from .owner import is_signed_by
 from .watermark_key import WatermarkKey
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v1"
+# `consent` is its owner's, to one dispute (`claims.Disclosure`); it says nothing about the sub-key.
+FIELDS = (
+    "schema", "index", "secret", "blind", "path", "assignment", "specs", "public_key", "subkey_count", "beacon", "beacon_source",
+    "precommit", "signature", "consent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class Opening:
         try:
             if data["schema"] != OPENING_SCHEMA:
                 raise InvalidInput(f"opening: schema is {data['schema']!r}, expected {OPENING_SCHEMA!r}")
+            refuse_others(data, FIELDS)
             return cls(
                 index=exactly(int, data["index"]),
                 secret=raw(data["secret"]),

@@ -236,10 +236,11 @@ def test_a_published_original_relabelled_as_ones_own(dated, hub, tmp_path):
 
 
 def test_accessory_layers_of_a_claimant_have_no_place(dated, opened, thief_folder):
-    """B4: passport layers, a detector, code: whatever a claimant adds is refused by name, ignored, or breaks the commitment."""
+    """B4: passport layers, a detector, code: whatever a claimant adds is refused by name, or breaks the commitment."""
     document, layer = opened.to_dict(), {"passport.weight": [[0.5, -0.5]]}
-    added = Disclosure.parse(json.dumps(document | {"passport": layer, "detector": "me/detector"}).encode())
-    assert added.opening == opened.opening and added.problems(NONCE) == []
+    for extra in ({"passport": layer}, {"detector": "me/detector"}):
+        with pytest.raises(InvalidInput, match="opening: malformed .*unknown field"):
+            Disclosure.parse(json.dumps(document | extra).encode())
     for field in ("config", "layout"):
         edited = copy.deepcopy(document)
         edited["assignment"][field]["passport"] = layer

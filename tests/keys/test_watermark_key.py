@@ -285,6 +285,8 @@ def test_malformed_openings_are_invalid_input(key, field, value):
         (lambda d: d["assignment"].update(version=1), "no str"),
         (lambda d: d["assignment"].update(config=[["bits", 128]]), "no dict"),
         (lambda d: d.update(index=0.0), "no int"),
+        (lambda d: d.update(detector="me/detector"), "unknown field 'detector'"),
+        (lambda d: d["assignment"].update(passport=[1]), "unknown field 'passport'"),
         (lambda d: d.update(secret=d["secret"].upper()), "lower-case"),
         (lambda d: d.update(blind=" " + d["blind"]), "lower-case"),
     ],
