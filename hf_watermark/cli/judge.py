@@ -108,7 +108,7 @@ def judge(
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
     document = transcript
     if sign_as is not None:
-        from ..claims.judge import signed_transcript
+        from ..claims.judgement import signed_transcript
 
         document = signed_transcript(transcript, load_owner(sign_as, secret))
     if output is not None:

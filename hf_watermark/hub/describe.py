@@ -21,21 +21,11 @@ from ..serialization import (
     tensor_set_digest,
 )
 from ..version import VERSION
+from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .schema import parsed, validated, without_floats
 from .source import RepoSource
-from .statement import (
-    STATEMENT,
-    CertificateClaim,
-    Fidelity,
-    SignedStatement,
-    Stamp,
-    Statement,
-    Survival,
-    claim_bound_log2,
-    format_date,
-    rounded_up,
-)
+from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date
 from .timestamp import SUFFIX, request_token
 
 

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from hf_watermark import FunctionCoupledTrainer, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey
 from hf_watermark.claims import check
-from hf_watermark.claims.judge import TRANSCRIPT_DOMAIN
+from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
 from hf_watermark.cli import judge as judging
 from hf_watermark.hub import Precommit
 from hf_watermark.hub.signing import new_signing_key

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageClassification
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, verify
 from hf_watermark.claims import Claimant, Disclosure, Outcome, dispute, judge
 from hf_watermark.claims.disclosure import burn, burnt_subkeys
-from hf_watermark.claims.judge import TRANSCRIPT_DOMAIN
+from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
 from hf_watermark.hub import Extras, publish
 from hf_watermark.keys import is_signed_by
 from hf_watermark.serialization import canonical_json
