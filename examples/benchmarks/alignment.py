@@ -183,7 +183,7 @@ def turn_wrong_groups(model: PreTrainedModel, key: WatermarkKey) -> None:
     from hf_watermark.methods.greedy_residuals.residuals import read_residuals
 
     for subkey in claim.subkeys:
-        groups = verifier._groups(subkey)
+        groups = verifier.members(subkey)
         phi = read_residuals(rows, groups, verifier.config.kept_fraction)
         wrong = signs(subkey, verifier.config.bits) * phi < 0
         for number in wrong.nonzero().flatten().tolist():
@@ -208,7 +208,11 @@ def large(options: argparse.Namespace, results: Results) -> None:
         aligners = {method: Aligner(whole, images=image[None]) for method, whole in marked.items()}
         traced = (time.perf_counter() - begin) / len(aligners)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        about = {"parameters": parameters, "spaces": len(aligners["watermas"].symmetry.spaces), "tracing_seconds": round(traced, 1)}
+        about = {
+            "parameters": parameters,
+            "spaces": len(aligners["watermas"].symmetry.spaces),
+            "tracing_seconds": round(traced, 1),
+        }
         results.row("large", f"{label} | reference", lambda about=about: about)
         for name, attacks in TRANSFORMS.items():
 

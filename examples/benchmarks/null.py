@@ -28,11 +28,11 @@ from hf_watermark import (
     Owner,
     stack_trainers,
 )
-from hf_watermark.backbones import canonical_rows, describe
+from hf_watermark.backbones import canonical_rows, describe, own_rows
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.forgery import search_keys
 from hf_watermark.keys import SubKey
-from hf_watermark.methods.greedy_residuals.residuals import own_rows, place_groups, read_residuals, signs
+from hf_watermark.methods.greedy_residuals.residuals import place_groups, read_residuals, signs
 from hf_watermark.statistics import relabel_tails
 from hf_watermark.triggers import LAYOUTS, draw_questions, draw_rules, fuse
 

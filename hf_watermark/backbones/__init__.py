@@ -9,6 +9,7 @@ from .carriers import (
     describe,
     locate,
     located,
+    own_rows,
     read_carriers,
 )
 from .entries import Entries
@@ -47,6 +48,7 @@ __all__ = [
     "locate",
     "located",
     "logits_of",
+    "own_rows",
     "read_carriers",
     "refuse_half_precision",
     "run_on_backbone",

@@ -178,6 +178,11 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
     return rows
 
 
+def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch.Tensor:
+    """The canonical rows slot, slot + subkeys, ... of every carrier, in carrier order, laid end to end: all that one sub-key reads."""
+    return torch.cat([matrix[slot::subkeys].reshape(-1) for matrix in rows.values()])
+
+
 def _carrier(role: str, shape: Shape, every_third_input: bool) -> Carrier:
     stride = shape[2] * shape[3] if len(shape) == 4 else 1
     return Carrier(role, shape[0], shape[1] * stride, stride, every_third_input)

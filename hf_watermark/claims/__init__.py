@@ -2,7 +2,8 @@
 
 from .disclosure import Disclosure
 from .dispute import Claimant, DisputeResult, dispute
-from .judge import Judgement, judge
+from .judge import judge
+from .judgement import Judgement
 from .levels import check
 from .report import Level, LevelReport, Outcome
 

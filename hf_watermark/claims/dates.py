@@ -7,9 +7,10 @@ from datetime import datetime
 from cryptography import x509
 
 from ..hub.beacon import beacon_time
+from ..hub.parts import Stamp
 from ..hub.precommit import PRECOMMIT, Precommit
 from ..hub.source import Source
-from ..hub.statement import SignedStatement, Stamp, Statement, parse_date
+from ..hub.statement import SignedStatement, Statement, parse_date
 from ..hub.timestamp import TOKEN_BYTES, TokenTime, read_token, token_beacon
 from ..keys import NO_BEACON
 from ..serialization import InvalidInput

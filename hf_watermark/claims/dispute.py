@@ -10,7 +10,8 @@ from ..hub.source import Source
 from ..mapping import verify
 from ..serialization import InvalidInput, SafetensorsFolder, tensor_set_digest
 from .disclosure import Disclosure
-from .judge import Judgement, judge, open_suspect
+from .judge import judge, open_suspect
+from .judgement import Judgement
 from .report import Outcome
 
 

@@ -1,25 +1,23 @@
 """One claim before a judge who has the opening and nothing else: everything is derived again (protocol.md §2.8)."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from ..evidence import SELF_CHECK, Evidence, Verdict
+from ..evidence import SELF_CHECK, Verdict
 from ..hub.describe import BURNT
 from ..hub.schema import validated
 from ..hub.source import Source
-from ..keys import Opening, Owner
+from ..keys import Opening
 from ..mapping import method_entry, verify
 from ..serialization import InvalidInput, canonical_json, parse_json
 from ..suspects import Suspect
-from ..version import VERSION
 from .disclosure import BurntPublic, Disclosure
+from .judgement import Judgement, Step
 from .levels import check
 from .report import CLOCKS, LevelReport, Outcome, iso
 from .subkeys import opening_problems, suspect_of, weights_of
@@ -27,71 +25,6 @@ from .subkeys import opening_problems, suspect_of, weights_of
 
 AUTHORITIES = 2
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
-TRANSCRIPT_DOMAIN = b"hf-watermark/transcript/v1\x00"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that the judge looked at."""
-
-    name: str
-    outcome: Outcome
-    detail: str
-
-    def to_dict(self) -> dict[str, str]:
-        return {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
-
-
-@dataclass
-class Judgement:
-    """
-    Args:
-        verdict ([`Verdict`]), reason (`str`):
-            The outcome, and why.
-        level (`str`):
-            The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
-        looks (`int`):
-            Looks that were charged.
-        transcript (`dict`):
-            Everything by which somebody else arrives at the same verdict; JSON.
-    """
-
-    verdict: Verdict
-    reason: str
-    level: str
-    looks: int
-    steps: list[Step]
-    evidence: Evidence | None
-    controls: dict[str, Any]
-    report: LevelReport
-    inputs: dict[str, Any]
-    moment: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def found(self) -> bool:
-        return self.verdict is Verdict.FOUND
-
-    @property
-    def transcript(self) -> dict[str, Any]:
-        return {
-            "schema": "hf-watermark/transcript/v1",
-            "library_version": VERSION,
-            "date": iso(self.moment),
-            "inputs": self.inputs,
-            "steps": [step.to_dict() for step in self.steps],
-            "statement": self.report.to_dict(),
-            "ledger": {"level": self.level, "looks": self.looks, "bits_charged": math.ceil(math.log2(self.looks))},
-            "controls": self.controls,
-            "evidence": self.evidence.to_dict() if self.evidence else None,
-            "verdict": str(self.verdict),
-            "reason": self.reason,
-        }
-
-    def signed_by(self, judge: Owner) -> dict[str, Any]:
-        """The transcript with a judge's signature over its RFC 8785 form."""
-        transcript = self.transcript
-        signature = judge.sign(TRANSCRIPT_DOMAIN + canonical_json(transcript))
-        return {"transcript": transcript, "judge": judge.public_key.hex(), "signature": signature.hex()}
 
 
 class Dismissed(Exception):
@@ -140,9 +73,9 @@ def judge(
     report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
     steps: list[Step] = []
     opening, looks = disclosure.opening, max(1, looks)
-    result = Judgement(
-        Verdict.INVALID, "", "N", looks, steps, None, {}, report, _inputs(disclosure, source, suspect, nonce)
-    )
+    inputs = _inputs(disclosure, source, suspect, nonce)
+    inputs["statement"]["sha256"] = None if report.signed is None else report.signed.statement.digest
+    result = Judgement(Verdict.INVALID, "", "N", looks, steps, None, {}, report, inputs)
     try:
         _admit(disclosure, source, report, nonce, steps)
         result.level = _level(report, suspect_time, steps)

@@ -108,6 +108,9 @@ def check_statement(
         level.reasons.append(f"its date {statement.created} lies in the future")
     level.outcome = Outcome.FAILED if level.reasons else Outcome.PASSED
     level.facts = {"owner": statement.fingerprint, "created (claimed)": statement.created, "level": statement.level}
+    if statement.certificates:
+        radii = ", ".join(f"{certificate.radius} sigma" for certificate in statement.certificates)
+        level.facts["certified radius (claimed)"] = radii
     return level
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
+from .confined import GIB, MINUTES, MemoryOption, MinutesOption, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
@@ -21,7 +22,6 @@ from .verify import refuse_output
 
 
 if TYPE_CHECKING:
-    from ..claims import DisputeResult, Judgement
     from ..claims.disclosure import Disclosure
 
 JUDGE_EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
@@ -76,9 +76,13 @@ def judge(
     ] = None,
     owner_passphrase_fd: OwnerFd = None,
     owner_passphrase_file: OwnerFile = None,
+    max_memory: MemoryOption = GIB,
+    max_minutes: MinutesOption = MINUTES,
 ) -> None:
     """
     Judge a claim without the key: commitment, signature, dates, looks and controls are derived again, then the suspect is read.
+
+    Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
     Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
     """
@@ -87,35 +91,67 @@ def judge(
     if sign_as is not None and output is None:
         raise InvalidInput("--sign-as signs the transcript; give --output FILE as well")
     secret = read_passphrase(owner_passphrase_fd, owner_passphrase_file)
-
-    from ..claims import judge as decide
-    from ..hub.timestamp import read_roots
-
-    silence_loading()
+    arguments = {
+        "opening": opening,
+        "suspect": suspect,
+        "statement": statement,
+        "nonce": nonce,
+        "trust": trust or [],
+        "beacon": beacon,
+        "owner_key": owner_key,
+        "suspect_date": suspect_date,
+        "drawn": drawn,
+        "looks": looks,
+        "unmarked": unmarked or [],
+    }
     with Console(stderr=True).status("Judging ..."):
-        result = decide(
-            read_disclosure(opening),
-            suspect,
-            statement,
-            nonce=nonce,
-            roots=read_roots(trust or []),
-            public_key=owner_key,
-            beacon=None if beacon is None else read_beacon(beacon, statement),
-            suspect_time=read_date(suspect_date),
-            drawn=drawn,
-            looks=looks,
-            unmarked={name: name for name in unmarked or []},
-        )
-    document: dict[str, Any] = result.transcript
+        transcript = confined(judge_files, arguments, max_memory, max_minutes)
+    document = transcript
     if sign_as is not None:
-        document = result.signed_by(load_owner(sign_as, secret))
+        from ..claims.judgement import signed_transcript
+
+        document = signed_transcript(transcript, load_owner(sign_as, secret))
     if output is not None:
         write_json_atomic(output, document, overwrite=False)
     if json:
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
-        show_judgement(result)
-    raise typer.Exit({"mark found": FOUND, "inconclusive": INCONCLUSIVE}.get(str(result.verdict), NOT_FOUND))
+        show_judgement(transcript)
+    raise typer.Exit({"mark found": FOUND, "inconclusive": INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
+
+
+def judge_files(
+    opening: Path,
+    suspect: str,
+    statement: str,
+    nonce: str | None,
+    trust: list[Path],
+    beacon: str | None,
+    owner_key: str | None,
+    suspect_date: str | None,
+    drawn: bool,
+    looks: int,
+    unmarked: list[str],
+) -> dict[str, Any]:
+    """The transcript of one claim."""
+    from ..claims import judge as decide
+    from ..hub.timestamp import read_roots
+
+    silence_loading()
+    result = decide(
+        read_disclosure(opening),
+        suspect,
+        statement,
+        nonce=nonce,
+        roots=read_roots(trust),
+        public_key=owner_key,
+        beacon=None if beacon is None else read_beacon(beacon, statement),
+        suspect_time=read_date(suspect_date),
+        drawn=drawn,
+        looks=looks,
+        unmarked={name: name for name in unmarked},
+    )
+    return result.transcript
 
 
 def dispute(
@@ -137,6 +173,8 @@ def dispute(
     looks: LooksOption = 1,
     json: JsonOption = False,
     output: OutputOption = None,
+    max_memory: MemoryOption = GIB,
+    max_minutes: MinutesOption = MINUTES,
 ) -> None:
     """
     Two claimants over one suspect: both marks are searched in it, then each in the other's committed original.
@@ -146,28 +184,48 @@ def dispute(
     if output is not None:
         refuse_output(output)
 
+    arguments = {
+        "suspect": suspect,
+        "claims": {"A": (opening_a, statement_a, original_a), "B": (opening_b, statement_b, original_b)},
+        "nonce": nonce,
+        "trust": trust or [],
+        "suspect_date": suspect_date,
+        "drawn": drawn,
+        "looks": looks,
+    }
+    with Console(stderr=True).status("Judging both claims ..."):
+        result = confined(dispute_files, arguments, max_memory, max_minutes)
+    if output is not None:
+        write_json_atomic(output, result, overwrite=False)
+    if json:
+        typer.echo(json_format.dumps(result, indent=2, sort_keys=True))
+    else:
+        show_dispute(result)
+    raise typer.Exit(INCONCLUSIVE if not result["conclusive"] else FOUND if result["upstream"] else NOT_FOUND)
+
+
+def dispute_files(
+    suspect: str,
+    claims: dict[str, tuple[Path, str, str | None]],
+    nonce: str | None,
+    trust: list[Path],
+    suspect_date: str | None,
+    drawn: bool,
+    looks: int,
+) -> dict[str, Any]:
+    """The result of a dispute, with both transcripts."""
     from ..claims import Claimant
     from ..claims import dispute as settle
     from ..hub.timestamp import read_roots
 
     silence_loading()
-    with Console(stderr=True).status("Judging both claims ..."):
-        result = settle(
-            Claimant("A", read_disclosure(opening_a), statement_a, original_a, nonce),
-            Claimant("B", read_disclosure(opening_b), statement_b, original_b, nonce),
-            suspect,
-            roots=read_roots(trust or []),
-            suspect_time=read_date(suspect_date),
-            drawn=drawn,
-            looks=looks,
-        )
-    if output is not None:
-        write_json_atomic(output, result.to_dict(), overwrite=False)
-    if json:
-        typer.echo(json_format.dumps(result.to_dict(), indent=2, sort_keys=True))
-    else:
-        show_dispute(result)
-    raise typer.Exit(INCONCLUSIVE if not result.conclusive else FOUND if result.upstream else NOT_FOUND)
+    first, second = (
+        Claimant(name, read_disclosure(opening), statement, original, nonce)
+        for name, (opening, statement, original) in claims.items()
+    )
+    moment = read_date(suspect_date)
+    roots = read_roots(trust)
+    return settle(first, second, suspect, roots=roots, suspect_time=moment, drawn=drawn, looks=looks).to_dict()
 
 
 def read_disclosure(path: Path) -> "Disclosure":
@@ -192,23 +250,22 @@ def read_date(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def show_judgement(result: "Judgement") -> None:
-    console = Console()
-    for step in result.steps:
-        console.print(Text(f"{step.outcome:7} {step.name}: {printable(step.detail)}"), soft_wrap=True)
-    style = "bold green" if result.found else "bold red"
-    console.print(
-        Text(f"{result.verdict}: ", style=style).append(printable(result.reason), style="default"), soft_wrap=True
-    )
-    console.print(Text(f"level {result.level} was asked for; {result.looks} looks were charged"))
+def show_judgement(transcript: dict[str, Any]) -> None:
+    console, ledger = Console(), transcript["ledger"]
+    for step in transcript["steps"]:
+        console.print(Text(f"{step['outcome']:7} {step['step']}: {printable(step['detail'])}"), soft_wrap=True)
+    style = "bold green" if transcript["verdict"] == "mark found" else "bold red"
+    verdict = Text(f"{transcript['verdict']}: ", style=style)
+    console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
+    console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))
 
 
-def show_dispute(result: "DisputeResult") -> None:
+def show_dispute(result: dict[str, Any]) -> None:
     console = Console()
     table = Table("question", "answer")
-    for question, answer in result.answers.items():
+    for question, answer in result["answers"].items():
         table.add_row(question, "yes" if answer else "no")
     console.print(table)
-    for note in result.notes:
+    for note in result["notes"]:
         console.print(Text(printable(note), style="yellow"), soft_wrap=True)
-    console.print(Text(result.verdict, style="bold"))
+    console.print(Text(result["verdict"], style="bold"))

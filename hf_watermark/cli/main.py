@@ -14,6 +14,7 @@ from . import (
     disclose,
     inspect,
     judge,
+    keys,
     methods,
     owner,
     precommit,
@@ -54,6 +55,10 @@ owner_app = typer.Typer(
 owner_app.command(epilog=owner.CREATE_EXAMPLE)(owner.create)
 owner_app.command(epilog=owner.SHOW_EXAMPLE)(owner.show)
 app.add_typer(owner_app, name="owner")
+key_app = typer.Typer(help="Back up a key folder, or restore it.", no_args_is_help=True, epilog=keys.EXPORT_EXAMPLE)
+key_app.command("export", epilog=keys.EXPORT_EXAMPLE)(keys.export)
+key_app.command("import", epilog=keys.RESTORE_EXAMPLE)(keys.restore)
+app.add_typer(key_app, name="key")
 app.command(epilog=verify.EXAMPLE)(verify.verify)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
@@ -65,6 +70,7 @@ statement_app = typer.Typer(
 )
 statement_app.command(epilog=statement.SHOW_EXAMPLE)(statement.show)
 statement_app.command(epilog=statement.CHECK_EXAMPLE)(statement.check)
+statement_app.command(epilog=statement.COMPARE_EXAMPLE)(statement.compare)
 app.add_typer(statement_app, name="statement")
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)

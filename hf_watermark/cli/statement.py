@@ -1,4 +1,4 @@
-"""`hf-watermark statement show | check`."""
+"""`hf-watermark statement show | check | compare`."""
 
 import json as json_format
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOW_EXAMPLE = "Example:\n\nhf-watermark statement show me/my-model"
 CHECK_EXAMPLE = "Example:\n\nhf-watermark statement check me/my-model --trust authority.pem"
+COMPARE_EXAMPLE = "Example:\n\nhf-watermark statement compare seen.json seen-by-a-friend.json"
 
 SourceArgument = Annotated[str, typer.Argument(help="Folder, or OWNER/NAME[@REVISION] on the Hub.")]
 TrustOption = Annotated[
@@ -60,6 +61,12 @@ def check(
     repo_id: Annotated[
         str | None, typer.Option("--repo-id", metavar="OWNER/NAME", help="Where a folder was downloaded from.")
     ] = None,
+    seen: Annotated[
+        Path | None,
+        typer.Option(
+            "--seen", metavar="FILE", help="Keep the statements that you have seen here; say when two contradict."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """
@@ -79,11 +86,37 @@ def check(
             repo_id,
             None if beacon is None else read_beacon(beacon, source),
         )
+    contradicting: list[str] = []
+    if seen is not None and report.signed is not None and report.signed.is_signed:
+        from ..claims.sightings import note_sighting
+
+        contradicting = note_sighting(seen, report.signed, report.commit)
     if json:
-        typer.echo(json_format.dumps(report.to_dict(), indent=2, sort_keys=True))
+        noted = {} if seen is None else {"contradictions": contradicting}
+        typer.echo(json_format.dumps(report.to_dict() | noted, indent=2, sort_keys=True))
     else:
         show_levels(report)
-    raise typer.Exit(NOT_FOUND if report.failed else INCONCLUSIVE if report.reached is None else FOUND)
+        show_contradictions(contradicting)
+    failed = report.failed or contradicting
+    raise typer.Exit(NOT_FOUND if failed else INCONCLUSIVE if report.reached is None else FOUND)
+
+
+def compare(
+    mine: Annotated[Path, typer.Argument(help="What `statement check --seen` wrote for you.")],
+    theirs: Annotated[Path, typer.Argument(help="The same file of another reader.")],
+) -> None:
+    """
+    Compare what two readers were shown. Two signed statements that take the same place in one history prove a split view.
+
+    Exit status: 0 no contradiction, 1 some, 2 bad usage or unreadable.
+    """
+    from ..claims.sightings import contradictions, read_sightings
+
+    first, second = read_sightings(mine), read_sightings(theirs)
+    found = contradictions(first.statements, second.statements)
+    show_contradictions(found)
+    typer.echo(f"{len(found)} contradictions; heads {first.head[:16]} and {second.head[:16]}")
+    raise typer.Exit(NOT_FOUND if found else FOUND)
 
 
 def read_beacon(text: str, source: str) -> bytes:
@@ -122,6 +155,11 @@ def show_levels(report: "LevelReport") -> None:
         for reason in level.reasons:
             console.print(Text(f"{level.name}: {printable(reason)}"), soft_wrap=True)
     console.print(Text(f"{report.source}: level {report.reached or 'none'} reached"), soft_wrap=True)
+
+
+def show_contradictions(found: list[str]) -> None:
+    for contradiction in found:
+        Console().print(Text(f"contradiction: {printable(contradiction)}", style="bold red"), soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from .describe import Extras
 from .errors import HubError, PublishConflict
+from .parts import Fidelity
 from .precommit import Precommit
 from .publish import Published, publish
 from .scan import SecretFound
 from .source import Source
-from .statement import Fidelity, SignedStatement, Statement
+from .statement import SignedStatement, Statement
 
 
 __all__ = [

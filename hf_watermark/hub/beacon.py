@@ -4,19 +4,43 @@ import hashlib
 import math
 import re
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from huggingface_hub.utils import get_session
 
 from ..serialization import InvalidInput, parse_json
+from .drand import is_signed_round
 from .errors import hub_errors
 
 
-# Genesis and seconds per round of the public chains of the League of Entropy, by chain hash.
+class Chain(NamedTuple):
+    """A drand chain: Unix time of its first round, seconds per round, and the key that signs the rounds."""
+
+    genesis: int
+    period: int
+    public_key: bytes
+
+
+# The public chains of the League of Entropy, by the hash of all that fixes them.
 CHAINS = {
-    "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971": (1692803367, 3),  # quicknet
-    "8990e7a9aaed2ffed73dbd7092123d6f289930540d7651336225dc172e51b2ce": (1595431050, 30),  # default
+    "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971": Chain(  # quicknet
+        1692803367,
+        3,
+        bytes.fromhex(
+            "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d106451"
+            "0d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a"
+        ),
+    ),
+    "8990e7a9aaed2ffed73dbd7092123d6f289930540d7651336225dc172e51b2ce": Chain(  # default
+        1595431050,
+        30,
+        bytes.fromhex(
+            "868f005eb8e6e4ca0a47c8a77ceaa5309a47978a7c71bc5cce96366b5d7a569937c529eeda66c7293784a9402801af31"
+        ),
+    ),
 }
 DRAND = "https://api.drand.sh/52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
 # Between the precommit's date and the round: longer than the clocks of authority and chain may differ.
@@ -35,8 +59,8 @@ class Beacon:
 
 def drand_round(url: str = DRAND, number: int | None = None) -> Beacon:
     """
-    A round of a drand chain; the latest by default. That the value belongs to the chain is what its relay says, and anybody can ask
-    another relay; the BLS signature is not checked here.
+    A round of a drand chain; the latest by default. With the extra `beacon` (py_ecc) the chain's signature is checked; without it, that
+    the value belongs to the chain is what the relay says, and a warning tells so.
 
     Args:
         url (`str`): Address of one chain at a relay, such as `DRAND`.
@@ -54,18 +78,26 @@ def drand_round(url: str = DRAND, number: int | None = None) -> Beacon:
     document = parse_json(answer.content, max_bytes=4096)
     try:
         place, value = document["round"], bytes.fromhex(document["randomness"])
-        honest = hashlib.sha256(bytes.fromhex(document["signature"])).digest() == value and type(place) is int
+        signature, previous = (bytes.fromhex(document.get(name, "")) for name in ("signature", "previous_signature"))
+        honest = hashlib.sha256(signature).digest() == value and type(place) is int and 0 < place < 2**53
     except (KeyError, TypeError, ValueError):
         honest = False
     if not honest or place != (number or place):
         raise InvalidInput(f"{url}: the answer is no round of this chain")
+    try:
+        signed = is_signed_round(CHAINS[chain].public_key, place, signature, previous)
+    except ImportError as error:
+        warnings.warn(f"{url}: round {place} is taken at the relay's word ({error})", stacklevel=2)
+    else:
+        if not signed:
+            raise InvalidInput(f"{url}: round {place} is not signed by this chain; ask another relay")
     return Beacon(value, f"drand:{chain}:{place}", round_time(chain, place))
 
 
 def round_after(moment: datetime, url: str = DRAND) -> int:
     """Number of the first round of a known chain at or after a moment."""
-    genesis, period = CHAINS[url.rstrip("/").rsplit("/", 1)[-1]]
-    return max(1, math.ceil((moment.timestamp() - genesis) / period) + 1)
+    chain = CHAINS[url.rstrip("/").rsplit("/", 1)[-1]]
+    return max(1, math.ceil((moment.timestamp() - chain.genesis) / chain.period) + 1)
 
 
 def wait_for_round(number: int, url: str = DRAND) -> Beacon:
@@ -84,8 +116,8 @@ def beacon_time(source: str) -> datetime | None:
 
 
 def round_time(chain: str, number: int) -> datetime:
-    genesis, period = CHAINS[chain]
-    return datetime.fromtimestamp(genesis, UTC) + timedelta(seconds=period * (number - 1))
+    known = CHAINS[chain]
+    return datetime.fromtimestamp(known.genesis, UTC) + timedelta(seconds=known.period * (number - 1))
 
 
 def look_up(source: str) -> Beacon:

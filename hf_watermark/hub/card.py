@@ -8,7 +8,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..serialization import InvalidInput
-from .statement import STATEMENT, Fidelity, SignedStatement
+from .parts import Fidelity
+from .statement import STATEMENT, SignedStatement
 
 
 TAG = "hf-watermark"

@@ -21,21 +21,11 @@ from ..serialization import (
     tensor_set_digest,
 )
 from ..version import VERSION
+from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .schema import parsed, validated, without_floats
 from .source import RepoSource
-from .statement import (
-    STATEMENT,
-    CertificateClaim,
-    Fidelity,
-    SignedStatement,
-    Stamp,
-    Statement,
-    Survival,
-    claim_bound_log2,
-    format_date,
-    rounded_up,
-)
+from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date
 from .timestamp import SUFFIX, request_token
 
 
@@ -202,7 +192,7 @@ def superseded(remote: RepoSource, key: WatermarkKey) -> str | None:
         raise InvalidInput(
             f"{remote.name}: carries the statement of another owner ({old.fingerprint}); publish to a repository of your own"
         )
-    return hashlib.sha256(old.to_sign).hexdigest()
+    return old.digest
 
 
 def architecture(files: Mapping[str, Content]) -> str:

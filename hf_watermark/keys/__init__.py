@@ -1,10 +1,13 @@
 """Owner, key tree, openings and integer streams (protocol.md §2.2, §4.3)."""
 
+from .backup import export_key, import_key
+from .claim import Assignment, Claim, SubKey
 from .envelope import WrongPassphrase
+from .folders import refuse_keys_inside, refuse_model_folder
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
 from .schedule import NO_BEACON, STREAM_NAMES, Stream
-from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, refuse_keys_inside, refuse_model_folder
+from .watermark_key import WatermarkKey
 
 
 __all__ = [
@@ -18,7 +21,9 @@ __all__ = [
     "SubKey",
     "WatermarkKey",
     "WrongPassphrase",
+    "export_key",
     "fingerprint",
+    "import_key",
     "is_signed_by",
     "refuse_keys_inside",
     "refuse_model_folder",

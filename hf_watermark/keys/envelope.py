@@ -29,6 +29,8 @@ from ..serialization import (
 FORMAT = "hf-watermark/keyfile/v1"
 MAX_BYTES = 4 * 2**20
 ARGON2 = {"name": "argon2id", "memory_kib": 65_536, "iterations": 3, "lanes": 4}
+# On reading: four times the memory and the work of what is written here, about a second.
+MOST_KIB, MOST_WORK = 4 * 65_536, 4 * 3 * 65_536
 
 
 class WrongPassphrase(InvalidInput):
@@ -37,9 +39,13 @@ class WrongPassphrase(InvalidInput):
 
 def _derive(passphrase: str, kdf: dict) -> tuple[bytes, bytes]:
     # Caps on read: a hostile key file must not turn the derivation into a memory bomb.
-    for field, low, high in (("memory_kib", 8 * kdf["lanes"], 2**20), ("iterations", 1, 10), ("lanes", 1, 16)):
+    for field, low, high in (("memory_kib", 8 * kdf["lanes"], MOST_KIB), ("iterations", 1, 10), ("lanes", 1, 16)):
         if not low <= kdf[field] <= high:
             raise InvalidInput(f"key file: kdf.{field}={kdf[field]} is outside [{low}, {high}]; refuse this file")
+    if kdf["memory_kib"] * kdf["iterations"] > MOST_WORK:
+        raise InvalidInput(
+            f"key file: kdf.memory_kib x kdf.iterations is {kdf['memory_kib'] * kdf['iterations']}, limit {MOST_WORK}; refuse this file"
+        )
     derived = Argon2id(
         salt=_unb64(kdf["salt"]),
         length=64,
@@ -84,7 +90,7 @@ def seal(payload: dict, passphrase: str | None) -> bytes:
     return canonical_json(header | {"ciphertext": _b64(ciphertext)})
 
 
-def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
+def unseal(raw: bytes, passphrase: str | None, name: str = "key file", max_bytes: int = MAX_BYTES) -> dict:
     """
     The payload of an envelope.
 
@@ -93,7 +99,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         [`InvalidInput`]: when the file is truncated, edited or not an envelope.
     """
     try:
-        envelope = parse_json(raw, max_bytes=MAX_BYTES)
+        envelope = parse_json(raw, max_bytes=max_bytes)
     except InvalidInput as error:
         raise InvalidInput(f"{name}: truncated or not a key file ({error})") from None
     try:
@@ -104,7 +110,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         if header["kdf"]["name"] == "none":
             if not hmac.compare_digest(hashlib.sha256(ciphertext).digest(), commit) or header["cipher"] != "none":
                 raise InvalidInput(f"{name}: the content does not match its digest; the file was edited or damaged")
-            return parse_json(ciphertext, max_bytes=MAX_BYTES, allow_floats=True)
+            return parse_json(ciphertext, max_bytes=max_bytes, allow_floats=True)
         if passphrase is None:
             raise WrongPassphrase(f"{name}: is encrypted; give its passphrase")
         key, expected = _derive(passphrase, header["kdf"])
@@ -118,7 +124,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file") -> dict:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{name}: not a key file ({type(error).__name__}: {error})") from None
-    return parse_json(plain, max_bytes=MAX_BYTES, allow_floats=True)
+    return parse_json(plain, max_bytes=max_bytes, allow_floats=True)
 
 
 def write_envelope(path: Path, payload: dict, passphrase: str | None, overwrite: bool) -> None:

@@ -7,11 +7,17 @@ import torch
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
+from .claim import Assignment, Claim, SubKey, check_pool, common_spec, exactly, pool_of, raw, refuse_others
 from .owner import is_signed_by
-from .watermark_key import Assignment, Claim, SubKey, WatermarkKey, check_pool, common_spec, pool_of, whole
+from .watermark_key import WatermarkKey
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v1"
+# `consent` is its owner's, to one dispute (`claims.Disclosure`); it says nothing about the sub-key.
+FIELDS = (
+    "schema", "index", "secret", "blind", "path", "assignment", "specs", "public_key", "subkey_count", "beacon", "beacon_source",
+    "precommit", "signature", "consent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,19 +130,20 @@ class Opening:
         try:
             if data["schema"] != OPENING_SCHEMA:
                 raise InvalidInput(f"opening: schema is {data['schema']!r}, expected {OPENING_SCHEMA!r}")
+            refuse_others(data, FIELDS)
             return cls(
-                index=whole(data["index"]),
-                secret=bytes.fromhex(data["secret"]),
-                blind=bytes.fromhex(data["blind"]),
-                path=tuple(bytes.fromhex(node) for node in data["path"]),
+                index=exactly(int, data["index"]),
+                secret=raw(data["secret"]),
+                blind=raw(data["blind"]),
+                path=tuple(raw(node) for node in exactly(list, data["path"])),
                 assignment=Assignment.from_dict(data["assignment"]),
-                specs=tuple(bytes.fromhex(spec) for spec in data["specs"]),
-                public_key=bytes.fromhex(data["public_key"]),
-                count=whole(data["subkey_count"]),
-                beacon=bytes.fromhex(data["beacon"]),
-                beacon_source=str(data["beacon_source"]),
-                precommit=bytes.fromhex(data["precommit"]),
-                signature=bytes.fromhex(data["signature"]),
+                specs=tuple(raw(spec) for spec in exactly(list, data["specs"])),
+                public_key=raw(data["public_key"]),
+                count=exactly(int, data["subkey_count"]),
+                beacon=raw(data["beacon"]),
+                beacon_source=exactly(str, data["beacon_source"]),
+                precommit=raw(data["precommit"]),
+                signature=raw(data["signature"]),
                 pool=pool or {},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

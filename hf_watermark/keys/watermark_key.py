@@ -1,115 +1,20 @@
 """The secret of one marked model: a tree of K sub-keys, each able to prove alone."""
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from ..serialization import (
-    InvalidInput,
-    SafetensorsFolder,
-    canonical_json,
-    tensor_set_digest,
-    write_bytes_atomic,
-)
+from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
 from . import schedule
+from .claim import Assignment, Claim, check_pool, common_spec, exactly, pool_of, raw, subkeys_of
 from .envelope import read_envelope, write_envelope
+from .folders import KEY_FILE, POOL_FILE, refuse_model_folder
 from .owner import Owner, is_signed_by
 
 
 PRECOMMIT_SCHEMA = "hf-watermark/precommit/v1"
-KEY_FILE, POOL_FILE = "key.json", "pool.safetensors"
-
-
-@dataclass(frozen=True)
-class SubKey:
-    """One derived secret and where it stands: `slot` counts the sub-keys of the same method from 0."""
-
-    index: int
-    slot: int
-    secret: bytes = field(repr=False)
-
-    def stream(self, name: str) -> schedule.Stream:
-        return schedule.Stream(self.secret, name)
-
-    def decoy(self) -> "SubKey":
-        """The same place with an unrelated secret: what an independent key would look like to the same code."""
-        return replace(self, secret=os.urandom(32))
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """
-    Which sub-keys carry which method, and everything public that fixes what they mean.
-
-    Args:
-        method (`str`):
-            Name of the method in `mapping.py`.
-        config (`dict`):
-            The method's config as JSON.
-        layout (`dict`):
-            What the config became on this backbone: carrier roles and shapes, number of classes, digest of the pool.
-        subkeys (`tuple[int, ...]`):
-            Indices into the tree.
-        salt (`bytes`):
-            Hides the method from readers of the precommit until an opening discloses it.
-    """
-
-    method: str
-    version: str
-    config: dict
-    layout: dict
-    subkeys: tuple[int, ...]
-    salt: bytes = field(repr=False)
-
-    @property
-    def spec(self) -> bytes:
-        """Salted SHA-256 of the method and its parameters (protocol.md §2.1)."""
-        public = {"method": self.method, "version": self.version, "config": self.config, "layout": self.layout}
-        return hashlib.sha256(self.salt + canonical_json(public | {"subkeys": list(self.subkeys)})).digest()
-
-    def to_dict(self) -> dict:
-        return {
-            "method": self.method,
-            "version": self.version,
-            "config": self.config,
-            "layout": self.layout,
-            "subkeys": list(self.subkeys),
-            "salt": self.salt.hex(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict) -> "Assignment":
-        return cls(
-            method=str(data["method"]),
-            version=str(data["version"]),
-            config=dict(data["config"]),
-            layout=dict(data["layout"]),
-            subkeys=tuple(whole(index) for index in data["subkeys"]),
-            salt=bytes.fromhex(data["salt"]),
-        )
-
-
-def whole(value: object) -> int:
-    """An integer that was written as one: 2.0, "2" and `true` would be signed as something else than they are read as."""
-    if type(value) is not int:
-        raise TypeError(f"{str(value)[:40]!r} is no integer")
-    return value
-
-
-def common_spec(specs: list[bytes]) -> bytes:
-    return schedule.digest(b"hfwm/v1/spec", *specs)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One method as a verifier needs it: parameters, the disclosed sub-keys, and the pool of trigger images."""
-
-    assignment: Assignment
-    subkeys: tuple[SubKey, ...]
-    pool: dict[str, torch.Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -277,14 +182,14 @@ class WatermarkKey:
         pool = dict(SafetensorsFolder(folder / POOL_FILE)) if (folder / POOL_FILE).exists() else {}
         try:
             key = cls(
-                seed=bytes.fromhex(payload["seed"]),
-                public_key=bytes.fromhex(payload["public_key"]),
-                assignments=tuple(Assignment.from_dict(item) for item in payload["assignments"]),
-                count=whole(payload["count"]),
-                beacon=bytes.fromhex(payload["beacon"]),
-                beacon_source=str(payload["beacon_source"]),
-                signature=bytes.fromhex(payload["signature"]),
-                backbone=dict(payload["backbone"]),
+                seed=raw(payload["seed"]),
+                public_key=raw(payload["public_key"]),
+                assignments=tuple(Assignment.from_dict(item) for item in exactly(list, payload["assignments"])),
+                count=exactly(int, payload["count"]),
+                beacon=raw(payload["beacon"]),
+                beacon_source=exactly(str, payload["beacon_source"]),
+                signature=raw(payload["signature"]),
+                backbone=dict(exactly(dict, payload["backbone"])),
                 pool=pool,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -312,56 +217,3 @@ class WatermarkKey:
         if not is_signed_by(self.public_key, message, self.signature):
             raise InvalidInput(f"{path}: the owner's signature does not fit this key; the file was edited")
         check_pool(self.assignments, self.pool, path.parent / POOL_FILE)
-
-
-def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, leaf) -> tuple[SubKey, ...]:
-    return tuple(
-        SubKey(
-            index,
-            slot,
-            schedule.derive_subkey(
-                leaf(index)[0], beacon, public_key, index, assignment.method, assignment.version, assignment.spec
-            ),
-        )
-        for slot, index in enumerate(assignment.subkeys)
-    )
-
-
-def pool_of(method: str, pool: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of one method: their names start with the method's."""
-    return {name: tensor for name, tensor in pool.items() if name.startswith(f"{method}.")}
-
-
-def check_pool(assignments: tuple[Assignment, ...], pool: dict[str, torch.Tensor], path: Path) -> None:
-    for assignment in assignments:
-        wanted = assignment.layout.get("pool_sha256")
-        if wanted is None:
-            continue
-        own = pool_of(assignment.method, pool)
-        if not own:
-            raise InvalidInput(f"{path}: missing; the triggers of `{assignment.method}` are made from it")
-        if tensor_set_digest(own) != wanted:
-            raise InvalidInput(
-                f"{path}: its digest is not the one in the key; it belongs to another key or was edited"
-            )
-
-
-def refuse_model_folder(folder: Path) -> None:
-    """Secrets and published files live apart: raises when `folder` is inside a model or checkpoint folder."""
-    resolved = folder.resolve()
-    for parent in (resolved, *resolved.parents):
-        published = [name for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
-                     if (parent / name).exists()]  # fmt: skip
-        if published:
-            raise ValueError(
-                f"{folder} lies inside a model folder ({parent / published[0]} exists) and would be published with it; "
-                "save the key beside the model, for example in `keys/`"
-            )
-
-
-def refuse_keys_inside(folder: Path) -> None:
-    """Raises when a key file lies in a folder that is about to be saved as a model, and so would be published with it."""
-    for path in folder.rglob(KEY_FILE):
-        raise ValueError(
-            f"{path} is a secret inside the model folder {folder}; move it out, for example to `keys/`, and save again"
-        )

@@ -1,13 +1,10 @@
-"""Tokens of timestamp authorities, public beacons, and signatures of the files: each with its ways of going wrong."""
+"""Tokens of timestamp authorities and signatures of the files: each with its ways of going wrong."""
 
 import base64
-import hashlib
 import json
 import shutil
 import subprocess
-import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from authority import Authority, AuthorityServer
@@ -18,8 +15,6 @@ from shops import write_files
 from hf_watermark import InvalidInput
 from hf_watermark.claims import check
 from hf_watermark.hub import Extras, publish
-from hf_watermark.hub import beacon as beacons
-from hf_watermark.hub.beacon import DELAY, beacon_time, drand_round, look_up, round_after, wait_for_round
 from hf_watermark.hub.signing import check_signature, new_signing_key, public_point, read_signing_key, sign_files
 from hf_watermark.hub.timestamp import read_roots, read_token, request_token, token_beacon
 
@@ -78,87 +73,6 @@ def test_roots(authority, tmp_path):
     assert len(read_roots([tmp_path / "two.pem"])) == 2
     with pytest.raises(InvalidInput, match="no file of PEM certificates"):
         read_roots([tmp_path / "nothing.pem"])
-
-
-# --- Beacons ---------------------------------------------------------------------------------------------------------
-
-CHAIN = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
-
-
-@pytest.fixture
-def relay(hub, monkeypatch):
-    """A drand relay on the loopback interface; `relay["change"]` spoils its answers."""
-    state = {"change": lambda document: document}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            place = self.path.rsplit("/", 1)[-1]
-            number = 1000 if place == "latest" else int(place)
-            signature = hashlib.sha384(str(number).encode()).digest()
-            document = {
-                "round": number,
-                "randomness": hashlib.sha256(signature).hexdigest(),
-                "signature": signature.hex(),
-            }
-            body = json.dumps(state["change"](document)).encode()
-            self.send_response(200 if number <= 10**9 else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setattr(beacons, "DRAND", f"http://127.0.0.1:{server.server_port}/{CHAIN}")
-    yield state
-    server.shutdown()
-    server.server_close()
-
-
-def test_drand(relay):
-    found = drand_round(beacons.DRAND)
-    assert found.source == f"drand:{CHAIN}:1000" and look_up(found.source) == found
-    assert found.moment == beacon_time(found.source) == datetime.fromtimestamp(1692803367 + 3 * 999, UTC)
-    assert beacon_time("a newspaper") is None
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    number = round_after(moment)
-    assert beacon_time(f"drand:{CHAIN}:{number}") >= moment > beacon_time(f"drand:{CHAIN}:{number - 1}")
-    assert DELAY.total_seconds() == 60
-
-
-def test_waiting_for_a_round(relay, monkeypatch):
-    slept = []
-    monkeypatch.setattr(beacons.time, "sleep", slept.append)
-    number = round_after(datetime.now(UTC) + timedelta(seconds=60))
-    assert wait_for_round(number, beacons.DRAND).source.endswith(f":{number}")
-    assert 55 < slept[0] < 70
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda d: d | {"randomness": "00" * 32},
-        lambda d: d | {"round": 7},
-        lambda d: {"round": d["round"]},
-        lambda d: d | {"signature": "zz"},
-    ],
-)
-def test_relays_that_lie(relay, change):
-    relay["change"] = change
-    with pytest.raises(InvalidInput, match="is no round of this chain"):
-        drand_round(beacons.DRAND, 1000)
-
-
-def test_sources_that_cannot_be_looked_up(relay):
-    with pytest.raises(InvalidInput, match="no such round yet"):
-        drand_round(beacons.DRAND, 10**10)
-    with pytest.raises(InvalidInput, match="ends with no known chain"):
-        drand_round("http://127.0.0.1/00")
-    for source in ("rfc3161", "drand:00:1", f"drand:{'0' * 64}:1"):
-        with pytest.raises(InvalidInput, match="cannot be looked up here"):
-            look_up(source)
 
 
 # --- OpenSSF Model Signing (the defects of protocol.md §4.4) ---------------------------------------------------------

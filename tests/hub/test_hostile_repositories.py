@@ -13,8 +13,8 @@ from shops import write_files
 from hf_watermark import InvalidInput, Verdict
 from hf_watermark.claims import Disclosure, Outcome, check, judge
 from hf_watermark.hub import Extras, HubError, publish
+from hf_watermark.hub.parts import CertificateClaim
 from hf_watermark.hub.source import MOST_FILES, Source
-from hf_watermark.hub.statement import CertificateClaim
 from hf_watermark.methods.certified import Certificate
 from hf_watermark.methods.certified.certificate import CertifiedRadius
 

@@ -9,30 +9,33 @@ from pathlib import Path
 import pytest
 import torch
 from authority import Authority, AuthorityServer
+from commands import refused, run
 from cryptography.hazmat.primitives import serialization
 from safetensors.torch import load_file
 from shops import small_model, write_files
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import TrainingArguments
-from typer.testing import CliRunner
 
 from hf_watermark import FunctionCoupledTrainer, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey
 from hf_watermark.claims import check
-from hf_watermark.cli.main import app
+from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
+from hf_watermark.cli import judge as judging
 from hf_watermark.hub import Precommit
 from hf_watermark.hub.signing import new_signing_key
+from hf_watermark.keys import is_signed_by
+from hf_watermark.serialization import canonical_json
 
 
-def run(*arguments, status=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert status is None or result.exit_code == status, result.output
-    return result
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """A process of its own imports everything again; one test below does without this."""
+    if "real_process" not in request.fixturenames:
+        monkeypatch.setattr(judging, "confined", lambda work, arguments, *limits: work(**arguments))
 
 
-def refused(*arguments) -> str:
-    result = run(*arguments, status=2)
-    assert result.stderr.startswith("Error: ") and result.stdout == ""
-    return result.stderr
+@pytest.fixture
+def real_process():
+    pass
 
 
 @pytest.fixture
@@ -112,23 +115,44 @@ def test_from_precommit_to_judgement(hub, desk):
     assert "is left as it is" in refused(*again, "--output", opening)
 
     hub.add_repo("you/suspect", {"model.safetensors": desk / "model" / "model.safetensors"})
-    judging = ("judge", "--opening", opening, "--suspect", "you/suspect", "--statement", "me/model", *trust)
+    judge = ("judge", "--opening", opening, "--suspect", "you/suspect", "--statement", "me/model", *trust)
     done = run(
-        *judging, "--nonce", "court-1", "--drawn", "--suspect-date", "2030-01-01T00:00:00Z", "--output", desk / "transcript.json",
+        *judge, "--nonce", "court-1", "--drawn", "--suspect-date", "2030-01-01T00:00:00Z", "--output", desk / "transcript.json",
         "--sign-as", desk / "owner.json",
     )  # fmt: skip
     assert "mark found" in done.stdout and "level B was asked for; 1 looks were charged" in done.stdout
     assert json.loads((desk / "transcript.json").read_text())["transcript"]["verdict"] == "mark found"
-    replayed = run(*judging, "--nonce", "court-2", "--json", status=1)
+    replayed = run(*judge, "--nonce", "court-2", "--json", status=1)
     assert "it is a replay" in json.loads(replayed.stdout)["reason"]
-    unknown = json.loads(run(*judging, "--nonce", "court-1", "--json").stdout)
+    unknown = json.loads(run(*judge, "--nonce", "court-1", "--json").stdout)
     assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 2
     # The opening also serves `verify`.
     run("verify", desk / "model", "--opening", opening)
     # The next publication tells that the sub-key is spent.
     run("publish", desk / "model", "--key", desk / "keys", "--repo-id", "me/model", "--owner", desk / "owner.json")
     assert json.loads(hub.files("me/model")["watermark/burnt.json"])["subkeys"] == [2]
-    assert "opened in an earlier dispute" in run(*judging, "--nonce", "court-1", status=1).stdout
+    assert "opened in an earlier dispute" in run(*judge, "--nonce", "court-1", status=1).stdout
+
+
+def test_files_of_strangers_are_read_in_another_process(hub, dated, tmp_path, real_process):
+    shutil.copytree(dated.shop.keys, tmp_path / "keys")
+    owner = dated.shop.keys.parent / "owner.json"
+    opening = tmp_path / "opening.json"
+    run(
+        "open", "--key", tmp_path / "keys", "--subkey", 1, "--nonce", "n", "--output", opening, "--owner", owner
+    )  # fmt: skip
+    hub.add_folder("you/suspect", dated.folder)
+    judge = ("judge", "--opening", opening, "--suspect", "you/suspect", "--statement", dated.folder, "--nonce", "n")
+    signed = ("--output", tmp_path / "transcript.json", "--sign-as", owner)
+    done = run(*judge, *signed, "--json")
+    document = json.loads(done.stdout)
+    assert document["transcript"]["verdict"] == "mark found" and document == json.loads(
+        (tmp_path / "transcript.json").read_text()
+    )
+    message = TRANSCRIPT_DOMAIN + canonical_json(document["transcript"])
+    assert is_signed_by(bytes.fromhex(document["judge"]), message, bytes.fromhex(document["signature"]))
+    # A file that takes too long costs that process.
+    assert "given up: the files took more than" in refused(*judge, "--max-minutes", 0.001)
 
 
 def test_encrypted_secrets(hub, desk, tmp_path):

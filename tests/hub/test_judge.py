@@ -14,10 +14,10 @@ from server import HubServer
 from shops import open_shop, publish_dated, small_model, write_files
 from transformers import AutoModelForImageClassification
 
-from hf_watermark import InvalidInput, Opening, Owner, Verdict
+from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, verify
 from hf_watermark.claims import Claimant, Disclosure, Outcome, dispute, judge
 from hf_watermark.claims.disclosure import burn, burnt_subkeys
-from hf_watermark.claims.judge import TRANSCRIPT_DOMAIN
+from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
 from hf_watermark.hub import Extras, publish
 from hf_watermark.keys import is_signed_by
 from hf_watermark.serialization import canonical_json
@@ -229,12 +229,52 @@ def test_a_published_original_relabelled_as_ones_own(dated, hub, tmp_path):
     """B6: somebody signs a statement over the other's published file; his key's mark is not in it, so there is nothing to sign."""
     thief = open_shop(tmp_path / "thief", seed=11)
     shutil.copytree(dated.folder, tmp_path / "loot", ignore=shutil.ignore_patterns("watermark"))
-    from hf_watermark import verify
-
     assert (
         publish(tmp_path / "loot", "me/loot", thief.key, thief.owner, verify(tmp_path / "loot", thief.key)).statement
         is None
     )
+
+
+def test_accessory_layers_of_a_claimant_have_no_place(dated, opened, thief_folder):
+    """B4: passport layers, a detector, code: whatever a claimant adds is refused by name, or breaks the commitment."""
+    document, layer = opened.to_dict(), {"passport.weight": [[0.5, -0.5]]}
+    for extra in ({"passport": layer}, {"detector": "me/detector"}):
+        with pytest.raises(InvalidInput, match="opening: malformed .*unknown field"):
+            Disclosure.parse(json.dumps(document | extra).encode())
+    for field in ("config", "layout"):
+        edited = copy.deepcopy(document)
+        edited["assignment"][field]["passport"] = layer
+        claim = Disclosure.parse(json.dumps(edited).encode())
+        assert "parameters are not the committed ones" in "; ".join(claim.opening.problems())
+    # Not even when they were committed to: nothing reads a tensor of the claimant's, and a config has no such field.
+    plan = opened.opening.assignment
+    plans = [(plan.method, plan.version, plan.config | {"passport": layer}, plan.layout, len(plan.subkeys))]
+    committed = Opening.of(WatermarkKey.create(dated.shop.owner, plans), 1)
+    with pytest.raises(InvalidInput, match="unknown field 'passport'"):
+        verify(thief_folder, committed)
+    # Source images are taken from the disclosed pool alone, and of this method none are.
+    assert (
+        opened.opening.pool == {}
+        and verify(
+            thief_folder, dataclasses.replace(opened.opening, pool={"passport.weight": torch.ones(2, 2)})
+        ).matches
+        == verify(thief_folder, opened.opening).matches
+    )
+
+
+def test_a_common_public_base_is_no_evidence(dated, opened, tmp_path):
+    """B7: the marked model and an honest stranger's were both made from this base; it aligns perfectly and carries nothing."""
+    base = small_model(seed=0)  # what `dated` started from
+    base.save_pretrained(tmp_path / "base")
+    stranger = small_model(seed=0)
+    with torch.no_grad():
+        for number, parameter in enumerate(stranger.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter += 0.02 * parameter.abs().mean() * noise
+    stranger.save_pretrained(tmp_path / "stranger")
+    for name in ("base", "stranger"):
+        result = rule(dated, opened, tmp_path / name)
+        assert result.verdict is Verdict.NOT_FOUND and result.evidence.log2_p > -20
 
 
 def test_chosen_positions_and_messages_are_impossible(opened):

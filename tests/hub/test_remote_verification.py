@@ -129,8 +129,11 @@ def test_an_unmarked_checkpoint_is_not_read_to_the_end(hub, large, tmp_path):
     torch.manual_seed(5)
     ResNetForImageClassification(ResNetConfig(num_labels=10)).save_pretrained(tmp_path)
     hub.add_folder("you/independent", tmp_path)
-    # A fixed key: one in sixty is lucky enough to have more rows read.
-    evidence = verify("you/independent", dataclasses.replace(key, seed=bytes(range(32))))
+    # A fixed key, owner and salt included: one in sixty is lucky enough to have more rows read.
+    [assignment] = key.assignments
+    assignments = (dataclasses.replace(assignment, salt=bytes(32)),)
+    fixed = dataclasses.replace(key, seed=bytes(range(32)), public_key=bytes(32), assignments=assignments)
+    evidence = verify("you/independent", fixed)
     assert evidence.verdict == "not found" and evidence.log2_p > -20
     assert hub.bytes_sent <= 0.03 * (tmp_path / "model.safetensors").stat().st_size and len(hub.requests) <= 12
 
@@ -159,7 +162,7 @@ def patient(key, suspect):
 
     [claim] = key.claims()
     verifier = GreedyResidualsVerifier(claim)
-    groups = [verifier._groups(subkey) for subkey in claim.subkeys]
+    groups = [verifier.members(subkey) for subkey in claim.subkeys]
     reader = RangedReader(suspect.weights, verifier.carriers, groups, lambda values: greedy_mean(values, 0.5))
     with torch.no_grad():
         while reader.read_on():

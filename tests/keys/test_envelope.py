@@ -112,11 +112,12 @@ def test_every_truncation_is_refused(cheap, passphrase):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"memory_kib": 2**21}, "memory_kib=2097152 is outside"),
+        ({"memory_kib": 2**19}, "memory_kib=524288 is outside"),
+        ({"memory_kib": 2**18, "iterations": 4}, "kdf.iterations is 1048576, limit 786432"),
         ({"memory_kib": 7}, "memory_kib=7 is outside"),
         ({"iterations": 1_000_000}, "iterations=1000000 is outside"),
         ({"iterations": 0}, "iterations=0 is outside"),
-        ({"lanes": 4096, "memory_kib": 2**20}, "lanes=4096 is outside"),
+        ({"lanes": 4096, "memory_kib": 2**18}, "lanes=4096 is outside"),
         ({"lanes": "4"}, "not a key file"),
         ({"salt": "c2hvcnQ="}, "not a key file"),
         ({"name": "scrypt"}, "authentication failed"),

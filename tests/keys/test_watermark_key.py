@@ -279,6 +279,25 @@ def test_malformed_openings_are_invalid_input(key, field, value):
     assert problems or field == "beacon_source"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["assignment"].update(version=1), "no str"),
+        (lambda d: d["assignment"].update(config=[["bits", 128]]), "no dict"),
+        (lambda d: d.update(index=0.0), "no int"),
+        (lambda d: d.update(detector="me/detector"), "unknown field 'detector'"),
+        (lambda d: d["assignment"].update(passport=[1]), "unknown field 'passport'"),
+        (lambda d: d.update(secret=d["secret"].upper()), "lower-case"),
+        (lambda d: d.update(blind=" " + d["blind"]), "lower-case"),
+    ],
+)
+def test_openings_have_one_spelling(key, change, words):
+    document = json.loads(json.dumps(Opening.of(key, 0).to_dict()))
+    change(document)
+    with pytest.raises(InvalidInput, match=words):
+        Opening.from_dict(document)
+
+
 @pytest.mark.parametrize("field", ["schema", "secret", "path", "assignment", "signature"])
 def test_missing_fields_are_invalid_input(key, field):
     document = Opening.of(key, 0).to_dict()

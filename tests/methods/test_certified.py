@@ -39,7 +39,7 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import FlipBatchNormSigns, ReestimateBatchNorm
 from hf_watermark.backbones import FoldedNet
-from hf_watermark.hub.statement import CertificateClaim
+from hf_watermark.hub.parts import CertificateClaim
 from hf_watermark.keys import Claim, SubKey
 from hf_watermark.methods.certified import SmoothedConfig, certify, released
 from hf_watermark.methods.certified import certificate as certificates

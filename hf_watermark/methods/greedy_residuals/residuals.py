@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...backbones import Carrier, canonical_rows
+from ...backbones import Carrier, canonical_rows, own_rows
 from ...keys import SubKey
 from ...serialization import InvalidInput
 from .config import GreedyResidualsConfig
@@ -32,7 +32,7 @@ class Groups:
 
     Args:
         positions (`torch.Tensor`):
-            `[bits, group size]`, flat positions in the slot's rows laid end to end, see [`own_rows`].
+            `[bits, group size]`, flat positions in the slot's rows laid end to end, see [`~backbones.own_rows`].
         carrier, row (`torch.Tensor`):
             `[bits]`, number of the carrier and row in it.
         columns (`torch.Tensor`):
@@ -170,11 +170,6 @@ def place_groups(subkey: SubKey, carriers: list[Carrier], bits: int, group_size:
     )
 
 
-def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch.Tensor:
-    """The canonical rows slot, slot + subkeys, ... of every carrier, in carrier order, laid end to end: all that one sub-key reads."""
-    return torch.cat([matrix[slot::subkeys].reshape(-1) for matrix in rows.values()])
-
-
 def read_residuals(
     rows: Mapping[str, torch.Tensor] | torch.Tensor, groups: Groups, kept_fraction: float
 ) -> torch.Tensor:
@@ -183,7 +178,7 @@ def read_residuals(
 
     Args:
         rows (`Mapping[str, torch.Tensor]` or `torch.Tensor`):
-            Eligible canonical rows `[rows, eligible]` by role in carrier order, or what [`own_rows`] made of them for this slot.
+            Eligible canonical rows `[rows, eligible]` by role in carrier order, or what [`~backbones.own_rows`] made of them for this slot.
     """
     vector = rows if isinstance(rows, torch.Tensor) else own_rows(rows, groups.slot, groups.subkeys)
     positions = groups.positions.to(vector.device)

@@ -6,7 +6,7 @@ are evidence, drawn from stream `bits`. The others carry the payload: its Reed-S
 copy masked by the next bit of the same stream, so that equal payloads look unrelated under different keys.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class Places:
 
     Args:
         positions (`torch.Tensor`):
-            In the slot's rows laid end to end, see [`own_rows`].
+            In the slot's rows laid end to end, see [`~backbones.own_rows`].
         carrier, row, column (`torch.Tensor`):
             Number of the carrier tensor, row in it, eligible column.
     """
@@ -57,11 +57,6 @@ def place_symbols(subkey: SubKey, carriers: Sequence[Carrier], count: int, subke
     eligible = np.array([carrier.eligible for carrier in carriers])[number]
     row, column = np.divmod(positions - (ends - sizes)[number], eligible)
     return Places(*map(torch.from_numpy, (positions, number, subkey.slot + row * subkeys, column)))
-
-
-def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch.Tensor:
-    """The canonical rows slot, slot + subkeys, ... of every carrier, in carrier order, laid end to end: all that one sub-key reads."""
-    return torch.cat([matrix[slot::subkeys].reshape(-1) for matrix in rows.values()])
 
 
 # Symbols

@@ -6,14 +6,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ...backbones import canonical_rows, read_carriers
-from ...evidence import Access, Evidence, single
-from ...hub.remote import RemoteSafetensors
+from ...evidence import Evidence, single
 from ...keys import Claim, SubKey
-from ...ranged import PartialReading, RangedReader, read_until_decided, score_reading
 from ...statistics import log2_binomial_tail, log2_e_beta_mixture
 from ...suspects import Suspect
-from ...verifier import Verifier
+from ...whitebox import CarrierVerifier
 from .config import WaterMASConfig
 from .substitution import (
     Places,
@@ -21,7 +18,6 @@ from .substitution import (
     decode_payload,
     encode_payload,
     evidence_symbols,
-    own_rows,
     payload_mask,
     place_symbols,
     refuse_crowded,
@@ -60,63 +56,38 @@ class PayloadReading:
     bits: int
 
 
-class WaterMASVerifier(Verifier[torch.Tensor | PartialReading]):
-    """
-    White-box verifier of [`WaterMASTrainer`]'s mark; reads only the carrier tensors and the scale vectors behind them. Of a remote
-    checkpoint it reads row ranges until the e-value of all sub-keys suffices for the verdict, or shows that more reading is futile.
-    """
+class WaterMASVerifier(CarrierVerifier):
+    """White-box verifier of [`WaterMASTrainer`]'s mark."""
 
     method: ClassVar[str] = "watermas"
-    access = Access.WEIGHTS
     config_class = WaterMASConfig
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
-        self.carriers = read_carriers(self.layout)
-        self.subkeys = len(claim.assignment.subkeys)
         refuse_crowded(self.config, self.carriers, self.subkeys)
-        self._seen: tuple[Suspect, dict[str, torch.Tensor]] | None = None
-        self._parts: tuple[Suspect, list[PartialReading]] | None = None
 
     def places(self, subkey: SubKey) -> Places:
         return place_symbols(subkey, self.carriers, symbol_count(self.config), self.subkeys)
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor | PartialReading:
-        """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint the weights that were read."""
-        if isinstance(suspect.weights, RemoteSafetensors):
-            if self._parts is None or self._parts[0] is not suspect:
-                with torch.no_grad():
-                    self._parts = suspect, self._read_ranges(suspect.weights)
-            return self._parts[1][self.claim.subkeys.index(subkey)]
-        return self._rows(suspect, subkey)
+    def members(self, subkey: SubKey) -> Symbols:
+        places, bits = self.places(subkey), self.config.bits
+        return Symbols(places.carrier[:bits], places.row[:bits], places.column[:bits, None])
 
-    def _rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
-        # The tensors do not depend on the sub-key, so they are read once for all of them.
-        if self._seen is None or self._seen[0] is not suspect:
-            with torch.no_grad():
-                rows = {c.role: canonical_rows(c, suspect.weights, suspect.shapes).cpu() for c in self.carriers}
-            self._seen = suspect, rows
-        return own_rows(self._seen[1], subkey.slot, self.subkeys)
+    def reduce(self, values: torch.Tensor) -> torch.Tensor:
+        return values[:, 0]
 
-    def _read_ranges(self, weights: RemoteSafetensors) -> list[PartialReading]:
-        subkeys, bits = self.claim.subkeys, self.config.bits
-        places = [self.places(subkey) for subkey in subkeys]
-        members = [Symbols(own.carrier[:bits], own.row[:bits], own.column[:bits, None]) for own in places]
-        reader = RangedReader(weights, self.carriers, members, lambda values: values[:, 0])
-        return read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
+    def signs(self, subkey: SubKey) -> torch.Tensor:
+        return evidence_symbols(subkey, self.config)
 
-    def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
+    def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
         """
         A weight that is zero or not finite, a pruned one say, has no sign. Which ones are does not depend on the key's bits, so the test runs over
         the others alone.
         """
-        if isinstance(observation, PartialReading):
-            # The places stay, only the bits are read: a decoy costs no request.
-            return score_reading(self.method, observation, evidence_symbols(subkey, self.config))
         places = self.places(subkey)
-        read = observation[places.positions[: self.config.bits]]
+        read = rows[places.positions[: self.config.bits]]
         legible = read.isfinite() & (read != 0)
-        right = (read * evidence_symbols(subkey, self.config) > 0) & legible
+        right = (read * self.signs(subkey) > 0) & legible
         matches, trials = int(right.sum()), int(legible.sum())
         return single(
             self.method,
@@ -151,7 +122,7 @@ class WaterMASVerifier(Verifier[torch.Tensor | PartialReading]):
         suspect.require(self.access, self.method)
         votes = torch.zeros(8 * code_length(len(config.payload)))
         for subkey in self.claim.subkeys:
-            read = self._rows(suspect, subkey)[self.places(subkey).positions[config.bits :]]
+            read = self.rows(suspect, subkey)[self.places(subkey).positions[config.bits :]]
             said = read.nan_to_num(0, 0, 0).clamp(-1, 1) * payload_mask(subkey, config)
             votes += said.reshape(-1, config.repetition).sum(dim=1)
         bits = (votes > 0).numpy().astype(np.uint8)

@@ -1,0 +1,72 @@
+"""What verifiers of marks in carrier tensors share: which rows are read, once for all sub-keys, and only as many as it takes."""
+
+from abc import abstractmethod
+
+import torch
+
+from .backbones import canonical_rows, own_rows, read_carriers
+from .evidence import Access, Evidence
+from .hub.remote import RemoteSafetensors
+from .keys import Claim, SubKey
+from .ranged import Members, PartialReading, RangedReader, read_until_decided, score_reading
+from .suspects import Suspect
+from .verifier import Verifier
+
+
+class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
+    """
+    White-box verifier that reads the carrier tensors and the scale vectors behind them, and nothing else. Of a remote checkpoint it reads row
+    ranges until the e-value of all sub-keys suffices for the verdict, or shows that more reading is futile, which the e-value allows.
+    """
+
+    access = Access.WEIGHTS
+
+    def __init__(self, claim: Claim):
+        super().__init__(claim)
+        self.carriers = read_carriers(self.layout)
+        self.subkeys = len(claim.assignment.subkeys)
+        # The tensors do not depend on the sub-key, so they are read once for all of them.
+        self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
+        self._parts: tuple[Suspect, list[PartialReading]] | None = None
+
+    @abstractmethod
+    def members(self, subkey: SubKey) -> Members:
+        """Where the bits of a sub-key lie."""
+
+    @abstractmethod
+    def reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """From the canonical weights of the members `[n, size]` to what says a bit, `[n]`."""
+
+    @abstractmethod
+    def signs(self, subkey: SubKey) -> torch.Tensor:
+        """The key's bits as +-1, `[bits]`."""
+
+    @abstractmethod
+    def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
+        """The exact test of one sub-key on all of its rows."""
+
+    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor | PartialReading:
+        """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
+        if not isinstance(suspect.weights, RemoteSafetensors):
+            return self.rows(suspect, subkey)
+        if self._parts is None or self._parts[0] is not suspect:
+            subkeys = self.claim.subkeys
+            with torch.no_grad():
+                reader = RangedReader(suspect.weights, self.carriers, list(map(self.members, subkeys)), self.reduce)
+                parts = read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
+            self._parts = suspect, parts
+        return self._parts[1][self.claim.subkeys.index(subkey)]
+
+    def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
+        """The canonical rows of the sub-key's slot laid end to end."""
+        if self._rows is None or self._rows[0] is not suspect:
+            with torch.no_grad():
+                rows = {c.role: canonical_rows(c, suspect.weights, suspect.shapes).cpu() for c in self.carriers}
+            self._rows = suspect, rows
+        return own_rows(self._rows[1], subkey.slot, self.subkeys)
+
+    def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
+        if isinstance(observation, PartialReading):
+            # The places stay, only the bits are read: a decoy costs no request.
+            return score_reading(self.method, observation, self.signs(subkey))
+        return self.score_rows(observation, subkey)
