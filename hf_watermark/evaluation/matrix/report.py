@@ -1,0 +1,1 @@
+def write_matrix_report(*a, **k): pass
