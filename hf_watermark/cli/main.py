@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from . import (
     attack,
+    benchmark,
     certify,
     demo,
     disclose,
@@ -58,6 +59,7 @@ app.command(epilog=verify.EXAMPLE)(verify.verify)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
+app.command(epilog=benchmark.EXAMPLE)(benchmark.benchmark)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
 statement_app = typer.Typer(

@@ -11,7 +11,7 @@ from .config import MatrixConfig
 from .processes import launched_processes, run_share
 from .report import write_matrix_report
 from .run import CellRunner
-from .table import STORED_CONFIG, TABLE, cells_of_phase, store_config, table_rows, write_table
+from .table import TABLE, cells_of_phase, store_config, table_rows, write_table
 
 
 REPORT, CARDS = "report.html", "model_cards"
@@ -65,7 +65,7 @@ def run_matrix(
     say = on_result or (lambda line: None)
     if launched_processes() > 1 and not only_table:
         store_config(config, output)  # the same bytes from every process, each written completely
-        if not run_share(Path(STORED_CONFIG), output):
+        if not run_share(output, say):
             return output / TABLE
     elif not only_table:
         store_config(config, output)
@@ -82,7 +82,7 @@ def write_outputs(config: MatrixConfig, store: Store, command: str) -> Path:
     if not rows:
         raise InvalidInput(f"{store.folder}: no cell of this config is finished; run it without --only-table")
     path = write_table(rows, store.folder / TABLE)
-    total = sum(len(cells_of_phase(config, phase)) for phase in ("attacks",))
+    total = len(cells_of_phase(config, "attacks"))
     write_matrix_report(rows, store.folder / REPORT, config.name, open_cells=total - len(rows))
     write_cards(path, store.folder / CARDS, command)
     return path

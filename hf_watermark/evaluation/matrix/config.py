@@ -1,6 +1,6 @@
 """The YAML of a benchmark: which marks, on which nets and data, against which attacks, with which seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -220,9 +220,15 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: str | Path) -> MatrixConfig:
+def read_config(path: str | Path, folders: Mapping[str, str] | None = None) -> MatrixConfig:
     """
     Reads and checks a whole benchmark: every method config, attack and option is built once.
+
+    Args:
+        path (`str` or `Path`):
+            The YAML.
+        folders (`Mapping[str, str]`, *optional*):
+            Folders of parquet data sets by their names in the config, in place of those that the config names.
 
     Raises:
         [`~serialization.InvalidInput`]: when the file is missing, too large, no YAML, or asks for what does not exist; the message names the
@@ -239,7 +245,16 @@ def read_config(path: str | Path) -> MatrixConfig:
             raise
         except ValueError as error:  # a date that does not exist, an integer of a million digits
             raise InvalidInput(f"no readable YAML ({error})") from None
-        return parse_config(document)
+        return parse_config(_with_folders(document, folders or {}))
+
+
+def _with_folders(document: Any, folders: Mapping[str, str]) -> Any:
+    specs = document.get("data") if isinstance(document, dict) else None
+    for name, folder in folders.items():
+        if not isinstance(specs, dict) or not isinstance(specs.get(name), dict):
+            raise InvalidInput(f"has no data set {name!r}; --data names one of the config")
+        specs[name]["folder"] = folder
+    return document
 
 
 def parse_config(document: Any) -> MatrixConfig:

@@ -7,10 +7,9 @@ models. Seeds and keys follow from the cells, so the table does not depend on ho
 """
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ GROUP_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "OMPI_", "PMI_", "MPI
 # Processes wait for the slowest one; the usual ten or thirty minutes are too short for that.
 PATIENCE = timedelta(days=14)
 PHASES = ("models", "attacks")
+PHASE_DONE = "-- phase done --"
 Item = TypeVar("Item")
 
 
@@ -37,38 +37,51 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1") or 1)
 
 
-def run_share(config: Path, output: Path) -> bool:
+def run_share(output: Path, say: Callable[[str], None]) -> bool:
     """
-    Runs this process's share of both phases, waiting for the others in between.
+    Runs this process's share of the models, waits for the others, and runs its share of the attacks. What to run stands in the folder.
+
+    Args:
+        say (`Callable`):
+            Gets the lines that the child process writes.
 
     Returns:
         `bool`: whether this process is the one that writes the table.
 
     Raises:
-        `RuntimeError`: when a cell failed in the child process of any process; what is finished stays.
+        `ChildProcessError`: when a cell failed; what is finished stays.
     """
-    cpu = "CUDA_VISIBLE_DEVICES" in os.environ and not os.environ["CUDA_VISIBLE_DEVICES"]
-    state = PartialState(cpu=cpu, timeout=PATIENCE)
-    for phase in PHASES:
-        child = subprocess.Popen(
-            worker_command(config, output, phase, state.process_index, state.num_processes),
-            env=lonely_environment(os.environ, state.local_process_index),
-        )
-        previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            status = child.wait()
-        finally:
-            child.kill()
-            signal.signal(signal.SIGTERM, previous)
-        if status != 0:
-            raise RuntimeError(f"process {state.process_index}: phase {phase!r} ended with status {status}; see above")
-        state.wait_for_everyone()
+    # The processes only meet here, so gloo is enough, whatever the cells run on.
+    state = PartialState(cpu=True, timeout=PATIENCE)
+    place = [str(output), str(state.process_index), str(state.num_processes)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hf_watermark.evaluation.matrix.worker", *place],
+        env=lonely_environment(os.environ, state.local_process_index),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        for phase in PHASES:
+            for line in child.stdout:
+                if line.rstrip() == PHASE_DONE:
+                    break
+                say(line.rstrip())
+            else:
+                raise ChildProcessError(
+                    f"process {state.process_index}: a cell of the {phase} failed (status {child.wait()}), see above; finished cells "
+                    "stay, run the same command again"
+                )
+            state.wait_for_everyone()
+            child.stdin.write("go on\n")
+            child.stdin.flush()
+    finally:
+        # A child whose pipe is closed ends by itself, also where this process is killed.
+        child.stdin.close()
+        child.terminate()
+        child.wait()
     return state.is_main_process
-
-
-def worker_command(config: Path, output: Path, phase: str, index: int, count: int) -> list[str]:
-    place = [str(index), str(count), str(os.getpid())]
-    return [sys.executable, "-m", "hf_watermark.evaluation.matrix.worker", str(config), str(output), phase, *place]
 
 
 def lonely_environment(environment: "os._Environ[str] | dict[str, str]", local_index: int) -> dict[str, str]:

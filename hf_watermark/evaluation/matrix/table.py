@@ -94,7 +94,7 @@ def table_row(
         "training_epochs": marked["epochs"],
         "device": cell.model.device,
         "hardware": result["hardware"],
-        "versions": json.dumps(result["versions"], sort_keys=True),
+        "versions": ", ".join(f"{name} {number}" for name, number in sorted(result["versions"].items())),
         "cell": cell.id,
         "model_cell": cell.model.id,
     }

@@ -1,4 +1,4 @@
-"""`python -m hf_watermark.evaluation.matrix.worker`: one process's share of one phase; started by [`~processes.run_share`]."""
+"""`python -m hf_watermark.evaluation.matrix.worker`: one process's share of a benchmark; started by [`~processes.run_share`]."""
 
 import os
 import sys
@@ -6,30 +6,34 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from .benchmark import describe_result
 from .cells import Store
 from .config import parse_config
-from .processes import share_of
+from .processes import PHASE_DONE, PHASES, share_of
 from .run import CellRunner
 from .table import cells_of_phase, read_stored_config
 
 
 def main(arguments: list[str]) -> int:
-    _, output, phase, index, count, parent = arguments
+    """Arguments: folder, index of this process, number of processes."""
+    output, index, count = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = parse_config(read_stored_config(Path(output)))
-    cells = cells_of_phase(config, phase)
-    # A killed launcher cannot take its grandchildren along: they notice between two cells.
-    runner = CellRunner(Store(output), print_cell, alive=lambda: os.getppid() == int(parent))
-    for line in runner.run(share_of(cells, int(index), int(count))):
-        print(f"left out: {line}", file=sys.stderr, flush=True)
+    config = parse_config(read_stored_config(output))
+    parent = os.getppid()
+    # A launcher that is killed cannot take its grandchildren along: they notice between two cells.
+    runner = CellRunner(
+        Store(output),
+        lambda cell, result: print(describe_result(cell, result), flush=True),
+        alive=lambda: os.getppid() == parent,
+    )
+    for phase in PHASES:
+        for line in runner.run(share_of(cells_of_phase(config, phase), index, count)):
+            print(f"left out: {line}", flush=True)
+        print(PHASE_DONE, flush=True)
+        if not sys.stdin.readline():  # the parent is gone
+            return 1
     return 0
-
-
-def print_cell(cell: object, result: dict) -> None:
-    from .benchmark import describe_result
-
-    print(describe_result(cell, result), flush=True)
 
 
 if __name__ == "__main__":
