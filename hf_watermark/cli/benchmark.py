@@ -34,7 +34,7 @@ def benchmark(
     """
     silence_loading()
 
-    from ..evaluation.matrix import read_config, run_matrix
+    from ..evaluation import read_config, run_matrix
 
     folders = read_folders(data or [])
     chosen = read_config(config, folders)
