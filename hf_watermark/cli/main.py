@@ -10,6 +10,7 @@ from .. import __version__
 from . import (
     attack,
     benchmark,
+    calibrate,
     certify,
     demo,
     disclose,
@@ -21,6 +22,7 @@ from . import (
     publish,
     quickstart,
     statement,
+    survival,
     verify,
 )
 from .errors import BUG, OneLineErrors
@@ -60,6 +62,7 @@ app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
 app.command(epilog=benchmark.EXAMPLE)(benchmark.benchmark)
+app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
 statement_app = typer.Typer(
@@ -68,6 +71,7 @@ statement_app = typer.Typer(
 statement_app.command(epilog=statement.SHOW_EXAMPLE)(statement.show)
 statement_app.command(epilog=statement.CHECK_EXAMPLE)(statement.check)
 app.add_typer(statement_app, name="statement")
+app.command(epilog=survival.EXAMPLE)(survival.survival)
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
 app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)

@@ -93,8 +93,8 @@ def survival_table(
             Attacks by label.
         data:
             The attacker's images.
-        eval_data:
-            Test images for the accuracy beside the mark's survival.
+        eval_data (*optional*):
+            Test images for the accuracy beside the mark's survival; `None` leaves it out.
         on_row (`Callable`, *optional*):
             Called after each row, to save it or to draw it.
     """
@@ -106,7 +106,8 @@ def survival_table(
         except (NotApplicableError, FloatingPointError) as error:
             row: Row = {"attack": label, "verdict": "n/a", "reason": str(error), "methods": {}}
         else:
-            row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)
+            known = eval_data is not None and attacked.num_labels == model.num_labels
+            row = survival_row(label, attacked, key, eval_data, model, known)
             row["seconds"] = round(time.perf_counter() - begin, 1)
         row["options"] = {name: value for name, value in vars(attack).items()} | {"name": attack.name}
         rows.append(row)

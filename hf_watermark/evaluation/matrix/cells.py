@@ -17,6 +17,7 @@ from ...hub.schema import without_floats
 from ...serialization import InvalidInput, canonical_json, read_json, write_json_atomic
 from .config import BackboneSpec, DataSpec, MatrixConfig
 from .backbones import backbone_identity
+from .budgets import attack_options
 from .data import data_identity
 
 
@@ -117,9 +118,7 @@ class AttackCell:
         """The attack's name and options as plain JSON."""
         if self.attack is None:
             return {"name": self.label}
-        return {"name": self.attack.name} | {
-            name: value for name, value in vars(self.attack).items() if name != "progress"
-        }
+        return attack_options(self.attack)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

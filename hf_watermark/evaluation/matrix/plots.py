@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ...evidence import LEVEL_B, LEVEL_N
 from ..plots import FAINT, INK, SETTINGS, STYLES, WIDTH, inline_svg
@@ -95,7 +96,7 @@ def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str]) -> str:
 
 def _heat_cell(axes: Any, row: int, column: int, outcome: Outcome | None, colours: Any) -> None:
     missing = outcome is None or outcome.log2_p is None
-    bits = 0.0 if missing else -outcome.log2_p  # type: ignore[union-attr,operator]
+    bits = 0.0 if missing else abs(outcome.log2_p)  # type: ignore[union-attr,operator]
     colour = "#e4e7eb" if missing else colours(_heat(bits))
     axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=colour, edgecolor="white")
     if outcome is None:
@@ -133,6 +134,8 @@ def cost_plot(found: Sequence[Outcome], methods: Sequence[str]) -> str:
             note = f"removes {len(removed)} of {len(methods)}" if removed else ""
             axes.annotate(note, (max(seconds, 0.01), place), xytext=(8, -3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(costs)), [words(attack) for _, attack, _ in costs])
         axes.set_ylim(-0.7, len(costs) - 0.3)
         axes.margins(x=0.12)

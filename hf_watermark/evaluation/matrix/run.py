@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from ...attacks import Distill, NotApplicableError
+from ...attacks import NotApplicableError
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig, verify
 from ...trainer import stack_trainers
@@ -28,6 +28,7 @@ from ...triggers import without_rows
 from ..hardware import hardware, versions
 from ..survival import accuracy, survival_row
 from .backbones import build_backbone
+from .budgets import attack_budget
 from .cells import NO_ATTACK, ON_TWIN, AttackCell, Cell, ModelCell, Store
 from .config import DataSpec
 from .data import LoadedData, load_data
@@ -109,12 +110,12 @@ class CellRunner:
         data = self.data(cell.model.data_spec)
         set_seed(int(cell.id[:8], 16) >> 1)
         if cell.label == NO_ATTACK:
-            return self.row(cell, model, key, data) | {"epochs": 0.0, "steps": 0, "queries": 0}
+            return self.row(cell, model, key, data) 
         if cell.label == ON_TWIN:
-            return self.row(cell, self.load(cell.model.twin), key, data) | {"epochs": 0.0, "steps": 0, "queries": 0}
+            return self.row(cell, self.load(cell.model.twin), key, data) 
         assert cell.attack is not None
         images = attacker_images(data.train, key, cell.images)
-        budget = attack_budget(cell, len(images))
+        budget = attack_budget(cell.attack, images)
         try:
             attacked = cell.attack(model, images)
         except (NotApplicableError, FloatingPointError) as error:
@@ -200,16 +201,6 @@ def attacker_images(train: Any, key: WatermarkKey, most: int | None) -> Any:
     rows = [int(row) for name, tensor in key.pool.items() if name.endswith(".rows") for row in tensor.tolist()]
     rest = without_rows(train, sorted(set(rows)))
     return torch.utils.data.Subset(rest, range(min(most or len(rest), len(rest))))
-
-
-def attack_budget(cell: AttackCell, images: int) -> Result:
-    """What the attacker spends: passes over his data, optimizer steps, and questions to the marked model."""
-    options = cell.options
-    epochs = float(options.get("epochs", 0) or options.get("finetune_epochs", 0))
-    steps = math.ceil(epochs * math.ceil(images / options["batch_size"])) if epochs and "batch_size" in options else 0
-    # Each pass asks the teacher again, on newly augmented images.
-    queries = math.ceil(epochs * images) if isinstance(cell.attack, Distill) else 0
-    return {"epochs": epochs, "steps": steps, "queries": queries, "attacker_images": images if epochs else 0}
 
 
 def _model_of(cell: Cell) -> ModelCell:

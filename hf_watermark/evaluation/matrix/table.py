@@ -66,6 +66,7 @@ def table_row(
         "attack_options": json.dumps({key: value for key, value in cell.options.items() if key != "name"}),
         "epochs": float(result.get("epochs", 0.0)),
         "steps": int(result.get("steps", 0)),
+        "examples": int(result.get("examples", 0)),
         "queries": int(result.get("queries", 0)),
         "attacker_images": int(result.get("attacker_images", 0)),
         "accuracy": accuracy,
@@ -116,7 +117,7 @@ def table_schema() -> Any:
     )
     text = ["method", "backbone", "data", "attack", "attack_name", "attack_options", "level", "verdict", "reason"]
     text += ["device", "hardware", "versions", "cell", "model_cell"]
-    whole = ["seed", "steps", "queries", "attacker_images", "matches", "trials", "check_queries", "parameters"]
+    whole = ["seed", "steps", "examples", "queries", "attacker_images", "matches", "trials", "check_queries", "parameters"]
     whole += ["train_images", "test_images"]
     types: dict[str, Any] = dict.fromkeys(text, pa.string()) | dict.fromkeys(whole, pa.int64())
     types |= {"methods": pa.list_(pa.string()), "not_checked": pa.list_(pa.string()), "parts": pa.list_(part)}
@@ -125,7 +126,7 @@ def table_schema() -> Any:
 
 COLUMNS = (
     *("method", "methods", "backbone", "data", "seed"),
-    *("attack", "attack_name", "attack_options", "epochs", "steps", "queries", "attacker_images"),
+    *("attack", "attack_name", "attack_options", "epochs", "steps", "examples", "queries", "attacker_images"),
     *("accuracy", "marked_accuracy", "twin_accuracy", "stealing_loss", "embedding_loss", "retention"),
     *("matches", "trials", "match_rate", "log2_p", "level", "verdict", "reason", "parts", "not_checked"),
     *("relative_distance", "check_queries", "cpu_seconds", "seconds", "training_cpu_seconds"),
