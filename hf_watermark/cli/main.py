@@ -18,6 +18,7 @@ from . import (
     judge,
     methods,
     owner,
+    plan,
     precommit,
     publish,
     quickstart,
@@ -63,6 +64,7 @@ app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
 app.command(epilog=benchmark.EXAMPLE)(benchmark.benchmark)
 app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
+app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
 statement_app = typer.Typer(
