@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .calibration import NullTable, with_null_control
 from .configuration import CONFIG_NAME, WatermarkConfig
 from .evidence import Evidence
 from .keys import NO_BEACON, Opening, WatermarkKey
@@ -86,6 +87,7 @@ def verify(
     looks: int = 1,
     beacon: bytes | None = None,
     budget: int | None = None,
+    null_table: NullTable | None = None,
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
@@ -104,6 +106,8 @@ def verify(
         budget (`int`, *optional*):
             Most images that the suspect may be asked. A method that would ask more is left out, with a warning; when it is the only
             one, [`~suspects.BudgetExceeded`] is raised. [`verify_sequentially`] makes do with what there is.
+        null_table ([`~calibration.NullTable`], *optional*):
+            What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
@@ -126,7 +130,10 @@ def verify(
         return prepared
     verifiers, opened = prepared
     opened.budget = None if budget is None else opened.queries + budget
-    return verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    evidence = verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
+    if null_table is None:
+        return evidence
+    return with_null_control(evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers})
 
 
 def verify_sequentially(
