@@ -100,7 +100,9 @@ class NullTable(Strict):
     def _pairs(self) -> "NullTable":
         for entry in self.entries:
             if entry.pairs != self.models * self.keys:
-                raise ValueError(f"{entry.method}: {entry.pairs} pairs are not {self.models} models x {self.keys} keys")
+                raise ValueError(
+                    f"{entry.method}: {entry.pairs} pairs are not {self.models} models x {self.keys} keys"
+                )
         if len({entry.method for entry in self.entries}) != len(self.entries):
             raise ValueError("a method is listed twice")
         return self
@@ -157,7 +159,9 @@ def find_null_table(name: str) -> NullTable:
         return read_null_table(name)
     shipped = shipped_null_tables()
     if name not in shipped:
-        raise InvalidInput(f"{name}: no such file, and no shipped null table; there are: {', '.join(shipped) or 'none'}")
+        raise InvalidInput(
+            f"{name}: no such file, and no shipped null table; there are: {', '.join(shipped) or 'none'}"
+        )
     return shipped[name]
 
 

@@ -133,7 +133,9 @@ def verify(
     evidence = verify_claims(verifiers, opened, is_bound(key.beacon, beacon), looks)
     if null_table is None:
         return evidence
-    return with_null_control(evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers})
+    return with_null_control(
+        evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers}
+    )
 
 
 def verify_sequentially(

@@ -5,10 +5,9 @@ import json
 import math
 
 import pytest
-from conftest import SMALL_CONFIGS
 from tiny import patterned_images, tiny_resnet
 
-from hf_watermark import Evidence, InvalidInput, Verdict, verify
+from hf_watermark import Evidence, GreedyResidualsConfig, InvalidInput, USPConfig, Verdict, verify
 from hf_watermark.calibration import (
     TABLE_BYTES,
     NullTable,
@@ -27,7 +26,7 @@ from hf_watermark.statistics import log2_binomial_tail
 from hf_watermark.verifier import summary
 
 
-CONFIG = SMALL_CONFIGS["greedy_residuals"]
+CONFIG = GreedyResidualsConfig(bits=128, subkeys=2, group_size=16)  # as `marked_by` uses
 
 
 def table(log2_ps, method="greedy_residuals", config=CONFIG) -> NullTable:
@@ -65,7 +64,7 @@ def test_an_unmarked_model_gives_no_alarm(measured):
 
 
 def test_the_keys_of_a_null_are_not_the_same():
-    scores = null_scores(SMALL_CONFIGS["usp"], tiny_resnet(), patterned_images(), keys=12, decoys=6)
+    scores = null_scores(USPConfig(buckets=1, pool_per_class=4), tiny_resnet(), patterned_images(), keys=12, decoys=6)
 
     assert len(scores) == 12 and len({rate for _, rate in scores}) > 3
 
@@ -97,7 +96,10 @@ def test_a_table_that_exceeds_its_thresholds_takes_the_verdict_away():
 def test_no_table_makes_evidence_stronger(log2_p):
     order = [Verdict.NOT_FOUND, Verdict.INCONCLUSIVE, Verdict.FOUND]
     for scores in (uniform(1000), [0.0] * 1000, [-0.1] * 10):
-        plain, checked = found(log2_p), with_null_control(found(log2_p), table(scores), {"greedy_residuals": CONFIG.to_dict()})
+        plain, checked = (
+            found(log2_p),
+            with_null_control(found(log2_p), table(scores), {"greedy_residuals": CONFIG.to_dict()}),
+        )
         assert checked.log2_p == plain.log2_p and checked.log2_e == plain.log2_e
         assert order.index(checked.verdict) <= order.index(plain.verdict)
 

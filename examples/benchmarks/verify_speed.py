@@ -133,7 +133,9 @@ def measure_sizes(options: argparse.Namespace) -> dict:
     rows = []
     for size in options.sizes:
         command = [sys.executable, __file__, "--one-size", str(size), "--repeat", str(options.repeat)]
-        done = subprocess.run([*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True
+        )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(rows[-1]), flush=True)
     settings = {"repeat": options.repeat, "threads": options.threads, "decoys_per_subkey": DECOYS}

@@ -20,7 +20,9 @@ def benchmark(
     ],
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="NAME=DIR", help="Folder of a parquet data set of the config; may be repeated."),
+        typer.Option(
+            "--data", metavar="NAME=DIR", help="Folder of a parquet data set of the config; may be repeated."
+        ),
     ] = None,
     only_table: Annotated[
         bool, typer.Option("--only-table", help="Run nothing; write table, report and cards from finished cells.")

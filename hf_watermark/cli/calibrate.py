@@ -81,4 +81,3 @@ def show(table: "NullTable") -> None:
         counts = [str(row.count) for row in entry.exceedances]
         shown.add_row(entry.method, str(entry.pairs), *counts, f"{entry.smallest_log2_p:.1f}")
     Console().print(shown)
-

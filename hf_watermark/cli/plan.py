@@ -93,14 +93,18 @@ def capacity_of(method: str, backbone: str, classes: int, bits: int) -> dict[str
 
 def show_plan(document: dict[str, Any]) -> None:
     found = document["plan"]
-    typer.echo(f"{found['method']}: {found['units']} {found['unit']} per sub-key, {found['needed']} of them have to match")
+    typer.echo(
+        f"{found['method']}: {found['units']} {found['unit']} per sub-key, {found['needed']} of them have to match"
+    )
     typer.echo(
         f"at a match rate of {found['rate']:.3f} ({document['rate_from']}) they do with probability {found['power']:.3f}; "
         f"log2 p is then {found['log2_p']:.1f}"
     )
     typer.echo(f"the null: {found['assumption']}; units are taken to survive independently")
     fields = ", ".join(f"{name}={value}" for name, value in found["fields"].items())
-    queries = f"; a verifier asks {found['queries']} images" if found["queries"] else "; weights are read, nothing is asked"
+    queries = (
+        f"; a verifier asks {found['queries']} images" if found["queries"] else "; weights are read, nothing is asked"
+    )
     typer.echo(f"config: {fields}{queries}")
     capacity = document["capacity"]
     if capacity is not None:
@@ -122,7 +126,12 @@ def show_plan(document: dict[str, Any]) -> None:
 def show_scan(document: dict[str, Any]) -> None:
     table = Table("stage", "requests", "bytes", "core hours", "hours", "limited by")
     for stage in document["stages"]:
-        numbers = [f"{stage['requests']:,.0f}", size(stage["bytes"]), f"{stage['core_hours']:,.1f}", f"{stage['hours']:,.2f}"]
+        numbers = [
+            f"{stage['requests']:,.0f}",
+            size(stage["bytes"]),
+            f"{stage['core_hours']:,.1f}",
+            f"{stage['hours']:,.2f}",
+        ]
         table.add_row(stage["stage"], *numbers, stage["limited_by"])
     total = document["total"]
     table.add_row("total", f"{total['requests']:,.0f}", size(total["bytes"]), "", f"{total['hours']:,.2f}", "")

@@ -40,7 +40,9 @@ def survival(
         float | None,
         typer.Option("--learning-rate", min=0, help="What the model was trained with (AdamW); needed with --data."),
     ] = None,
-    epochs: Annotated[float, typer.Option("--epochs", min=0, help="Of each fine-tuning; distillation takes 3 times.")] = 1,
+    epochs: Annotated[
+        float, typer.Option("--epochs", min=0, help="Of each fine-tuning; distillation takes 3 times.")
+    ] = 1,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Height and width of images from --data.")
     ] = None,
@@ -90,4 +92,3 @@ def load_part(source: str | None, model: Any, folder: Path, image_size: int | No
     from .data import load_images
 
     return load_images(source, model, folder / PREPROCESSOR, image_size, model.config.num_labels)
-

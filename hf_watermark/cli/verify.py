@@ -72,7 +72,9 @@ def verify(
     null_table: Annotated[
         str | None,
         typer.Option(
-            "--null-table", metavar="FILE", help="Control: what hf-watermark calibrate wrote, or a shipped table's name."
+            "--null-table",
+            metavar="FILE",
+            help="Control: what hf-watermark calibrate wrote, or a shipped table's name.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON and nothing else.")] = False,

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..mapping import METHODS, method_entry
-from ..serialization import InvalidInput
 from ..methods.soft_label.config import MOST_BUCKETS
+from ..serialization import InvalidInput
 from ..statistics import binomial_min_matches, log2_binomial_tail, log2_rademacher_tail
 from ..triggers import LAYOUTS, rule_capacity
 from .measured import fidelity_rows, rates_after
-
 
 
 def most_units(method: str, classes: int) -> int:
@@ -142,15 +141,25 @@ def _law(method: str, classes: int, looks: int) -> _Law:
             return min(0.0, log2_rademacher_tail(float(2 * k - n), np.ones(n)) + extra)
 
         def least(n: int, target: float) -> int | None:
-            return None if signs(n, n) > target else bisect_left(range(n + 1), True, key=lambda k: signs(k, n) <= target)
+            return (
+                None if signs(n, n) > target else bisect_left(range(n + 1), True, key=lambda k: signs(k, n) <= target)
+            )
 
         return _Law("signs", 0.5, signs, least, "signs of equal size; Chernoff bound of their sum")
     unit, chance, assumption = {
         "greedy_residuals": ("bits", 0.5, "exact binomial"),
         "watermas": ("bits", 0.5, "exact binomial"),
         # A rule whose answers agree counts once: its target is drawn once.
-        "function_coupled": ("rules", 1 / max(1, classes - 2), "the answers to one rule agree; exact binomial over rules"),
-        "certified": ("triggers", 1 / max(1, classes - 1), "exact binomial; one bit for two tests, plain and smoothed"),
+        "function_coupled": (
+            "rules",
+            1 / max(1, classes - 2),
+            "the answers to one rule agree; exact binomial over rules",
+        ),
+        "certified": (
+            "triggers",
+            1 / max(1, classes - 1),
+            "exact binomial; one bit for two tests, plain and smoothed",
+        ),
     }[method]
     if chance >= 1:
         raise InvalidInput(f"{method} needs more than {classes} classes: an unrelated key is always right")

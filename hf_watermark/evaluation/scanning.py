@@ -61,7 +61,9 @@ class ScanInputs:
             value = getattr(self, field.name)
             share = field.name in ("matching", "read_share", "marked")
             if not (0 <= value <= 1 if share else 0 < value < 1e18):
-                raise InvalidInput(f"`{field.name}` is {value}: choose {'a share in [0, 1]' if share else 'a positive number'}")
+                raise InvalidInput(
+                    f"`{field.name}` is {value}: choose {'a share in [0, 1]' if share else 'a positive number'}"
+                )
 
 
 def scan_plan(inputs: ScanInputs) -> dict[str, Any]:
@@ -74,7 +76,9 @@ def scan_plan(inputs: ScanInputs) -> dict[str, Any]:
     """
     candidates = inputs.repos * inputs.matching
     pairs = max(1.0, candidates * inputs.keys)
-    shapes = _stage("names and shapes of every repository", inputs.repos * inputs.files, inputs.header_bytes, inputs, 0.0)
+    shapes = _stage(
+        "names and shapes of every repository", inputs.repos * inputs.files, inputs.header_bytes, inputs, 0.0
+    )
     checks = _stage(
         "carriers of the repositories that fit, under every key",
         candidates * inputs.check_requests,

@@ -89,7 +89,11 @@ def test_only_what_changed_is_new(run):
 
     def new(config):
         cells = [*model_cells(config), *attack_cells(config)]
-        return {getattr(cell, "label", cell.method if cell in model_cells(config) else "") for cell in cells if cell.id not in known}
+        return {
+            getattr(cell, "label", cell.method if cell in model_cells(config) else "")
+            for cell in cells
+            if cell.id not in known
+        }
 
     attacks = [{"attacks": {"noise": {"name": "weight_noise", "relative_std": 0.2}}}]
     assert new(changed(attacks=attacks)) == {"noise"}

@@ -68,7 +68,15 @@ ROWS = [
     row(attack="finetune", accuracy=0.79, log2_p=-3.0, verdict="not found"),
     row(attack="finetune", seed=1, accuracy=0.81),
     row(attack="prune", accuracy=0.30, log2_p=-1.0, verdict="not found"),
-    row(attack="fold", accuracy=None, log2_p=None, verdict="n/a", reason="no BatchNorm <here>", matches=None, trials=None),
+    row(
+        attack="fold",
+        accuracy=None,
+        log2_p=None,
+        verdict="n/a",
+        reason="no BatchNorm <here>",
+        matches=None,
+        trials=None,
+    ),
     row(method="other", attack="none"),
     row(method="other", attack="noise"),
 ]

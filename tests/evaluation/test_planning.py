@@ -58,7 +58,10 @@ def test_signs_use_the_proven_bound():
 
 
 def test_looks_are_charged():
-    assert plan_mark("greedy_residuals", 1e-9, 0.8, looks=1024).units == plan_mark("greedy_residuals", 1e-9 / 1024, 0.8).units
+    assert (
+        plan_mark("greedy_residuals", 1e-9, 0.8, looks=1024).units
+        == plan_mark("greedy_residuals", 1e-9 / 1024, 0.8).units
+    )
 
 
 @pytest.mark.parametrize(

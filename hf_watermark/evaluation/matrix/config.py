@@ -207,7 +207,9 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            raise InvalidInput(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; repeat it")
+            raise InvalidInput(
+                f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; repeat it"
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

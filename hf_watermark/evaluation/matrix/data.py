@@ -40,7 +40,11 @@ class LoadedData:
 
 def data_identity(spec: DataSpec) -> dict[str, Any]:
     """What determines the images: not where they lie. Files count by their SHA-256."""
-    fixed = {"train_images": spec.train_images, "test_images": spec.test_images, "augment": spec.augment}
+    fixed: dict[str, Any] = {
+        "train_images": spec.train_images,
+        "test_images": spec.test_images,
+        "augment": spec.augment,
+    }
     if spec.source == "parquet":
         assert spec.folder is not None
         fixed["sha256"] = _folder_digest(str(Path(spec.folder).resolve()))

@@ -95,17 +95,12 @@ def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str]) -> str:
 
 
 def _heat_cell(axes: Any, row: int, column: int, outcome: Outcome | None, colours: Any) -> None:
-    missing = outcome is None or outcome.log2_p is None
-    bits = 0.0 if missing else abs(outcome.log2_p)  # type: ignore[union-attr,operator]
-    colour = "#e4e7eb" if missing else colours(_heat(bits))
-    axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=colour, edgecolor="white")
-    if outcome is None:
-        text, weight = "", "normal"
-    elif missing:
-        text, weight = "n/a", "normal"
-    else:
+    text, weight, colour, dark = "" if outcome is None else "n/a", "normal", GRID, False
+    if outcome is not None and outcome.log2_p is not None:
+        bits = abs(outcome.log2_p)
         text, weight = f"{bits:.0f}" + ("" if outcome.affordable else " •"), "bold" if outcome.succeeds else "normal"
-    dark = not missing and (bits > 190 or bits < 10)
+        colour, dark = colours(_heat(bits)), bits > 190 or bits < 10
+    axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=colour, edgecolor="white")
     middle = {"ha": "center", "va": "center", "fontsize": 8, "weight": weight, "color": "white" if dark else INK}
     axes.text(column + 0.5, row + 0.52, text, **middle)
 

@@ -110,9 +110,9 @@ class CellRunner:
         data = self.data(cell.model.data_spec)
         set_seed(int(cell.id[:8], 16) >> 1)
         if cell.label == NO_ATTACK:
-            return self.row(cell, model, key, data) 
+            return self.row(cell, model, key, data)
         if cell.label == ON_TWIN:
-            return self.row(cell, self.load(cell.model.twin), key, data) 
+            return self.row(cell, self.load(cell.model.twin), key, data)
         assert cell.attack is not None
         images = attacker_images(data.train, key, cell.images)
         budget = attack_budget(cell.attack, images)
@@ -125,7 +125,7 @@ class CellRunner:
 
     def row(self, cell: AttackCell, suspect: PreTrainedModel, key: WatermarkKey, data: LoadedData) -> Result:
         evidence = verify(suspect, key, beacon=key.beacon)
-        known = suspect.num_labels == data.classes
+        known = suspect.config.num_labels == data.classes
         row = survival_row(cell.label, suspect, key, data.test, self.load(cell.model), known, evidence)
         return {name: value for name, value in row.items() if name != "attack"} | {
             "matches": evidence.matches,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ...serialization import InvalidInput, read_json, write_bytes_atomic, write_json_atomic
-from ..hardware import hardware
 from .cells import AttackCell, Cell, ModelCell, Store, attack_cells, model_cells
 from .config import CONFIG_BYTES, MatrixConfig
 from .losses import retention, stealing_loss
@@ -117,7 +116,17 @@ def table_schema() -> Any:
     )
     text = ["method", "backbone", "data", "attack", "attack_name", "attack_options", "level", "verdict", "reason"]
     text += ["device", "hardware", "versions", "cell", "model_cell"]
-    whole = ["seed", "steps", "examples", "queries", "attacker_images", "matches", "trials", "check_queries", "parameters"]
+    whole = [
+        "seed",
+        "steps",
+        "examples",
+        "queries",
+        "attacker_images",
+        "matches",
+        "trials",
+        "check_queries",
+        "parameters",
+    ]
     whole += ["train_images", "test_images"]
     types: dict[str, Any] = dict.fromkeys(text, pa.string()) | dict.fromkeys(whole, pa.int64())
     types |= {"methods": pa.list_(pa.string()), "not_checked": pa.list_(pa.string()), "parts": pa.list_(part)}
