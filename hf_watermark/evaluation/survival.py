@@ -99,7 +99,7 @@ def survival_table(
             Called after each row, to save it or to draw it.
     """
     rows = []
-    for label, attack in tqdm(attacks.items(), desc="attacks"):
+    for label, attack in tqdm(attacks.items(), desc="attacks", disable=None):
         begin = time.perf_counter()
         try:
             attacked = attack(model, data)

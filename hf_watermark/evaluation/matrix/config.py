@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, StringConstraints, model_validator
 
+from ... import attacks as library
 from ...attacks import ATTACKS, Attack, make_attack, standard_battery
 from ...configuration import WatermarkConfig
 from ...hub.schema import Strict, validated
@@ -18,6 +19,8 @@ from ...serialization.files import naming, open_regular, read_all
 
 CONFIG_BYTES = 256 * 1024
 BATTERIES: dict[str, Callable[..., dict[str, Attack]]] = {"standard": standard_battery}
+if hasattr(library, "full_battery"):
+    BATTERIES["full"] = library.full_battery
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
 Positive = Annotated[float, Field(gt=0, lt=1e6)]
@@ -92,7 +95,7 @@ class AttackGroup(Strict):
 
     Args:
         battery (`str`, *optional*):
-            A list of the library, such as `standard`, made with `options` (epochs, ...) at the learning rate of the data set.
+            A list of the library, `standard` or `full`, made with `options` (epochs, ...) at the learning rate of the data set.
         only, skip (`list[str]`):
             Labels of the battery to take or to leave out; `*` stands for anything.
         attacks (`dict`):
