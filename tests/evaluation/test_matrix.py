@@ -43,6 +43,18 @@ def test_one_row_per_check(run):
     assert [part["method"] for part in plain["stacked"]["parts"]] == ["greedy_residuals", "usp"]
 
 
+def test_a_mark_that_cannot_be_read_any_more_is_removed(run):
+    """A student of another architecture has no place where the bits could stand."""
+    distilled = {"students": {"name": "distill", "student": "other", "epochs": 0.1, "batch_size": 50}}
+    config = changed(methods={"greedy": TINY["methods"]["greedy"]}, attacks=[{"attacks": distilled, "images": 50}])
+
+    runner = CellRunner(Store(run))
+    result = runner.attack(attack_cells(config)[-1])
+
+    assert result["verdict"] == "not found" and "resnet.0" in result["reason"] and result["log2_p"] == 0.0
+    assert 0 <= result["accuracy"] <= 1 and result["queries"] == 5
+
+
 def test_losses_and_budgets_follow_from_the_row(run):
     rows = {(row["method"], row["attack"]): row for row in read_table(run / "results.parquet")}
     tuned, noisy = rows["greedy", "finetune_lr_1x"], rows["greedy", "noise"]

@@ -73,7 +73,7 @@ def table_row(
         "twin_accuracy": twin["accuracy"],
         "stealing_loss": None if accuracy is None else stealing_loss(twin["accuracy"], accuracy),
         "embedding_loss": stealing_loss(twin["accuracy"], marked["accuracy"]),
-        "retention": retention(result["methods"]) if trials else None,
+        "retention": None if result.get("log2_p") is None else retention(result["methods"]),
         "matches": result.get("matches"),
         "trials": result.get("trials"),
         "match_rate": result["matches"] / trials if trials else None,
