@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..mapping import METHODS, method_entry
+from ..mapping import method_entry
 from ..methods.soft_label.config import MOST_BUCKETS
 from ..serialization import InvalidInput
 from ..statistics import binomial_min_matches, log2_binomial_tail, log2_rademacher_tail
@@ -237,5 +237,4 @@ def plan_document(plan: MarkPlan, target_p: float, origin: str, capacity: dict[s
         "rate_from": origin,
         "capacity": capacity,
         "fidelity": fidelity_rows(plan.method),
-        "methods": list(METHODS),
     }
