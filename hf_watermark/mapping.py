@@ -9,6 +9,7 @@ from torch import nn
 
 from .alignment import AlignedReading, open_reference
 from .backbones import read_carriers
+from .calibration import NullTable, with_null_control
 from .configuration import CONFIG_NAME, WatermarkConfig
 from .evidence import Access, Evidence
 from .keys import NO_BEACON, Opening, WatermarkKey
@@ -91,6 +92,7 @@ def verify(
     beacon: bytes | None = None,
     budget: int | None = None,
     reference: nn.Module | str | Path | None = None,
+    null_table: NullTable | None = None,
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
@@ -113,6 +115,8 @@ def verify(
             The owner's marked model, or its folder. When the direct reading does not find the mark, function-preserving changes of the
             suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is read as well. The second look costs one
             bit, whether or not it is taken.
+        null_table ([`~calibration.NullTable`], *optional*):
+            What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
@@ -137,9 +141,14 @@ def verify(
     opened.budget = None if budget is None else opened.queries + budget
     bound = is_bound(key.beacon, beacon)
     if reference is None:
-        return verify_claims(verifiers, opened, bound, looks)
-    return _verify_aligned(
-        verifiers, opened, bound, 2 * looks, open_reference(reference, getattr(key, "backbone", None))
+        evidence = verify_claims(verifiers, opened, bound, looks)
+    else:
+        owner = open_reference(reference, getattr(key, "backbone", None))
+        evidence = _verify_aligned(verifiers, opened, bound, 2 * looks, owner)
+    if null_table is None:
+        return evidence
+    return with_null_control(
+        evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers}
     )
 
 

@@ -137,11 +137,14 @@ class WatermarkTrainer(Trainer):
         """Prepares embedding from the key. One per method class."""
         raise NotImplementedError
 
+    def _key_seed(self) -> bytes:
+        return os.urandom(32)
+
     def _create_key(self, owner: Owner) -> WatermarkKey:
         # Rank 0 draws the key, everybody embeds the same one.
         box: list[Any] = [None]
         if self.accelerator.is_main_process:
-            seed, plans, pool = os.urandom(32), [], {}
+            seed, plans, pool = self._key_seed(), [], {}
             for cls in self.method_classes():
                 config = self.watermark[cls.method]
                 plan = cls.plan(self, config, expand(seed, b"hfwm/v1/pool", cls.method.encode()))

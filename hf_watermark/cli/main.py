@@ -9,6 +9,8 @@ import typer
 from .. import __version__
 from . import (
     attack,
+    benchmark,
+    calibrate,
     certify,
     demo,
     disclose,
@@ -17,10 +19,12 @@ from . import (
     keys,
     methods,
     owner,
+    plan,
     precommit,
     publish,
     quickstart,
     statement,
+    survival,
     verify,
 )
 from .errors import BUG, OneLineErrors
@@ -63,6 +67,9 @@ app.command(epilog=verify.EXAMPLE)(verify.verify)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)
+app.command(epilog=benchmark.EXAMPLE)(benchmark.benchmark)
+app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
+app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
 statement_app = typer.Typer(
@@ -72,6 +79,7 @@ statement_app.command(epilog=statement.SHOW_EXAMPLE)(statement.show)
 statement_app.command(epilog=statement.CHECK_EXAMPLE)(statement.check)
 statement_app.command(epilog=statement.COMPARE_EXAMPLE)(statement.compare)
 app.add_typer(statement_app, name="statement")
+app.command(epilog=survival.EXAMPLE)(survival.survival)
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
 app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
 app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)

@@ -77,6 +77,14 @@ def verify(
             help="The owner's marked model: permuted, scaled, rotated or added channels of the suspect are undone by it.",
         ),
     ] = None,
+    null_table: Annotated[
+        str | None,
+        typer.Option(
+            "--null-table",
+            metavar="FILE",
+            help="Control: what hf-watermark calibrate wrote, or a shipped table's name.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON and nothing else.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page with plots.")
@@ -101,6 +109,7 @@ def verify(
             refuse_output(file)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
+    from ..calibration import find_null_table
     from ..evidence import Verdict
     from ..mapping import verify as check
     from ..mapping import verify_sequentially
@@ -110,12 +119,17 @@ def verify(
     silence_loading()
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
+    nulls = None if null_table is None else find_null_table(null_table)
+    if nulls is not None and sequential:
+        raise InvalidInput("--null-table is about the full check; leave out --sequential")
     source = open_address(suspect, claim, api, api_name, mean, std) if is_address(suspect) else suspect
     with Console(stderr=True).status("Checking ..."):
         if sequential:
             evidence = verify_sequentially(source, claim, budget=budget, beacon=known, looks=looks).evidence
         else:
-            evidence = check(source, claim, looks=looks, beacon=known, budget=budget, reference=reference)
+            evidence = check(
+                source, claim, looks=looks, beacon=known, budget=budget, reference=reference, null_table=nulls
+            )
     if output is not None:
         write_json_atomic(output, evidence.to_dict(), overwrite=False)
     if report is not None:

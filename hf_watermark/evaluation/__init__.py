@@ -1,6 +1,41 @@
-"""Measurements on marked models: accuracy, survival under attack, plots and reports."""
+"""Measurements on marked models: accuracy, survival under attack, benchmarks, plots and reports. Public names load on first use."""
 
-from .survival import accuracy, method_summary, survival_row, survival_table
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 
-__all__ = ["accuracy", "method_summary", "survival_row", "survival_table"]
+_NAMES = {
+    "MatrixConfig": "matrix.config",
+    "accuracy": "survival",
+    "method_summary": "survival",
+    "parse_config": "matrix.config",
+    "read_config": "matrix.config",
+    "read_table": "matrix.table",
+    "run_matrix": "matrix.benchmark",
+    "survival_row": "survival",
+    "survival_table": "survival",
+}
+
+__all__ = sorted(_NAMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'hf_watermark.evaluation' has no attribute {name!r}")
+    return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+if TYPE_CHECKING:
+    from .matrix.benchmark import run_matrix as run_matrix
+    from .matrix.config import MatrixConfig as MatrixConfig
+    from .matrix.config import parse_config as parse_config
+    from .matrix.config import read_config as read_config
+    from .matrix.table import read_table as read_table
+    from .survival import accuracy as accuracy
+    from .survival import method_summary as method_summary
+    from .survival import survival_row as survival_row
+    from .survival import survival_table as survival_table

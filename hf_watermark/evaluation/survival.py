@@ -93,20 +93,21 @@ def survival_table(
             Attacks by label.
         data:
             The attacker's images.
-        eval_data:
-            Test images for the accuracy beside the mark's survival.
+        eval_data (*optional*):
+            Test images for the accuracy beside the mark's survival; `None` leaves it out.
         on_row (`Callable`, *optional*):
             Called after each row, to save it or to draw it.
     """
     rows = []
-    for label, attack in tqdm(attacks.items(), desc="attacks"):
+    for label, attack in tqdm(attacks.items(), desc="attacks", disable=None):
         begin = time.perf_counter()
         try:
             attacked = attack(model, data)
         except (NotApplicableError, FloatingPointError, ImportError) as error:  # no such layer, diverged, no extra
             row: Row = {"attack": label, "verdict": "n/a", "reason": str(error), "methods": {}}
         else:
-            row = survival_row(label, attacked, key, eval_data, model, attacked.num_labels == model.num_labels)
+            known = eval_data is not None and attacked.num_labels == model.num_labels
+            row = survival_row(label, attacked, key, eval_data, model, known)
             row["seconds"] = round(time.perf_counter() - begin, 1)
         row |= {"options": attack.options(), "budget": attack.budget(data)}
         rows.append(row)

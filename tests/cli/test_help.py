@@ -32,6 +32,10 @@ def test_help_needs_no_heavy_import():
         "quickstart",
         "precommit",
         "publish",
+        "benchmark",
+        "survival",
+        "calibrate",
+        "plan",
     ]
     + ["statement", "statement show", "statement check", "open", "judge", "dispute", "demo"],
 )

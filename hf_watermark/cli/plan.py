@@ -1,0 +1,151 @@
+"""`hf-watermark plan`."""
+
+import json as json_format
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..serialization import InvalidInput
+from .loading import silence_loading
+
+
+EXAMPLE = (
+    "Examples:\n\nhf-watermark plan --method greedy_residuals --backbone small_resnet --target-p 1e-9 --rate 0.8\n\n"
+    "hf-watermark plan --scan 2000000 --workers 1000"
+)
+
+
+def plan(
+    method: Annotated[str | None, typer.Option("--method", help="A method; see hf-watermark methods.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="A preset of the benchmark, or timm:ARCHITECTURE.")
+    ] = None,
+    target_p: Annotated[float, typer.Option("--target-p", help="p-value to reach after the attack.")] = 2.0**-64,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=0, max=1, help="Share of bits, rules or triggers that survives.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="ATTACK", help="Take the worst measured share after this attack.")
+    ] = None,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Labels of the model.")] = 10,
+    power: Annotated[float, typer.Option("--power", help="Chance to reach the p-value at this rate.")] = 0.95,
+    looks: Annotated[int, typer.Option("--looks", min=1, help="Looks that will be charged.")] = 1,
+    scan: Annotated[
+        int | None, typer.Option("--scan", metavar="REPOS", min=1, help="Plan a scan of so many repositories.")
+    ] = None,
+    keys: Annotated[int, typer.Option("--keys", min=1, help="For --scan: keys looked for.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="For --scan: cores or GPUs.")] = 1000,
+    addresses: Annotated[int, typer.Option("--addresses", min=1, help="For --scan: machines with an address.")] = 16,
+    requests_per_second: Annotated[
+        float, typer.Option("--requests-per-second", min=0.001, help="For --scan: per address.")
+    ] = 10.0,
+    matching: Annotated[
+        float, typer.Option("--matching", min=0, max=1, help="For --scan: share of repositories that fit a key.")
+    ] = 0.02,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """
+    Say how many bits, triggers and queries a claim needs, what they cost in fidelity, or what a scan of the Hub costs. Nothing is trained.
+
+    p-values are exact. Fidelity and survival come from this project's own measurements, and other models will differ.
+    """
+    if (method is None) == (scan is None):
+        raise InvalidInput("give exactly one of --method NAME and --scan REPOS")
+    silence_loading()
+    if scan is not None:
+        from ..evaluation.scanning import ScanInputs, scan_plan
+
+        inputs = ScanInputs(
+            repos=scan,
+            keys=keys,
+            workers=workers,
+            addresses=addresses,
+            requests_per_second=requests_per_second,
+            matching=matching,
+        )
+        document = scan_plan(inputs)
+        typer.echo(json_format.dumps(document, indent=2)) if json else show_scan(document)
+        return
+    assert method is not None
+
+    from ..evaluation.planning import expected_rate, plan_document, plan_mark
+
+    share, origin = expected_rate(method, after, rate)
+    found = plan_mark(method, target_p, share, classes, power, looks)
+    capacity = None if backbone is None else capacity_of(method, backbone, classes, found.units)
+    document = plan_document(found, target_p, origin, capacity)
+    typer.echo(json_format.dumps(document, indent=2)) if json else show_plan(document)
+
+
+def capacity_of(method: str, backbone: str, classes: int, bits: int) -> dict[str, Any] | None:
+    from ..evaluation.capacity import white_box_capacity
+    from ..evaluation.matrix.backbones import build_backbone
+    from ..evaluation.matrix.config import BackboneSpec
+
+    kind, separator, name = backbone.partition(":")
+    if separator and kind != "timm":
+        raise InvalidInput(f"--backbone {backbone!r}: write a preset, or timm:ARCHITECTURE")
+    spec = BackboneSpec(timm=name) if separator else BackboneSpec(preset=backbone)
+    return white_box_capacity(method, build_backbone(spec, classes, (3, 32, 32), 0), bits)
+
+
+def show_plan(document: dict[str, Any]) -> None:
+    found = document["plan"]
+    typer.echo(
+        f"{found['method']}: {found['units']} {found['unit']} per sub-key, {found['needed']} of them have to match"
+    )
+    typer.echo(
+        f"at a match rate of {found['rate']:.3f} ({document['rate_from']}) they do with probability {found['power']:.3f}; "
+        f"log2 p is then {found['log2_p']:.1f}"
+    )
+    typer.echo(f"the null: {found['assumption']}; units are taken to survive independently")
+    fields = ", ".join(f"{name}={value}" for name, value in found["fields"].items())
+    queries = (
+        f"; a verifier asks {found['queries']} images" if found["queries"] else "; weights are read, nothing is asked"
+    )
+    typer.echo(f"config: {fields}{queries}")
+    capacity = document["capacity"]
+    if capacity is not None:
+        typer.echo(
+            f"this backbone ({capacity['parameters']} parameters) holds at most {capacity['most_bits']} bits in one sub-key; by default "
+            f"{capacity['subkeys']} sub-keys of {found['units']} bits are embedded"
+        )
+    if not document["fidelity"]:
+        typer.echo("fidelity: nothing measured ships with this version")
+        return
+    table = Table("methods", "data", "backbone", "seeds", "fidelity (points)", "± 95 %", title="measured fidelity")
+    for row in document["fidelity"]:
+        width = "" if row["half_width_95"] is None else f"{row['half_width_95']:.2f}"
+        words = [" + ".join(row["methods"]), row["data"], row["backbone"], str(row["seeds"])]
+        table.add_row(*words, f"{row['fidelity_points']:+.2f}", width)
+    Console().print(table)
+
+
+def show_scan(document: dict[str, Any]) -> None:
+    table = Table("stage", "requests", "bytes", "core hours", "hours", "limited by")
+    for stage in document["stages"]:
+        numbers = [
+            f"{stage['requests']:,.0f}",
+            size(stage["bytes"]),
+            f"{stage['core_hours']:,.1f}",
+            f"{stage['hours']:,.2f}",
+        ]
+        table.add_row(stage["stage"], *numbers, stage["limited_by"])
+    total = document["total"]
+    table.add_row("total", f"{total['requests']:,.0f}", size(total["bytes"]), "", f"{total['hours']:,.2f}", "")
+    console = Console()
+    console.print(table)
+    for name, expected in document["false_alarms"].items():
+        console.print(f"expected false alarms, {name}: at most {expected:.3g}")
+    console.print(f"e-BH at 1 %: a hit needs log2 e >= {document['log2_e_for_ebh_at_1_percent']:.1f}")
+    inputs = ", ".join(f"{name}={value:g}" for name, value in document["inputs"].items())
+    console.print(f"inputs: {inputs}")
+
+
+def size(count: float) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} B"

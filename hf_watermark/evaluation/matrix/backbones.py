@@ -1,0 +1,99 @@
+"""The nets of a benchmark, untrained, sized for the data."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from ...backbones import backbone_config, wrap_timm
+from ...serialization import InvalidInput
+from .config import BackboneSpec
+
+
+# Named shapes, from seconds to minutes on one core.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny_resnet": {
+        "model_type": "resnet",
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
+    # The net of the other benchmarks here: 0.31 M parameters, room for four sub-keys of greedy residuals.
+    "small_resnet": {
+        "model_type": "resnet",
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 128],
+        "depths": [1, 1, 1],
+        "layer_type": "basic",
+    },
+    "small_vit": {
+        "model_type": "vit",
+        "patch_size": 4,
+        "hidden_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 192,
+    },
+}
+
+
+def backbone_identity(spec: BackboneSpec) -> dict[str, Any]:
+    """What determines the net, apart from data and seed; a preset counts by its content."""
+    if spec.timm is not None:
+        return {"timm": spec.timm, "options": spec.options}
+    return {"transformers": _record(spec)}
+
+
+def build_backbone(spec: BackboneSpec, classes: int, shape: tuple[int, int, int], seed: int) -> PreTrainedModel:
+    """
+    An untrained classifier.
+
+    Args:
+        shape (`tuple[int, int, int]`):
+            Channels, height and width of the images.
+        seed (`int`):
+            Of the initialisation; the caller's random state is left alone.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there is no such net, or it cannot be built for these images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _timm(spec, classes, shape) if spec.timm is not None else _transformers(spec, classes, shape)
+
+
+def _record(spec: BackboneSpec) -> dict[str, Any]:
+    if spec.preset is None:
+        assert spec.transformers is not None
+        return spec.transformers
+    if spec.preset not in PRESETS:
+        raise InvalidInput(f"there is no preset {spec.preset!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[spec.preset]
+
+
+def _transformers(spec: BackboneSpec, classes: int, shape: tuple[int, int, int]) -> PreTrainedModel:
+    record = {"num_channels": shape[0]} | _record(spec)
+    config = backbone_config(record, "name a `model_type` of transformers")
+    if "image_size" not in record and hasattr(config, "image_size"):
+        config.image_size = shape[1] if shape[1] == shape[2] else list(shape[1:])
+    config.num_labels = classes
+    try:
+        return AutoModelForImageClassification.from_config(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInput(f"no image classifier of type {config.model_type!r} can be built: {error}") from None
+
+
+def _timm(spec: BackboneSpec, classes: int, shape: tuple[int, int, int]) -> PreTrainedModel:
+    import timm
+
+    assert spec.timm is not None
+    loading = sorted({"checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir"} & spec.options.keys())
+    if loading:  # `checkpoint_path` would be unpickled
+        raise InvalidInput(f"timm option {loading[0]!r} loads weights; a benchmark trains its nets from nothing")
+    options = {"in_chans": shape[0]} | spec.options
+    try:
+        module = timm.create_model(spec.timm, pretrained=False, num_classes=classes, **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInput(f"timm cannot build {spec.timm!r}: {error}") from None
+    return wrap_timm(module, spec.timm, classes, **options)

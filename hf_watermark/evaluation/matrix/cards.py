@@ -1,0 +1,104 @@
+"""`model_cards/<backbone>_<data>_<method>.md`: what a benchmark measured about one method, made from the table and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ...hub.card import TAG, escape
+from ...serialization import write_bytes_atomic
+from ..report import TEMPLATES, percent
+from .plots import words
+from .report import bits, points, sentence
+from .summary import AFFORDABLE_LOSS, is_attack, method_summaries, outcomes
+from .table import file_digest, read_table
+
+
+Row = Mapping[str, Any]
+
+
+def write_cards(table: Path, folder: Path, command: str = "") -> list[Path]:
+    """
+    One card per backbone, data set and method of a table.
+
+    Args:
+        table (`Path`):
+            The parquet file; its SHA-256 stands in each card.
+        command (`str`, *optional*):
+            How to make the table again.
+    """
+    rows, digest = read_table(table), file_digest(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for backbone, data, method in dict.fromkeys((row["backbone"], row["data"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["backbone"], row["data"], row["method"]) == (backbone, data, method)]
+        path = folder / f"{backbone}_{data}_{method}.md"
+        write_bytes_atomic(path, render_card(own, table.name, digest, command).encode())
+        written.append(path)
+    return written
+
+
+def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> str:
+    """
+    The card of one method on one backbone and data set, with front matter and model-index.
+
+    Args:
+        rows:
+            Its rows of the table.
+        table, digest (`str`):
+            Name and SHA-256 of the parquet file.
+    """
+    first = rows[0]
+    [summary] = method_summaries(rows)
+    found = outcomes(rows)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "bits": bits, "words": words, "plain": escape}
+    text = environment.get_template("matrix_card.md.jinja").render(
+        row=first,
+        summary=summary,
+        sentence=sentence(summary),
+        attacks=[outcome for outcome in found if is_attack(outcome)],
+        seeds=sorted({row["seed"] for row in rows}),
+        affordable=100 * AFFORDABLE_LOSS,
+        table=table,
+        digest=digest,
+        command=command,
+        hardware=sorted({row["hardware"] for row in rows}),
+        versions=sorted({row["versions"] for row in rows}),
+    )
+    return str(ModelCard(f"---\n{card_data(rows).to_yaml()}\n---\n{text}"))
+
+
+def card_data(rows: Sequence[Row]) -> ModelCardData:
+    """Tags and model-index of a card: accuracy, and how many attacks the mark survives."""
+    [summary] = method_summaries(rows)
+    first = rows[0]
+    return ModelCardData(
+        library_name="hf_watermark",
+        pipeline_tag="image-classification",
+        tags=[TAG, "watermark", *first["methods"]],
+        model_name=f"{first['backbone']}_{first['data']}_{first['method']}",
+        eval_results=model_index(rows, summary.survived / summary.attacks if summary.attacks else None),
+    )
+
+
+def model_index(rows: Sequence[Row], survived: float | None) -> list[EvalResult]:
+    """model-index entries of one method: accuracy of marked model and twin (means over seeds), and the share of attacks survived."""
+    [summary] = method_summaries(rows)
+    values = {
+        ("accuracy", "accuracy, marked"): summary.accuracy,
+        ("twin_accuracy", "accuracy, unmarked twin"): summary.twin_accuracy,
+        ("watermark_survival", "share of removal attacks that the mark survives"): survived,
+    }
+    data: dict[str, Any] = {"dataset_type": rows[0]["data"], "dataset_name": rows[0]["data"], "dataset_split": "test"}
+    return [
+        EvalResult(
+            task_type="image-classification", metric_type=kind, metric_name=name, metric_value=round(value, 4), **data
+        )
+        for (kind, name), value in values.items()
+        if value is not None
+    ]

@@ -1,0 +1,214 @@
+"""Runs the cells of a benchmark, one after the other, in this process."""
+
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ...attacks import NotApplicableError
+from ...keys import Owner, WatermarkKey
+from ...mapping import AutoTrainer, AutoWatermarkConfig, verify
+from ...serialization import InvalidInput
+from ...trainer import stack_trainers
+from ...triggers import without_rows
+from ..hardware import hardware, versions
+from ..survival import accuracy, survival_row
+from .backbones import build_backbone
+from .budgets import attack_budget
+from .cells import NO_ATTACK, ON_TWIN, AttackCell, Cell, ModelCell, Store
+from .config import DataSpec
+from .data import LoadedData, load_data
+
+
+Result = dict[str, Any]
+Report = Callable[[Cell, Result], None]
+
+
+class CellRunner:
+    """
+    Runs cells and writes their results into a [`Store`]. Keeps the data set and the model of the last cell, because neighbours share them.
+    """
+
+    def __init__(self, store: Store, on_result: Report | None = None, alive: Callable[[], bool] = lambda: True):
+        self.store, self.on_result, self.alive = store, on_result, alive
+        self._data: tuple[DataSpec, LoadedData] | None = None
+        # Not a cached method: that would keep this object, and every model, alive for good.
+        self._load = cache(self._load_uncached)
+
+    def run(self, cells: Sequence[Cell]) -> list[str]:
+        """
+        Runs what is not finished, in this order.
+
+        Returns:
+            `list[str]`: one line per cell that an optional library is missing for; it stays open.
+        """
+        left_out = []
+        for cell in cells:
+            if self.store.done(cell):
+                continue
+            if not self.alive():
+                break
+            torch.set_num_threads(_model_of(cell).threads)
+            begin, cpu = time.perf_counter(), time.process_time()
+            try:
+                result = self.train(cell) if isinstance(cell, ModelCell) else self.attack(cell)
+            except ImportError as error:
+                left_out.append(f"{getattr(cell, 'label', cell)}: {error}")
+                continue
+            result["seconds"] = round(time.perf_counter() - begin, 2)
+            result["cpu_seconds"] = round(time.process_time() - cpu, 2)
+            self.store.write(cell, result | {"hardware": hardware(), "versions": versions()})
+            if self.on_result is not None:
+                self.on_result(cell, result)
+        return left_out
+
+    # One marked model, or the twin
+
+    def train(self, cell: ModelCell) -> Result:
+        self.store.clear(cell)
+        data = self.data(cell.data_spec)
+        model = build_backbone(cell.backbone_spec, data.classes, data.shape, cell.seed_for("initialisation"))
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(cell, model, data.train, folder)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        trained = trainer.model.cpu().eval()
+        trained.save_pretrained(self.store.model_folder(cell))
+        if cell.configs:
+            with warnings.catch_warnings():
+                # A key of a benchmark is no secret.
+                warnings.filterwarnings("ignore", message=".*stored without a passphrase")
+                trainer.key.save(self.store.key_folder(cell))
+        steps = math.ceil(len(trainer.train_dataset) / cell.data_spec.training.batch_size)
+        return {
+            "accuracy": accuracy(trained, data.test),
+            "parameters": trained.num_parameters(),
+            "epochs": cell.data_spec.training.epochs,
+            "steps": math.ceil(cell.data_spec.training.epochs * steps),
+            "train_images": len(trainer.train_dataset),
+            "test_images": len(data.test),
+        }
+
+    # One attack, and the check
+
+    def attack(self, cell: AttackCell) -> Result:
+        model, key = self.load(cell.model), self.key(cell.model)
+        data = self.data(cell.model.data_spec)
+        set_seed(int(cell.id[:8], 16) >> 1)
+        if cell.label == NO_ATTACK:
+            return self.row(cell, model, key, data)
+        if cell.label == ON_TWIN:
+            return self.row(cell, self.load(cell.model.twin), key, data)
+        assert cell.attack is not None
+        images = attacker_images(data.train, key, cell.images)
+        budget = attack_budget(cell.attack, images)
+        try:
+            attacked = cell.attack(model, images)
+        except (NotApplicableError, FloatingPointError) as error:
+            verdict = "n/a" if isinstance(error, NotApplicableError) else "diverged"
+            return {"verdict": verdict, "reason": str(error)[:500]} | budget
+        return self.row(cell, attacked, key, data) | budget
+
+    def row(self, cell: AttackCell, suspect: PreTrainedModel, key: WatermarkKey, data: LoadedData) -> Result:
+        known = suspect.config.num_labels == data.classes
+        try:
+            evidence = verify(suspect, key, beacon=key.beacon)
+        except InvalidInput as error:
+            # No method can be read in such a model, another architecture for a mark in the weights: the attack has removed it.
+            unread = {"verdict": "not found", "reason": str(error)[:500], "log2_p": 0.0, "level": "none"}
+            counts = {"methods": {}, "matches": 0, "trials": 0, "check_queries": 0, "relative_distance": None}
+            return unread | counts | {"accuracy": accuracy(suspect, data.test) if known else None}
+        row = survival_row(cell.label, suspect, key, data.test, self.load(cell.model), known, evidence)
+        return {name: value for name, value in row.items() if name != "attack"} | {
+            "matches": evidence.matches,
+            "trials": evidence.trials,
+            "check_queries": int(evidence.details.get("queries", 0)),
+        }
+
+    # What cells share
+
+    def data(self, spec: DataSpec) -> LoadedData:
+        if self._data is None or self._data[0] != spec:
+            self._data = spec, load_data(spec)
+        return self._data[1]
+
+    def load(self, cell: ModelCell) -> PreTrainedModel:
+        if self._load.cache_info().currsize > 2:  # a marked model and its twin
+            self._load.cache_clear()
+        return self._load(self.store.model_folder(cell), cell.device)
+
+    @staticmethod
+    def _load_uncached(folder: Path, device: str) -> PreTrainedModel:
+        return AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).to(device).eval()
+
+    def key(self, cell: ModelCell) -> WatermarkKey:
+        return WatermarkKey.load(self.store.key_folder(cell))
+
+
+def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: str) -> Any:
+    """The Trainer of a cell: plain for the twin, else of its methods, with a key that follows from the cell's identity."""
+    training = cell.data_spec.training
+    arguments = TrainingArguments(
+        folder,
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup_steps,
+        lr_scheduler_type=training.schedule,
+        seed=cell.seed_for("training"),
+        use_cpu=cell.device == "cpu",
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=cell.device != "cpu",
+    )
+    if not cell.configs:
+        trainer = Trainer(model=model, args=arguments, train_dataset=train)
+        trainer.model_accepts_loss_kwargs = False  # as in every marking trainer
+        return trainer
+    configs = [AutoWatermarkConfig.from_dict(item) for item in cell.configs]
+    stacked: Any = stack_trainers(*(AutoTrainer.for_method(config.method) for config in configs))
+    seed = cell.secret("key")
+
+    class Reproducible(stacked):
+        def _key_seed(self) -> bytes:
+            return seed
+
+    owner = Owner(Ed25519PrivateKey.from_private_bytes(cell.secret("owner")))
+    fields: dict[str, Any] = {"model": model, "args": arguments, "train_dataset": train, "watermark": configs}
+    planned = Reproducible(owner=owner, **fields).key
+    # Bound as an owner is told to do before training, so that level B is enough for a verdict.
+    key = planned.bind_beacon(cell.secret("beacon"), "a value of this benchmark")
+    # A fresh Trainer seeds everything anew, as that of the twin does.
+    return Reproducible(key=key, **fields)
+
+
+def attacker_images(train: Any, key: WatermarkKey, most: int | None) -> Any:
+    """
+    The first `most` training images, without those that the key's checks are made of: whoever trained on the queries themselves would
+    say nothing about other attackers.
+    """
+    rows = [int(row) for name, tensor in key.pool.items() if name.endswith(".rows") for row in tensor.tolist()]
+    rest = without_rows(train, sorted(set(rows)))
+    return torch.utils.data.Subset(rest, range(min(most or len(rest), len(rest))))
+
+
+def _model_of(cell: Cell) -> ModelCell:
+    return cell if isinstance(cell, ModelCell) else cell.model

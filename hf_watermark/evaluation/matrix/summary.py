@@ -1,0 +1,193 @@
+"""Rows of a table taken together: over seeds, per attack, per method."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from .cells import NO_ATTACK, ON_TWIN
+
+
+Row = Mapping[str, Any]
+# Of Lukas et al. (S&P 2022): a thief who loses five points of accuracy has lost what he stole.
+AFFORDABLE_LOSS = 0.05
+FOUND = "mark found"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    One attack on one method, over seeds.
+
+    Args:
+        runs (`int`):
+            Seeds in which the attack could be run.
+        found (`int`):
+            Seeds in which the mark was found afterwards.
+        log2_p (`float`, *optional*):
+            The weakest evidence over seeds; `None` where no seed was checked.
+        accuracy, stealing_loss, retention (`float`, *optional*):
+            Means over the seeds where they are known.
+        half_width (`float`, *optional*):
+            Of the 95 % interval (Student's t) of the accuracy; `None` for one seed.
+        cpu_seconds (`float`):
+            Mean, attack and check together.
+    """
+
+    method: str
+    attack: str
+    attack_name: str
+    seeds: int
+    runs: int
+    found: int
+    log2_p: float | None
+    accuracy: float | None
+    half_width: float | None
+    stealing_loss: float | None
+    retention: float | None
+    cpu_seconds: float
+    steps: int
+    queries: int
+    epochs: float
+    reasons: tuple[str, ...]
+
+    @property
+    def applies(self) -> bool:
+        return self.runs > 0
+
+    @property
+    def removed(self) -> bool:
+        """Whether the mark was missed in at least one seed."""
+        return self.found < self.runs
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the thief keeps his accuracy; unknown where the labels changed, and then it counts as kept."""
+        return self.stealing_loss is None or self.stealing_loss < AFFORDABLE_LOSS
+
+    @property
+    def succeeds(self) -> bool:
+        return self.applies and self.removed and self.affordable
+
+
+def outcomes(rows: Iterable[Row]) -> list[Outcome]:
+    """One [`Outcome`] per method and attack, in the order of the rows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["attack"]), []).append(row)
+    return [_outcome(method, attack, group) for (method, attack), group in groups.items()]
+
+
+def _outcome(method: str, attack: str, rows: Sequence[Row]) -> Outcome:
+    checked = [row for row in rows if row["log2_p"] is not None]
+    accuracies = known(rows, "accuracy")
+    return Outcome(
+        method=method,
+        attack=attack,
+        attack_name=rows[0]["attack_name"],
+        seeds=len(rows),
+        runs=len(checked),
+        found=sum(row["verdict"] == FOUND for row in checked),
+        log2_p=max((row["log2_p"] for row in checked), default=None),
+        accuracy=mean(accuracies),
+        half_width=half_width(accuracies),
+        stealing_loss=mean(known(rows, "stealing_loss")),
+        retention=mean(known(rows, "retention")),
+        cpu_seconds=mean(known(rows, "cpu_seconds")) or 0.0,
+        steps=max(row["steps"] for row in rows),
+        queries=max(row["queries"] for row in rows),
+        epochs=max(row["epochs"] for row in rows),
+        reasons=tuple(dict.fromkeys(row["reason"] for row in rows if row["reason"])),
+    )
+
+
+def known(rows: Iterable[Row], column: str) -> list[float]:
+    return [row[column] for row in rows if row[column] is not None]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Half of the confidence interval of a mean (Student's t); `None` for fewer than two values."""
+    count = len(values)
+    if count < 2:
+        return None
+    average = sum(values) / count
+    spread = math.sqrt(sum((value - average) ** 2 for value in values) / (count - 1))
+    return float(student_t.ppf(0.5 + confidence / 2, count - 1)) * spread / math.sqrt(count)
+
+
+def is_attack(outcome: Outcome) -> bool:
+    return outcome.attack not in (NO_ATTACK, ON_TWIN)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """
+    The points that no other beats for the thief, by rising stealing loss: who wants less of the mark (second number) has to give up
+    more accuracy (first number).
+    """
+    front: list[tuple[float, float]] = []
+    for loss, kept in sorted(points):
+        if not front or kept < front[-1][1]:
+            front.append((loss, kept))
+    return front
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """
+    What a reader wants to know first about one method.
+
+    Args:
+        weakest (`list[Outcome]`):
+            Attacks that remove the mark at an affordable loss, cheapest for the thief first.
+        costly (`list[Outcome]`):
+            Attacks that remove it only with a loss of five points or more.
+    """
+
+    method: str
+    accuracy: float | None
+    half_width: float | None
+    twin_accuracy: float | None
+    embedding_loss: float | None
+    found: int
+    seeds: int
+    false_alarms: int
+    attacks: int
+    survived: int
+    weakest: list[Outcome]
+    costly: list[Outcome]
+
+
+def method_summaries(rows: Sequence[Row]) -> list[MethodSummary]:
+    """One [`MethodSummary`] per method, in the order of the rows."""
+    return [
+        _method_summary(method, [row for row in rows if row["method"] == method])
+        for method in dict.fromkeys(row["method"] for row in rows)
+    ]
+
+
+def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
+    found = outcomes(rows)
+    attacks = [outcome for outcome in found if is_attack(outcome) and outcome.applies]
+    per_seed = {(row["seed"], row["model_cell"]): row for row in rows}.values()
+    accuracies = known(per_seed, "marked_accuracy")
+    plain = [row for row in rows if row["attack"] == NO_ATTACK]
+    return MethodSummary(
+        method=method,
+        accuracy=mean(accuracies),
+        half_width=half_width(accuracies),
+        twin_accuracy=mean(known(per_seed, "twin_accuracy")),
+        embedding_loss=mean(known(per_seed, "embedding_loss")),
+        found=sum(row["verdict"] == FOUND for row in plain),
+        seeds=len(plain),
+        false_alarms=sum(row["verdict"] == FOUND for row in rows if row["attack"] == ON_TWIN),
+        attacks=len(attacks),
+        survived=sum(not outcome.removed for outcome in attacks),
+        weakest=sorted((o for o in attacks if o.succeeds), key=lambda o: o.stealing_loss or 0.0),
+        costly=[o for o in attacks if o.removed and not o.succeeds],
+    )

@@ -1,0 +1,40 @@
+"""`python -m hf_watermark.evaluation.matrix.worker`: one process's share of a benchmark; started by [`~processes.run_share`]."""
+
+import os
+import sys
+from pathlib import Path
+
+from transformers.utils import logging
+
+from .benchmark import describe_result
+from .cells import Store
+from .config import parse_config
+from .processes import PHASE_DONE, PHASES, share_of
+from .run import CellRunner
+from .table import cells_of_phase, read_stored_config
+
+
+def main(arguments: list[str]) -> int:
+    """Arguments: folder, index of this process, number of processes."""
+    output, index, count = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = parse_config(read_stored_config(output))
+    parent = os.getppid()
+    # A launcher that is killed cannot take its grandchildren along: they notice between two cells.
+    runner = CellRunner(
+        Store(output),
+        lambda cell, result: print(describe_result(cell, result), flush=True),
+        alive=lambda: os.getppid() == parent,
+    )
+    for phase in PHASES:
+        for line in runner.run(share_of(cells_of_phase(config, phase), index, count)):
+            print(f"left out: {line}", flush=True)
+        print(PHASE_DONE, flush=True)
+        if not sys.stdin.readline():  # the parent is gone
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""A benchmark end to end: what it runs, what it never runs twice, and that the number of processes does not matter."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matrix_runs
+import pytest
+from matrix_runs import TINY
+
+from hf_watermark import InvalidInput, WatermarkKey, verify
+from hf_watermark.evaluation import parse_config, read_table, run_matrix
+from hf_watermark.evaluation.matrix.cells import NO_ATTACK, ON_TWIN, TWIN, Store, attack_cells, model_cells
+from hf_watermark.evaluation.matrix.processes import lonely_environment, share_of
+from hf_watermark.evaluation.matrix.run import CellRunner
+from hf_watermark.evaluation.matrix.table import store_config, table_rows, without_clocks
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("matrix") / "run"
+    run_matrix(parse_config(TINY), output, "hf-watermark benchmark tiny.yaml --output run")
+    return output
+
+
+def changed(**fields):
+    return parse_config(copy.deepcopy(TINY) | fields)
+
+
+def test_one_row_per_check(run):
+    rows = read_table(run / "results.parquet")
+
+    assert [(row["method"], row["attack"]) for row in rows] == [
+        (method, attack)
+        for method in ("greedy", "stacked")
+        for attack in (NO_ATTACK, ON_TWIN, "finetune_lr_1x", "noise", "prune")
+    ]
+    plain = {row["method"]: row for row in rows if row["attack"] == NO_ATTACK}
+    assert plain["greedy"]["verdict"] == plain["stacked"]["verdict"] == "mark found"
+    assert all(row["verdict"] == "not found" for row in rows if row["attack"] == ON_TWIN)
+    assert [part["method"] for part in plain["stacked"]["parts"]] == ["greedy_residuals", "usp"]
+
+
+def test_a_mark_that_cannot_be_read_any_more_is_removed(run):
+    """A student of another architecture has no place where the bits could stand."""
+    distilled = {"students": {"name": "distill", "student": "other", "epochs": 0.1, "batch_size": 50}}
+    config = changed(methods={"greedy": TINY["methods"]["greedy"]}, attacks=[{"attacks": distilled, "images": 50}])
+
+    runner = CellRunner(Store(run))
+    result = runner.attack(attack_cells(config)[-1])
+
+    assert result["verdict"] == "not found" and "resnet.0" in result["reason"] and result["log2_p"] == 0.0
+    assert 0 <= result["accuracy"] <= 1 and result["queries"] == 5
+
+
+def test_losses_and_budgets_follow_from_the_row(run):
+    rows = {(row["method"], row["attack"]): row for row in read_table(run / "results.parquet")}
+    tuned, noisy = rows["greedy", "finetune_lr_1x"], rows["greedy", "noise"]
+
+    assert tuned["stealing_loss"] == pytest.approx(tuned["twin_accuracy"] - tuned["accuracy"])
+    assert (tuned["epochs"], tuned["attacker_images"], tuned["steps"]) == (0.5, 80, 1)
+    assert (noisy["epochs"], noisy["attacker_images"], noisy["steps"], noisy["queries"]) == (0, 0, 0, 0)
+    assert all(row["cpu_seconds"] > 0 and row["hardware"] and "torch" in row["versions"] for row in rows.values())
+
+
+def test_datasets_reads_the_table(run):
+    from datasets import load_dataset
+
+    table = load_dataset(
+        "parquet", data_files=str(run / "results.parquet"), split="train", cache_dir=str(run / "cache")
+    )
+
+    assert len(table) == 10 and table[0]["parts"][0]["method"] == "greedy_residuals"
+
+
+def test_the_models_and_keys_of_a_run_can_be_used(run):
+    store, cell = Store(run), model_cells(parse_config(TINY))[1]
+
+    key = WatermarkKey.load(store.key_folder(cell))
+
+    assert verify(store.model_folder(cell), key, beacon=key.beacon).found
+
+
+def test_a_finished_cell_is_never_run_again(run, monkeypatch):
+    monkeypatch.setattr(CellRunner, "train", lambda *_: pytest.fail("a finished model was trained again"))
+    monkeypatch.setattr(CellRunner, "attack", lambda *_: pytest.fail("a finished attack was run again"))
+    before = (run / "results.parquet").read_bytes()
+
+    run_matrix(parse_config(TINY), run)
+
+    assert (run / "results.parquet").read_bytes() == before
+
+
+def test_only_what_changed_is_new(run):
+    other_rate = copy.deepcopy(TINY["data"])
+    other_rate["patterns"]["training"]["learning_rate"] = 1e-3
+
+    known = {cell.id for cell in [*model_cells(changed()), *attack_cells(changed())]}
+
+    def new(config):
+        cells = [*model_cells(config), *attack_cells(config)]
+        return {
+            getattr(cell, "label", cell.method if cell in model_cells(config) else "")
+            for cell in cells
+            if cell.id not in known
+        }
+
+    attacks = [{"attacks": {"noise": {"name": "weight_noise", "relative_std": 0.2}}}]
+    assert new(changed(attacks=attacks)) == {"noise"}
+    assert TWIN in new(changed(data=other_rate))
+    assert new(changed(name="renamed", backbones={"renamed": {"preset": "tiny_resnet"}})) == set()
+
+
+def test_a_killed_run_loses_at_most_one_cell(run, tmp_path):
+    """The process dies in its third cell, once before and once after the model's files are written."""
+    config, finished = parse_config(TINY), []
+
+    def die(cell, result):
+        finished.append(cell.id)
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "killed"
+    store = Store(output)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(store, die).run(model_cells(config))
+    # A half-written third model, as kill -9 leaves it.
+    third = model_cells(config)[2]
+    store.model_folder(third).mkdir()
+    (store.model_folder(third) / "model.safetensors").write_bytes(b"half a mo")
+
+    run_matrix(config, output, on_result=lambda line: finished.append(line))
+
+    trained_again = [line for line in finished[2:] if line.startswith("trained")]
+    assert len(trained_again) == 1 and "stacked" in trained_again[0]
+    same = [without_clocks(row) for row in read_table(output / "results.parquet")]
+    assert same == [without_clocks(row) for row in read_table(run / "results.parquet")]
+
+
+def test_two_processes_give_the_table_of_one(run, tmp_path):
+    config = changed(methods={"greedy": TINY["methods"]["greedy"]})
+    store = Store(tmp_path)
+    store_config(config, tmp_path)
+
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, matrix_runs.__file__, str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "main-True").exists() and (tmp_path / "main-False").exists()
+    alone = [row for row in read_table(run / "results.parquet") if row["method"] == "greedy"]
+    together = [without_clocks(row) for row in table_rows(config, store)]
+    assert together == [without_clocks(row) for row in alone]
+
+
+def test_every_cell_belongs_to_one_process():
+    cells = attack_cells(parse_config(TINY))
+
+    shares = [share_of(cells, index, 3) for index in range(3)]
+
+    assert sorted(cell.id for share in shares for cell in share) == sorted(cell.id for cell in cells)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_child_knows_of_no_process_group():
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "ACCELERATE_USE_CPU": "1", "PATH": "/bin"}
+
+    assert lonely_environment(environment, 1) == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1"}
+    assert lonely_environment({"CUDA_VISIBLE_DEVICES": "4,6"}, 1) == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert lonely_environment({"CUDA_VISIBLE_DEVICES": ""}, 1) == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+
+    with pytest.raises(InvalidInput, match="holds files that no benchmark made"):
+        run_matrix(parse_config(TINY), tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_result_is_named(run, tmp_path):
+    import shutil
+
+    copied = shutil.copytree(run, tmp_path / "copy")
+    path = sorted((copied / "cells").iterdir())[0]
+    path.write_text("{")
+
+    with pytest.raises(InvalidInput, match=path.name):
+        run_matrix(parse_config(TINY), copied, only_table=True)

@@ -1,0 +1,167 @@
+"""Report and cards say what the table says, and nothing else."""
+
+import re
+
+import pytest
+
+from hf_watermark import InvalidInput
+from hf_watermark.evaluation import read_table
+from hf_watermark.evaluation.matrix.cards import write_cards
+from hf_watermark.evaluation.matrix.losses import rescaled, retention
+from hf_watermark.evaluation.matrix.report import render_matrix_report
+from hf_watermark.evaluation.matrix.summary import method_summaries, outcomes, pareto_front
+from hf_watermark.evaluation.matrix.table import COLUMNS, file_digest, write_table
+
+
+def row(method="greedy", attack="noise", seed=0, accuracy=0.8, log2_p=-200.0, verdict="mark found", **changes):
+    fields = dict.fromkeys(COLUMNS) | {
+        "method": method,
+        "methods": ["greedy_residuals"],
+        "backbone": "net",
+        "data": "pictures",
+        "seed": seed,
+        "attack": attack,
+        "attack_name": attack,
+        "attack_options": "{}",
+        "accuracy": accuracy,
+        "marked_accuracy": 0.81,
+        "twin_accuracy": 0.82,
+        "stealing_loss": None if accuracy is None else 0.82 - accuracy,
+        "embedding_loss": 0.01,
+        "retention": 0.9 if verdict == "mark found" else 0.4,
+        "matches": 90,
+        "trials": 100,
+        "match_rate": 0.9,
+        "log2_p": log2_p,
+        "level": "N",
+        "verdict": verdict,
+        "parts": [],
+        "not_checked": [],
+        "epochs": 2.0,
+        "steps": 3,
+        "examples": 30,
+        "queries": 0,
+        "attacker_images": 10,
+        "check_queries": 0,
+        "cpu_seconds": 1.0,
+        "seconds": 1.0,
+        "training_cpu_seconds": 9.0,
+        "parameters": 1000,
+        "train_images": 100,
+        "test_images": 50,
+        "training_epochs": 2.0,
+        "device": "cpu",
+        "hardware": "one core",
+        "versions": "torch 2",
+        "cell": f"{method}{attack}{seed}",
+        "model_cell": f"{method}{seed}",
+    }
+    return fields | changes
+
+
+ROWS = [
+    row(attack="none"),
+    row(attack="none", seed=1),
+    row(attack="unmarked_twin", log2_p=0.0, verdict="not found"),
+    row(attack="noise", accuracy=0.80),
+    row(attack="noise", seed=1, accuracy=0.78),
+    row(attack="finetune", accuracy=0.79, log2_p=-3.0, verdict="not found"),
+    row(attack="finetune", seed=1, accuracy=0.81),
+    row(attack="prune", accuracy=0.30, log2_p=-1.0, verdict="not found"),
+    row(
+        attack="fold",
+        accuracy=None,
+        log2_p=None,
+        verdict="n/a",
+        reason="no BatchNorm <here>",
+        matches=None,
+        trials=None,
+    ),
+    row(method="other", attack="none"),
+    row(method="other", attack="noise"),
+]
+
+
+def test_the_weakest_seed_counts():
+    found = {(o.method, o.attack): o for o in outcomes(ROWS)}
+
+    assert found["greedy", "noise"].accuracy == pytest.approx(0.79) and not found["greedy", "noise"].removed
+    # Student's t for two values: 12.706 * |a - b| / 2.
+    assert found["greedy", "noise"].half_width == pytest.approx(12.7062 * 0.02 / 2, rel=1e-4)
+    tuned = found["greedy", "finetune"]
+    assert (tuned.found, tuned.runs, tuned.log2_p, tuned.succeeds) == (1, 2, -3.0, True)
+    assert found["greedy", "prune"].removed and not found["greedy", "prune"].succeeds
+    assert not found["greedy", "fold"].applies
+
+
+def test_a_method_is_judged_by_what_removes_it_at_an_affordable_loss():
+    greedy, other = method_summaries(ROWS)
+
+    assert [o.attack for o in greedy.weakest] == ["finetune"] and [o.attack for o in greedy.costly] == ["prune"]
+    assert (greedy.attacks, greedy.survived, greedy.found, greedy.seeds, greedy.false_alarms) == (3, 1, 2, 2, 0)
+    assert not other.weakest
+
+
+def test_the_page_is_self_contained_and_escaped():
+    page = render_matrix_report(ROWS, "<b>name</b>", open_cells=2)
+
+    assert "<b>name</b>" not in page and "no BatchNorm &lt;here&gt;" in page
+    assert "Not finished: 2" in page and "removed by finetune" in page
+    assert page.count("<svg") == 3
+    assert not re.search(r"<script|https?://|(src|href)=\"[^#]", page)
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_table_with_one_row_has_a_page():
+    assert "not attacked yet" in render_matrix_report(ROWS[:1], "one")
+
+
+def test_cards_come_from_the_table_only(tmp_path):
+    table = write_table(ROWS, tmp_path / "results.parquet")
+
+    cards = write_cards(table, tmp_path / "cards", "hf-watermark benchmark x.yaml --output y")
+
+    assert [path.name for path in cards] == ["net_pictures_greedy.md", "net_pictures_other.md"]
+    text = cards[0].read_text()
+    assert file_digest(table) in text and "hf-watermark benchmark x.yaml --output y" in text and "one core" in text
+    assert "| finetune | 1 of 2 | -3 | 80.0 % | +2.0 points |" in text
+    from huggingface_hub import ModelCard
+
+    results = {result.metric_type: result.metric_value for result in ModelCard.load(cards[0]).data.eval_results}
+    assert results == {"accuracy": 0.81, "twin_accuracy": 0.82, "watermark_survival": pytest.approx(1 / 3, abs=1e-4)}
+
+
+def test_the_table_survives_the_disk(tmp_path):
+    path = write_table(ROWS, tmp_path / "results.parquet")
+
+    assert read_table(path) == ROWS
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 64 + b"PAR1", b"no parquet at all"])
+def test_a_damaged_table_is_refused(tmp_path, content):
+    (tmp_path / "t.parquet").write_bytes(content)
+
+    with pytest.raises(InvalidInput, match=r"t\.parquet"):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_another_table_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+
+    with pytest.raises(InvalidInput, match="no table of a benchmark"):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_the_front_is_what_no_attack_beats():
+    assert pareto_front([(3, 0.2), (0, 0.9), (1, 0.95), (2, 0.5), (4, 0.3)]) == [(0, 0.9), (2, 0.5), (3, 0.2)]
+
+
+def test_retention_is_half_at_the_threshold_and_one_at_all():
+    assert rescaled(1.0, 0.6) == pytest.approx(1.0) and rescaled(0.6, 0.6) == pytest.approx(0.5)
+    assert rescaled(0.0, 0.6) == 0.0
+    parts = {"greedy_residuals": {"matches": 50, "trials": 100}, "usp": {"matches": 90, "trials": 90}}
+    assert retention(parts) == pytest.approx(1.0)
