@@ -140,7 +140,7 @@ def verify(
     verifiers, opened = prepared
     opened.budget = None if budget is None else opened.queries + budget
     bound = is_bound(key.beacon, beacon)
-    if reference is None:
+    if reference is None or not any(verifier.reads_coordinates for verifier in verifiers):
         evidence = verify_claims(verifiers, opened, bound, looks)
     else:
         owner = open_reference(reference, getattr(key, "backbone", None))

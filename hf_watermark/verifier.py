@@ -59,6 +59,8 @@ class Verifier(ABC, Generic[Observation]):
     method: ClassVar[str]
     access: ClassVar[Access]
     config_class: ClassVar[type[WatermarkConfig]]
+    # Whether what it reads depends on the order, scale or basis of the suspect's channels, which an alignment can bring back.
+    reads_coordinates: ClassVar[bool] = False
 
     def __init__(self, claim: Claim):
         self.claim = claim

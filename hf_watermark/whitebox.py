@@ -20,6 +20,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     """
 
     access = Access.WEIGHTS
+    reads_coordinates = True
 
     def __init__(self, claim: Claim):
         super().__init__(claim)

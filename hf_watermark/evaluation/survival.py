@@ -13,9 +13,11 @@ from ..attacks import Attack, NotApplicableError
 from ..evidence import Evidence
 from ..keys import WatermarkKey
 from ..mapping import verify
+from ..serialization import InvalidInput
 
 
 Row = dict[str, Any]
+UNREADABLE = "unreadable"
 
 
 def accuracy(model: PreTrainedModel, data: Any, batch_size: int = 500) -> float:
@@ -32,7 +34,9 @@ def accuracy(model: PreTrainedModel, data: Any, batch_size: int = 500) -> float:
 
 
 def method_summary(evidence: Evidence) -> dict[str, Row]:
-    """Per method: counts, log2 p, level and verdict."""
+    """Per method: counts, log2 p, level and verdict; empty where nothing could be read."""
+    if evidence.method == UNREADABLE:
+        return {}
     parts = evidence.parts if evidence.method == "combined" else [evidence]
     return {
         part.method: {
@@ -44,6 +48,17 @@ def method_summary(evidence: Evidence) -> dict[str, Row]:
         }
         for part in parts
     }
+
+
+def read_mark(suspect: nn.Module, key: WatermarkKey, original: nn.Module, beacon: bytes | None = None) -> Evidence:
+    """
+    [`verify`] with the owner's original as reference. A suspect in which no method of the key can be read, another architecture for a mark in
+    the weights, is one that the attack took the mark out of.
+    """
+    try:
+        return verify(suspect, key, beacon=beacon, reference=original)
+    except InvalidInput as error:
+        return Evidence(UNREADABLE, 0, 0, 0.0, 0.0, "not tested", "none", reason=str(error)[:500])
 
 
 def survival_row(
@@ -64,7 +79,7 @@ def survival_row(
         evidence ([`Evidence`], *optional*):
             What [`verify`] gave for this model, if that is known already.
     """
-    evidence = evidence or verify(attacked, key)
+    evidence = evidence or read_mark(attacked, key, original)
     return {
         "attack": label,
         "accuracy": accuracy(attacked, eval_data) if labels_kept else None,
@@ -73,6 +88,7 @@ def survival_row(
         "level": evidence.level,
         "verdict": str(evidence.verdict),
         "methods": method_summary(evidence),
+        **({"reason": evidence.reason} if evidence.method == UNREADABLE else {}),
         "not_checked": [text for text in evidence.warnings if "was not checked" in text],
     }
 

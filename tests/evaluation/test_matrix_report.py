@@ -7,7 +7,7 @@ import pytest
 from hf_watermark import InvalidInput
 from hf_watermark.evaluation import read_table
 from hf_watermark.evaluation.matrix.cards import write_cards
-from hf_watermark.evaluation.matrix.losses import rescaled, retention
+from hf_watermark.evaluation.matrix.losses import best_retention
 from hf_watermark.evaluation.matrix.report import render_matrix_report
 from hf_watermark.evaluation.matrix.summary import method_summaries, outcomes, pareto_front
 from hf_watermark.evaluation.matrix.table import COLUMNS, file_digest, write_table
@@ -160,8 +160,7 @@ def test_the_front_is_what_no_attack_beats():
     assert pareto_front([(3, 0.2), (0, 0.9), (1, 0.95), (2, 0.5), (4, 0.3)]) == [(0, 0.9), (2, 0.5), (3, 0.2)]
 
 
-def test_retention_is_half_at_the_threshold_and_one_at_all():
-    assert rescaled(1.0, 0.6) == pytest.approx(1.0) and rescaled(0.6, 0.6) == pytest.approx(0.5)
-    assert rescaled(0.0, 0.6) == 0.0
+def test_of_stacked_marks_the_best_is_retained():
     parts = {"greedy_residuals": {"matches": 50, "trials": 100}, "usp": {"matches": 90, "trials": 90}}
-    assert retention(parts) == pytest.approx(1.0)
+    assert best_retention(parts) == pytest.approx(1.0)
+    assert best_retention({}) == best_retention({"usp": {"matches": 0, "trials": 0}}) == 0.0

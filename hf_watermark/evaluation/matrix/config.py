@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, StringConstraints, model_validator
 
-from ... import attacks as library
-from ...attacks import ATTACKS, Attack, make_attack, standard_battery
+from ...attacks import ATTACKS, Attack, full_battery, make_attack, standard_battery
 from ...configuration import WatermarkConfig
 from ...hub.schema import Strict, validated
 from ...mapping import METHODS, method_entry
@@ -18,9 +17,7 @@ from ...serialization.files import naming, open_regular, read_all
 
 
 CONFIG_BYTES = 256 * 1024
-BATTERIES: dict[str, Callable[..., dict[str, Attack]]] = {"standard": standard_battery}
-if hasattr(library, "full_battery"):
-    BATTERIES["full"] = library.full_battery
+BATTERIES: dict[str, Callable[..., dict[str, Attack]]] = {"standard": standard_battery, "full": full_battery}
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
 Positive = Annotated[float, Field(gt=0, lt=1e6)]

@@ -22,12 +22,11 @@ from transformers import (
 
 from ...attacks import NotApplicableError
 from ...keys import Owner, WatermarkKey
-from ...mapping import AutoTrainer, AutoWatermarkConfig, verify
-from ...serialization import InvalidInput
+from ...mapping import AutoTrainer, AutoWatermarkConfig
 from ...trainer import stack_trainers
 from ...triggers import without_rows
 from ..hardware import hardware, versions
-from ..survival import accuracy, survival_row
+from ..survival import accuracy, read_mark, survival_row
 from .backbones import build_backbone
 from .budgets import attack_budget
 from .cells import NO_ATTACK, ON_TWIN, AttackCell, Cell, ModelCell, Store
@@ -126,14 +125,9 @@ class CellRunner:
 
     def row(self, cell: AttackCell, suspect: PreTrainedModel, key: WatermarkKey, data: LoadedData) -> Result:
         known = suspect.config.num_labels == data.classes
-        try:
-            evidence = verify(suspect, key, beacon=key.beacon)
-        except InvalidInput as error:
-            # No method can be read in such a model, another architecture for a mark in the weights: the attack has removed it.
-            unread = {"verdict": "not found", "reason": str(error)[:500], "log2_p": 0.0, "level": "none"}
-            counts = {"methods": {}, "matches": 0, "trials": 0, "check_queries": 0, "relative_distance": None}
-            return unread | counts | {"accuracy": accuracy(suspect, data.test) if known else None}
-        row = survival_row(cell.label, suspect, key, data.test, self.load(cell.model), known, evidence)
+        original = self.load(cell.model)
+        evidence = read_mark(suspect, key, original, key.beacon)
+        row = survival_row(cell.label, suspect, key, data.test, original, known, evidence)
         return {name: value for name, value in row.items() if name != "attack"} | {
             "matches": evidence.matches,
             "trials": evidence.trials,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...serialization import InvalidInput, read_json, write_bytes_atomic, write_json_atomic
+from ..retention import embedding_loss, stealing_loss
 from .cells import AttackCell, Cell, ModelCell, Store, attack_cells, model_cells
 from .config import CONFIG_BYTES, MatrixConfig
-from .losses import retention, stealing_loss
+from .losses import best_retention
 
 
 TABLE, STORED_CONFIG = "results.parquet", "matrix.json"
@@ -72,8 +73,8 @@ def table_row(
         "marked_accuracy": marked["accuracy"],
         "twin_accuracy": twin["accuracy"],
         "stealing_loss": None if accuracy is None else stealing_loss(twin["accuracy"], accuracy),
-        "embedding_loss": stealing_loss(twin["accuracy"], marked["accuracy"]),
-        "retention": None if result.get("log2_p") is None else retention(result["methods"]),
+        "embedding_loss": embedding_loss(twin["accuracy"], marked["accuracy"]),
+        "retention": None if result.get("log2_p") is None else best_retention(result["methods"]),
         "matches": result.get("matches"),
         "trials": result.get("trials"),
         "match_rate": result["matches"] / trials if trials else None,

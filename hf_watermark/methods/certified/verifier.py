@@ -67,6 +67,7 @@ class CertifiedVerifier(Verifier[Answers]):
     method: ClassVar[str] = "certified"
     access = Access.LABELS
     config_class = CertifiedConfig
+    reads_coordinates = True  # parameter noise has them
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
