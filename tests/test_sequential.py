@@ -63,9 +63,10 @@ def test_an_unmarked_suspect_costs_few_queries(marked_by, make_resnet, method):
 def test_the_budget_is_kept(marked_by, method):
     marked = marked_by(method)
     suspect = Suspect.open(marked.model)
-    result = verify_sequentially(suspect, marked.key, budget=9, beacon=marked.key.beacon)
-    assert result.queries <= 9 and suspect.queries == result.queries and not result.evidence.found
-    assert result.evidence.details["budget"] == 9
+    # Five answers of nine other classes cannot say 64 bits, whatever they are.
+    result = verify_sequentially(suspect, marked.key, budget=5, beacon=marked.key.beacon)
+    assert result.queries <= 5 and suspect.queries == result.queries and not result.evidence.found
+    assert result.evidence.details["budget"] == 5
     with pytest.raises(InvalidInput, match="`budget` is 0"):
         verify_sequentially(marked.model, marked.key, budget=0)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,10 @@ from .files import InvalidInput, naming, open_regular, read_all, write_bytes_ato
 
 JSON_BYTES = 262_144
 JSON_BRACKETS = 20_000
+# Python's own limit is no protection: libraries raise it for the whole process (py_ecc does).
+JSON_DEPTH = 100
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def parse_json(
@@ -37,6 +42,8 @@ def parse_json(
         raise InvalidInput(f"JSON is longer than {max_bytes} bytes.")
     if raw.count(b"[") + raw.count(b"{") > max_brackets:
         raise InvalidInput(f"JSON has more than {max_brackets} opening brackets.")
+    if _depth(raw) > JSON_DEPTH:
+        raise InvalidInput(f"JSON is nested more than {JSON_DEPTH} levels deep.")
     try:
         document = json.loads(
             raw.decode("utf-8"),
@@ -94,6 +101,15 @@ def write_json_atomic(
     """Writes indented, sorted JSON for people to read, with [`write_bytes_atomic`]; NaN and infinity are refused."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes_atomic(path, text.encode("utf-8") + b"\n", mode, overwrite)
+
+
+def _depth(raw: bytes) -> int:
+    """Most brackets that are open at once, outside of strings."""
+    deepest = depth = 0
+    for match in BRACKET.finditer(STRING.sub(b"", raw)):
+        depth += 1 if match[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

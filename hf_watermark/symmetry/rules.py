@@ -1,13 +1,12 @@
 """One rule per kind of operation: which channels it reads, writes, couples, and what it lets pass."""
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from .tracing import GETITEM, Attention, Norm, Rule, Trace, Use, Value
+from .layers import attention, batch_norm, convolution, diagonal, layer_norm, linear, matmul, softmax
+from .tracing import GETITEM, Rule, Trace, Value
 
 
 # Elements move, but are not computed with.
@@ -65,8 +64,8 @@ def apply(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Any:
     if name in POOLS or name in MAX_POOLS:
         return _pool(trace, node, args[0], name in MAX_POOLS)
     if name in NONLINEAR:
-        return _nonlinear(trace, args[0])
-    return _unknown(trace, node, values)
+        return trace.nonlinear(args[0])
+    return trace.unknown(node, values)
 
 
 def _is_value(item: Any) -> bool:
@@ -143,133 +142,6 @@ def _pool(trace: Trace, node: Any, value: Value, maximum: bool) -> Value:
     return Value(ids=trace.spread(trace.along(ids, channel), shape, channel), norm=None if maximum else value.norm)
 
 
-def _nonlinear(trace: Trace, value: Value) -> Value:
-    ids = trace.ids(value)
-    trace.consumed(value)
-    trace.mark("none", ids)
-    result = trace.relabel(ids)  # type: ignore[arg-type]
-    trace.mark("none", result)
-    return Value(ids=result)
-
-
-def _unknown(trace: Trace, node: Any, values: Iterable[Value]) -> Any:
-    """An operation without a rule: nothing that enters it may change."""
-    for value in values:
-        if value.ids is not None or value.parameter is not None:
-            trace.consumed(value)
-            trace.mark("fixed", trace.ids(value))
-    result = node.meta["val"]
-    if isinstance(result, torch.Tensor):
-        return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
-    return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
-
-
-# Layers
-
-
-def _linear(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    value, weight, bias = (*args, None)[:3]
-    return _layer(trace, node, value, weight, bias, channel=-1)
-
-
-def _convolution(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    value, weight, bias, _, padding, _, groups = (*args, *[None, 1, 0, 1, 1][len(args) - 2 :])[:7]
-    padded = padding not in (0, "valid") and any(np.atleast_1d(padding) != 0)
-    if padded:
-        trace.consumed(value)
-    if groups == 1:
-        return _layer(trace, node, value, weight, bias, channel=1)
-    ids = trace.along(trace.ids(value), 1)  # type: ignore[arg-type]
-    trace.consumed(value)
-    shape = node.meta["val"].shape
-    if weight.parameter is None or groups != len(ids) or shape[1] != groups:
-        trace.mark("fixed", ids)
-        return Value(ids=trace.spread(_fixed_block(trace, weight, bias, shape[1]), shape, 1))
-    return _diagonal(trace, value, weight.parameter, _name(bias), shape, 1)
-
-
-def _fixed_block(trace: Trace, weight: Value, bias: Value | None, size: int) -> np.ndarray:
-    ids = trace.block(size)
-    trace.mark("fixed", ids)
-    for item in (weight, bias):
-        if item is not None and item.parameter is not None:
-            trace.uses.append(Use(item.parameter, 0, "out", ids))
-    return ids
-
-
-def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | None, channel: int) -> Value:
-    ids, shape = trace.ids(value), node.meta["val"].shape
-    assert ids is not None
-    read = trace.along(ids, channel)
-    if weight.parameter is None:  # a weight that is computed from others
-        trace.mark("fixed", read)
-        trace.consumed(value)
-        if weight.ids is not None:
-            trace.mark("fixed", weight.ids)
-        return Value(ids=trace.spread(_fixed_block(trace, Value(), bias, shape[channel]), shape, channel))
-    trace.uses.append(Use(weight.parameter, 1, "in", read))
-    if value.norm is not None:
-        if np.array_equal(trace.norms[value.norm].ids, read):
-            trace.norms[value.norm].readers.append(weight.parameter)
-        else:  # reads several positions, or only some channels
-            trace.consumed(value)
-    written = trace.block(shape[channel])
-    trace.uses.append(Use(weight.parameter, 0, "out", written))
-    result = trace.spread(written, shape, channel)
-    if bias is not None and bias.parameter is not None:
-        trace.uses.append(Use(bias.parameter, 0, "out", written))
-        trace.biases[weight.parameter] = bias.parameter
-    elif bias is not None and bias.ids is not None:
-        trace.link(written, bias.ids)
-    return Value(ids=result, writer=weight.parameter if len(node.users) == 1 else None)
-
-
-def _diagonal(trace: Trace, value: Value, weight: str, bias: str | None, shape: Any, channel: int) -> Value:
-    """Every channel is multiplied by a number (or a kernel) of its own, so its scale before and after are two things."""
-    ids = trace.ids(value)
-    read = trace.along(ids, channel)  # type: ignore[arg-type]
-    trace.mark("tied", read)
-    written = trace.relabel(torch.from_numpy(read)).numpy()
-    axis = int(np.argmax(trace.shapes[weight]))
-    trace.uses += [Use(weight, axis, "out", written), Use(weight, axis, "in", read)]
-    if bias is not None:
-        trace.uses.append(Use(bias, 0, "out", written))
-    return Value(ids=trace.spread(written, shape, channel))
-
-
-def _name(value: Value | None) -> str | None:
-    return None if value is None else value.parameter
-
-
-def _layer_norm(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    value, shape, weight, bias = (*args, None, None)[:4]
-    ids = trace.ids(value)
-    trace.consumed(value)
-    if len(shape) != 1:
-        return _unknown(trace, node, [value])
-    trace.mark("norm", trace.along(ids, -1))  # type: ignore[arg-type]
-    name = _name(weight)
-    if name is None:
-        return Value(ids=ids)
-    if name in trace.unfoldable:
-        return _diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)  # type: ignore[union-attr]
-    channels = trace.along(ids, -1)  # type: ignore[arg-type]
-    trace.norms[name] = Norm(name, _name(bias), channels)
-    if bias is not None:
-        # What cannot be folded into readers without a bias stays here, in the coordinates of the stream.
-        trace.uses.append(Use(_name(bias), 0, "out", channels))  # type: ignore[arg-type]
-    return Value(ids=ids, norm=name)
-
-
-def _batch_norm(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    """Only one that could not be folded has a weight; the others are the identity by now."""
-    value, weight, bias = args[:3]
-    if _name(weight) is None:
-        return value
-    trace.consumed(value)
-    return _diagonal(trace, value, _name(weight), _name(bias), node.meta["val"].shape, 1)  # type: ignore[arg-type]
-
-
 # Arithmetic
 
 
@@ -280,7 +152,7 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
             trace.consumed(item)
     if not (_is_value(first) and _is_value(second)):
         value = first if _is_value(first) else second
-        return _nonlinear(trace, value)  # a number added to every channel fixes the scale
+        return trace.nonlinear(value)  # a number added to every channel fixes the scale
     one, two = trace.ids(first), trace.ids(second)
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
@@ -328,12 +200,12 @@ def _scaled_by_parameter(trace: Trace, node: Any, value: Value, parameter: Value
     wide = [axis for axis, size in enumerate(shape) if size > 1]
     trace.consumed(value)
     if len(wide) != 1:
-        return _unknown(trace, node, [value])
+        return trace.unknown(node, [value])
     if value.writer is not None and name not in trace.unfoldable:
         # LayerScale: folded into the layer before it, so it is the identity here.
         trace.scalers[name] = value.writer
         return Value(ids=ids)
-    return _diagonal(trace, value, name, None, node.meta["val"].shape, ids.ndim - len(shape) + wide[0])
+    return diagonal(trace, value, name, None, node.meta["val"].shape, ids.ndim - len(shape) + wide[0])
 
 
 def _mean(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
@@ -341,7 +213,7 @@ def _mean(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     keep = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
     ids = trace.ids(value)
     if ids is None or not axes:
-        return _unknown(trace, node, [value])
+        return trace.unknown(node, [value])
     kept = [axis for axis in range(ids.ndim) if axis not in {a % ids.ndim for a in axes}]
     first = ids.amax(dim=list(axes), keepdim=True)
     if not torch.equal(first.expand_as(ids), ids):
@@ -351,83 +223,21 @@ def _mean(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     return Value(ids=first if keep else ids.amax(dim=list(axes)), norm=value.norm)
 
 
-# Attention
-
-
-def _attention(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    query, key, value = args[:3]
-    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-    names = []
-    for item in (query, key, value):
-        trace.consumed(item)
-        ids = trace.ids(item)
-        if ids is None or ids.ndim != 4 or ids.shape[1] != query.ids.shape[1]:
-            return _unknown(trace, node, [query, key, value])
-        names.append(trace.along(ids, 1, 3))
-    heads = trace.block(len(names[0]))
-    trace.mark("tied", heads)
-    trace.attentions.append(Attention(heads, *names))
-    trace.link(names[0], names[1], scale=False)
-    if isinstance(mask, Value):
-        ids = trace.ids(mask)
-        if ids is not None:
-            ids = ids.expand(torch.broadcast_shapes(ids.shape, (1, len(heads), 1, 1)))
-            trace.link(heads, trace.along(ids, 1))
-    shape = node.meta["val"].shape
-    return Value(ids=torch.from_numpy(names[2])[None, :, None].expand(shape))
-
-
-def _matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    first, second = args[:2]
-    one, two = trace.ids(first), trace.ids(second)
-    for item in (first, second):
-        trace.consumed(item)
-    if one is None or two is None or one.ndim != 4 or two.ndim != 4 or one.shape[1] != two.shape[1]:
-        return _unknown(trace, node, [first, second])
-    shape = node.meta["val"].shape
-    left, right = _varies(one, 3), _varies(two, 2)
-    if left and right:  # scores: channels of queries times channels of keys
-        query, key = trace.along(one, 1, 3), trace.along(two, 1, 2)
-        heads = trace.block(len(query))
-        trace.mark("tied", heads)
-        trace.attentions.append(Attention(heads, query, key))
-        trace.link(query, key, scale=False)
-        return Value(ids=trace.spread(heads, shape, 1))
-    if not left and not right:  # scores times values
-        heads, names = trace.along(one, 1), trace.along(two, 1, 3)
-        trace.attentions.append(Attention(heads, value=names))
-        return Value(ids=torch.from_numpy(names)[None, :, None].expand(shape))
-    return _unknown(trace, node, [first, second])
-
-
-def _varies(ids: torch.Tensor, axis: int) -> bool:
-    return not torch.equal(ids, ids.narrow(axis, 0, 1).expand_as(ids))
-
-
-def _softmax(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
-    """Over positions the heads stay what they are."""
-    ids = trace.ids(args[0])
-    if ids is None or _varies(ids, args[1]):
-        return _nonlinear(trace, args[0])
-    trace.consumed(args[0])
-    return replace(Value(), ids=ids)
-
-
 RULES: dict[str, Rule] = {
-    "linear": _linear,
-    "conv1d": _convolution,
-    "conv2d": _convolution,
-    "layer_norm": _layer_norm,
-    "batch_norm": _batch_norm,
+    "linear": linear,
+    "conv1d": convolution,
+    "conv2d": convolution,
+    "layer_norm": layer_norm,
+    "batch_norm": batch_norm,
     "add": _add,
     "sub": _add,
     "mul": _mul,
     "div": _mul,
     "mean": _mean,
     "sum": _mean,
-    "scaled_dot_product_attention": _attention,
-    "matmul": _matmul,
-    "bmm": _matmul,
-    "softmax": _softmax,
-    "_softmax": _softmax,
+    "scaled_dot_product_attention": attention,
+    "matmul": matmul,
+    "bmm": matmul,
+    "softmax": softmax,
+    "_softmax": softmax,
 }

@@ -184,28 +184,22 @@ class _Builder:
 
     def _spaces(self) -> list[Space]:
         # Groups that share a channel are one space.
-        count = len(self.channel)
         ties = [np.stack([channels[:-1], channels[1:]]) for channels, _, _ in self.groups if len(channels) > 1]
-        whole = _components(ties, count)
-        first: dict[int, int] = {}
-        for channels, _, _ in self.groups:
-            for label in np.unique(whole[channels]):
-                first.setdefault(int(label), len(first))
-        spaces: list[Space] = []
-        members: dict[int, list[int]] = {}
+        whole = _components(ties, len(self.channel))
+        members: dict[int, dict[int, None]] = {}
         attention_of: dict[int, tuple[Attention, str]] = {}
         for channels, attention, part in self.groups:
             label = int(whole[channels[0]])
-            known = members.setdefault(label, [])
-            seen = set(known)
-            known += [int(c) for c in channels if not (int(c) in seen or seen.add(int(c)))]  # type: ignore[func-returns-value]
+            members.setdefault(label, {}).update(dict.fromkeys(channels.tolist()))
             if attention is not None:
                 attention_of[label] = attention, part
-        earliest = {label: min(self._birth(channel) for channel in known) for label, known in members.items()}
-        for label in sorted(members, key=lambda label: earliest[label]):
-            number, known = len(spaces), members[label]
-            self.space_of[known] = number
-            self.place_of[known] = np.arange(len(known))
+        # A channel is as old as its first name.
+        first_name = np.full(self.channel.max() + 1, len(self.channel))
+        np.minimum.at(first_name, self.channel, np.arange(len(self.channel)))
+        spaces: list[Space] = []
+        for label in sorted(members, key=lambda label: first_name[list(members[label])].min()):
+            known = list(members[label])
+            self.space_of[known], self.place_of[known] = len(spaces), np.arange(len(known))
             spaces.append(Space("permutation", len(known)))
             if label in attention_of:
                 attention, part = attention_of[label]
@@ -217,13 +211,6 @@ class _Builder:
                 if number >= 0:
                     spaces[number].kind = "fixed"
         return spaces
-
-    def _birth(self, channel: int) -> int:
-        if not hasattr(self, "_births"):
-            order = np.argsort(self.channel, kind="stable")
-            starts = np.searchsorted(self.channel[order], np.arange(self.channel.max() + 1))
-            self._births = order[starts]
-        return int(self._births[channel])
 
     def _pair(self, spaces: list[Space]) -> None:
         """Queries know their values, and per-head channels (position biases) too."""
@@ -248,7 +235,6 @@ class _Builder:
         for kind in ("none", "positive", "norm", "tied"):
             names = np.concatenate([*self.trace.marks[kind], np.zeros(0, dtype=np.int64)])
             kinds[kind] = set(np.unique(self.space_of[self.channel[names]]).tolist()) if len(names) else set()
-        # A space whose channels have several scales is multiplied somewhere, one by one.
         for number, space in enumerate(spaces):
             plain = number not in kinds["none"] | kinds["positive"] | kinds["tied"]
             if space.kind == "permutation" and plain:

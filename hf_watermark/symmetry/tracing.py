@@ -8,7 +8,7 @@ their own. Nothing here knows an architecture.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,25 @@ class Trace:
         """Something other than a layer read this: a normalisation in front of it cannot be folded."""
         if value.norm is not None:
             self.unfoldable.add(value.norm)
+
+    def nonlinear(self, value: Value) -> Value:
+        ids = self.ids(value)
+        self.consumed(value)
+        self.mark("none", ids)
+        result = self.relabel(ids)  # type: ignore[arg-type]
+        self.mark("none", result)
+        return Value(ids=result)
+
+    def unknown(self, node: Any, values: Iterable[Value]) -> Any:
+        """An operation without a rule: nothing that enters it may change."""
+        for value in values:
+            if value.ids is not None or value.parameter is not None:
+                self.consumed(value)
+                self.mark("fixed", self.ids(value))
+        result = node.meta["val"]
+        if isinstance(result, torch.Tensor):
+            return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
+        return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
 
 
 Rule = Callable[[Trace, Any, tuple, dict], Any]
