@@ -67,11 +67,11 @@ def fit_permutation(features: list[Feature], kinds: list[str]) -> Fit:
     """
     resemblance = _resemblance(features, kinds)
     suspects, references = resemblance.shape
-    rows, columns = linear_sum_assignment(resemblance.numpy(), maximize=True)
+    rows, columns = _assignment(resemblance)
     order = torch.full((references,), -1)
-    order[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    order[columns] = rows
     matched = torch.zeros(references)
-    matched[torch.from_numpy(columns)] = resemblance[torch.from_numpy(rows), torch.from_numpy(columns)]
+    matched[columns] = resemblance[rows, columns]
     into = _sources(order, suspects)
     if suspects > references:
         # By what writes them alone: the two units of a clique must be taken for copies together, so that their columns cancel.
@@ -97,6 +97,17 @@ def fit_permutation(features: list[Feature], kinds: list[str]) -> Fit:
             if len(spread) and float((spread - spread.median()).abs().max()) > 0.1 or (safe < 0).any():
                 fit.done = (fit.done + ", rescaled").removeprefix(", ")
     return fit
+
+
+def _assignment(resemblance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs (suspect, reference) of the largest sum. Where everyone can have its first choice, as after a pure transform, that is it."""
+    suspects, references = resemblance.shape
+    choice = resemblance.argmax(dim=0 if suspects >= references else 1)
+    if len(choice.unique()) == len(choice):
+        places = torch.arange(len(choice))
+        return (choice, places) if suspects >= references else (places, choice)
+    rows, columns = linear_sum_assignment(resemblance.numpy(), maximize=True)
+    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
 def _resemblance(features: list[Feature], kinds: list[str]) -> torch.Tensor:

@@ -15,6 +15,8 @@ from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation
 
 Tensors = dict[str, torch.Tensor]
 SWEEPS = 4
+# Anchors that agree this well leave nothing for another sweep to find.
+EXACT = 0.9995
 
 
 @dataclass
@@ -113,7 +115,10 @@ class Sweep:
                     self._fit_space(number, readers=sweep > 0)
                 elif space.kind == "heads" and space.partner is not None and number < space.partner:
                     self._fit_attention(number)
-            if sweep > 0 and self._settled(before):
+            exact = len(self.known) == len(self.symmetry.spaces) and all(
+                fit.cosine > EXACT for fit in self.fits.values()
+            )
+            if exact or (sweep > 0 and self._settled(before)):
                 break
 
     def _settled(self, before: dict[int, Any]) -> bool:

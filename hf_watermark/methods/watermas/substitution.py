@@ -157,10 +157,13 @@ def refuse_crowded(config: WaterMASConfig, carriers: Sequence[Carrier], subkeys:
 # Values
 
 
-def draw_magnitudes(subkey: SubKey, places: Places, weights: Sequence[torch.Tensor], lowest: float) -> torch.Tensor:
+def draw_magnitudes(
+    subkey: SubKey, places: Places, weights: Sequence[torch.Tensor], lowest: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    One magnitude per carrier, `[symbols]`, float32: each takes that of a random weight of its own layer, drawn from stream `noise` between
-    the quantiles `lowest` and 0.99, so that the values have the layer's own distribution, without its tail.
+    One magnitude per carrier, `[symbols]`, float32, and the weight it is taken from, `[symbols]`, as a place in its layer's eligible weights laid
+    end to end: a random weight of the carrier's own layer, drawn from stream `noise` between the quantiles `lowest` and 0.99, so that the
+    values have the layer's own distribution, without its tail.
 
     Args:
         weights (`Sequence[torch.Tensor]`):
@@ -168,14 +171,15 @@ def draw_magnitudes(subkey: SubKey, places: Places, weights: Sequence[torch.Tens
         lowest (`float`):
             Quantile below which no magnitude is drawn: the distance between the two symbols is at least twice that weight.
     """
-    ranked = [weight.detach().float().abs().flatten().cpu().sort().values for weight in weights]
-    sizes = np.array([len(values) for values in ranked])
+    ranked = [weight.detach().float().abs().flatten().cpu().sort(stable=True) for weight in weights]
+    sizes = np.array([len(layer.values) for layer in ranked])
     first = np.minimum((lowest * sizes).astype(np.int64), sizes - 1)
     spread = np.maximum((HIGHEST * sizes).astype(np.int64) - first, 1)
     carrier = places.carrier.numpy()
     rank = first[carrier] + subkey.stream("noise").below_each(spread[carrier])
-    magnitudes = torch.empty(len(rank))
-    for number, values in enumerate(ranked):
+    magnitudes, donors = torch.empty(len(rank)), torch.empty(len(rank), dtype=torch.int64)
+    for number, layer in enumerate(ranked):
         mine = places.carrier == number
-        magnitudes[mine] = values[torch.from_numpy(rank)[mine]]
-    return magnitudes
+        own = torch.from_numpy(rank)[mine]
+        magnitudes[mine], donors[mine] = layer.values[own], layer.indices[own]
+    return magnitudes, donors

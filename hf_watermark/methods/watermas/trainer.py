@@ -14,7 +14,7 @@ from ...keys import Claim
 from ...serialization import InvalidInput
 from ...trainer import Plan, WatermarkTrainer
 from .config import WaterMASConfig
-from .replacing import draw_values, find_substitutions, shapes_of
+from .replacing import draw_exchanges, find_substitutions, shapes_of
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
 from .verifier import WaterMASVerifier
 
@@ -57,7 +57,9 @@ class WaterMASTrainer(WatermarkTrainer):
         self._rises: list[torch.Tensor] = []
         config = self.config_of(WaterMASConfig)
         if config.switch_in == 0:
-            draw_values(self._bare_model(), claim, self._substitutions)  # refuses a layer that cannot hide a mark now
+            draw_exchanges(
+                self._bare_model(), claim, self._substitutions
+            )  # refuses a layer that cannot hide a mark now
 
     @property
     def payload_capacity(self) -> int:
@@ -74,9 +76,14 @@ class WaterMASTrainer(WatermarkTrainer):
         if self.state.global_step < switch:
             return
         resumed = self.state.global_step > switch
-        kept = [item.weights.read() for item in self._substitutions]
-        drawn = None if resumed else draw_values(self._bare_model(), self._watermas_claim, self._substitutions)
-        for item, own in zip(self._substitutions, drawn or kept, strict=True):
+        if resumed:
+            values = [item.weights.read() for item in self._substitutions]
+        else:
+            exchanges = draw_exchanges(self._bare_model(), self._watermas_claim, self._substitutions)
+            for exchange in exchanges:
+                exchange.donors.write(exchange.returned)
+            values = [exchange.values for exchange in exchanges]
+        for item, own in zip(self._substitutions, values, strict=True):
             if resumed and not torch.equal(own.cpu().float().sign(), item.raw_signs()):
                 raise InvalidInput(
                     "the checkpoint does not hold the carriers of this key; resume from a checkpoint of the run that made it"
