@@ -173,15 +173,13 @@ def one_step(trainer_class: Any, model: PreTrainedModel, config: Any, image: tor
 def turn_wrong_groups(model: PreTrainedModel, key: WatermarkKey) -> None:
     """Multiplies every group of greedy residuals that says the wrong bit by -1."""
     from hf_watermark.methods.greedy_residuals import GreedyResidualsVerifier
-    from hf_watermark.methods.greedy_residuals.residuals import signs
+    from hf_watermark.methods.greedy_residuals.residuals import read_residuals, signs
 
     [claim] = key.claims()
     verifier = GreedyResidualsVerifier(claim)
     state = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     rows = {carrier.role: canonical_rows(carrier, state, shapes) for carrier in verifier.carriers}
-    from hf_watermark.methods.greedy_residuals.residuals import read_residuals
-
     for subkey in claim.subkeys:
         groups = verifier.members(subkey)
         phi = read_residuals(rows, groups, verifier.config.kept_fraction)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones import Carrier, describe, locate
+from ..serialization import InvalidInput
 from ..symmetry import Symmetry, fold, symmetry_of, unfold
 from .names import rename_like
 from .sweep import AlignmentReport, Sweep
@@ -59,6 +60,12 @@ class Aligner:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         self.carriers = describe(shapes) if carriers is None else carriers
         self.held = {locate(carrier.role, shapes).weight: carrier for carrier in self.carriers}
+        for name in self.held:
+            # Integers are taken over from the reference as they are, and a carrier must never be.
+            if not self.state[name].is_floating_point():
+                raise InvalidInput(
+                    f"reference: carrier {name} is {self.state[name].dtype}; give the model with float weights"
+                )
         # Anchors: what the fit may see. Carriers are not in here.
         self.anchors = self._without_carriers(fold(self.symmetry, self.state))
 

@@ -7,7 +7,6 @@ other axes are aligned. M is a permutation times scales (assignment), a rotation
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
@@ -214,7 +213,3 @@ def _stacked(features: list[Feature]) -> tuple[torch.Tensor, torch.Tensor]:
     sizes = [feature.reference.square().mean().sqrt().clamp_min(1e-20) for feature in features]
     suspect = torch.cat([feature.suspect / size for feature, size in zip(features, sizes, strict=True)], dim=1)
     return suspect, torch.cat([feature.reference / size for feature, size in zip(features, sizes, strict=True)], dim=1)
-
-
-def is_identity(change: Moved | Mixed) -> bool:
-    return isinstance(change, Moved) and np.array_equal(change.order.numpy(), np.arange(len(change.order)))

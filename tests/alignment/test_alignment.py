@@ -245,3 +245,14 @@ def test_reference_as_a_folder_and_through_the_command(marked, tmp_path):
     assert "permuted" in result.output
     wrong = CliRunner().invoke(app, [*arguments, "--reference", str(tmp_path / "nothing")])
     assert wrong.exit_code == 2 or "no folder" in str(wrong.exception)
+
+
+def test_a_reference_with_integer_carriers_is_refused():
+    """Integers are taken over from the reference, so a carrier that is one would be read as the suspect's."""
+    reference = build("timm vit")
+    aligner = Aligner(reference, images=images_for("timm vit", 1))
+    name = next(iter(aligner.held))
+    state = {key: tensor.to(torch.int8) if key == name else tensor for key, tensor in reference.state_dict().items()}
+    reference.state_dict = lambda: state
+    with pytest.raises(InvalidInput, match="carrier .*fc2.weight is torch.int8; give the model with float weights"):
+        Aligner(reference, images=images_for("timm vit", 1))
