@@ -10,11 +10,8 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	if $(BIN)/python -m pip install --quiet uv; then \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"; \
-	else \
-		$(BIN)/python -m pip install --quiet -e ".[dev]"; \
-	fi
+	{ $(BIN)/python -m pip install --quiet uv && $(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e ".[dev]"; } \
+		|| $(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $(STAMP)
 
 test: install
