@@ -5,14 +5,14 @@ Every row of every carrier may hold bits, but far fewer bits than there are deci
 secret, and the e-value of the bits seen so far is valid wherever the reading stops (protocol.md §3.7 and §3.8).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
 import torch
 
-from .backbones import Carrier, canonical_form, located
+from .backbones import Carrier, canonical_form, located, slot_rows
 from .evidence import LEVEL_B, LEVEL_N, Access, Evidence, single
 from .hub.remote import Part, RemoteSafetensors
 from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
@@ -53,6 +53,23 @@ class Block:
     start: int
     stop: int
 
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+def owned_blocks(carriers: Sequence[Carrier], slots: Iterable[int], subkeys: int) -> list[Block]:
+    """The rows that these slots own together, neighbours made one."""
+    blocks: list[Block] = []
+    for number, carrier in enumerate(carriers):
+        owned = sorted((slot_rows(number, carrier.rows, slot, subkeys) for slot in slots), key=lambda rows: rows.start)
+        for rows in filter(None, owned):
+            start = rows.start
+            if blocks and (blocks[-1].carrier, blocks[-1].stop) == (number, rows.start):
+                start = blocks.pop().start
+            blocks.append(Block(number, start, rows.stop))
+    return blocks
+
 
 @dataclass(frozen=True)
 class PartialReading:
@@ -91,6 +108,8 @@ class RangedReader:
             The checkpoint.
         carriers (`list[Carrier]`):
             Layout of the key.
+        owned (`list[Block]`):
+            The rows that may hold these bits, see [`owned_blocks`].
         members (`Sequence[Members]`):
             Where the bits of each sub-key lie.
         reduce (`Callable`):
@@ -101,6 +120,7 @@ class RangedReader:
         self,
         weights: RemoteSafetensors,
         carriers: list[Carrier],
+        owned: list[Block],
         members: Sequence[Members],
         reduce: Callable[[torch.Tensor], torch.Tensor],
     ):
@@ -108,7 +128,8 @@ class RangedReader:
         self.found = [located(carrier, weights.shapes) for carrier in carriers]
         self.values = [torch.zeros(len(own.row)) for own in members]
         self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in members]
-        self._readings = plan_readings(self._bytes_per_row(), [c.rows for c in carriers], *self._first_reading())
+        row_bytes = [weights.row_bytes(found.weight) for found in self.found]
+        self._readings = plan_readings(row_bytes, owned, *self._first_reading())
         self.looks = 0
 
     def read_on(self) -> bool:
@@ -144,16 +165,13 @@ class RangedReader:
         found = self.found[block.carrier]
         return [Part(name, block.start, block.stop) for name in (found.weight, found.scale) if name is not None]
 
-    def _bytes_per_row(self) -> list[int]:
-        return [self.weights.row_bytes(found.weight) for found in self.found]
-
     def _first_reading(self) -> tuple[int, int]:
-        """Bytes and number of carriers of the first reading."""
+        """Bytes and number of blocks of the first reading."""
         weights = self.weights
         allowed = int(SHARE * weights.size) - weights.bytes_read
         requests_each = 2 if any(found.scale for found in self.found) else 1
-        carriers = max(1, (REQUESTS - weights.requests) // requests_each)
-        return min(max(allowed, LEAST_BYTES), MOST_BYTES), min(carriers, 4)
+        blocks = max(1, (REQUESTS - weights.requests) // requests_each)
+        return min(max(allowed, LEAST_BYTES), MOST_BYTES), min(blocks, 4)
 
 
 def read_until_decided(
@@ -205,44 +223,50 @@ def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> 
 
 
 def plan_readings(
-    row_bytes: list[int], rows: list[int], first_bytes: int, first_carriers: int
+    row_bytes: list[int], owned: list[Block], first_bytes: int, first_blocks: int
 ) -> Iterator[list[Block]]:
     """
-    All rows of all carriers, in portions.
+    All owned rows, in portions.
 
-    The first portion takes equal shares of the largest carriers, which hold most bits per request, from their ends: in many checkpoints the
+    The first portion takes equal shares of the largest blocks, which hold most bits per request, from their ends: in many checkpoints the
     scale that follows a weight is stored right behind it. The others take what is left, as much as the first one and then twice as
     much each time, up to [`MOST_BYTES`].
 
     Args:
-        row_bytes, rows (`list[int]`):
+        row_bytes (`list[int]`):
             Of each carrier.
-        first_bytes, first_carriers (`int`):
-            Size of the first portion; carriers that are smaller all together make one portion.
+        owned (`list[Block]`):
+            All rows to read, no row twice.
+        first_bytes, first_blocks (`int`):
+            Size of the first portion; blocks that have at most [`LEAST_BYTES`] all together make one portion.
     """
-    sizes = [each * count for each, count in zip(row_bytes, rows, strict=True)]
-    largest = sorted(range(len(rows)), key=lambda number: (-sizes[number], number))
-    if sum(sizes) <= first_bytes:
-        first_carriers = len(rows)  # all at once: then nothing is stopped early
-    left, portion, limit = list(rows), [], first_bytes
-    for place, number in enumerate(largest[:first_carriers]):
-        share = first_bytes // (min(first_carriers, len(rows)) - place)
-        left[number] -= min(rows[number], max(1, share // row_bytes[number]))
-        portion += _cut(number, left[number], rows[number], row_bytes[number])
-        first_bytes -= (rows[number] - left[number]) * row_bytes[number]
+
+    def size(block: Block) -> int:
+        return block.rows * row_bytes[block.carrier]
+
+    largest = sorted(owned, key=lambda block: (-size(block), block.carrier, block.start))
+    if sum(map(size, owned)) <= LEAST_BYTES:
+        first_blocks = len(owned)  # all at once: then nothing is stopped early
+    left, portion, limit = list(largest), [], first_bytes
+    for place, block in enumerate(largest[:first_blocks]):
+        share = first_bytes // (min(first_blocks, len(owned)) - place)
+        start = block.stop - min(block.rows, max(1, share // row_bytes[block.carrier]))
+        taken, left[place] = Block(block.carrier, start, block.stop), Block(block.carrier, block.start, start)
+        portion += _cut(taken, row_bytes)
+        first_bytes -= size(taken)
     yield portion
-    portion, size = [], 0
-    for block in (block for number in largest for block in _cut(number, 0, left[number], row_bytes[number])):
-        added = (block.stop - block.start) * row_bytes[block.carrier]
-        if portion and size + added > limit:
+    portion, filled = [], 0
+    for block in (cut for block in left for cut in _cut(block, row_bytes)):
+        if portion and filled + size(block) > limit:
             yield portion
-            portion, size, limit = [], 0, min(2 * limit, MOST_BYTES)
-        portion, size = [*portion, block], size + added
+            portion, filled, limit = [], 0, min(2 * limit, MOST_BYTES)
+        portion, filled = [*portion, block], filled + size(block)
     if portion:
         yield portion
 
 
-def _cut(number: int, start: int, stop: int, row_bytes: int) -> list[Block]:
-    """Rows in blocks of at most [`BLOCK_BYTES`]; neighbours are read in one request all the same."""
-    step = max(1, BLOCK_BYTES // row_bytes)
-    return [Block(number, first, min(first + step, stop)) for first in range(start, stop, step)]
+def _cut(block: Block, row_bytes: list[int]) -> list[Block]:
+    """In blocks of at most [`BLOCK_BYTES`]; neighbours are read in one request all the same."""
+    step = max(1, BLOCK_BYTES // row_bytes[block.carrier])
+    firsts = range(block.start, block.stop, step)
+    return [Block(block.carrier, first, min(first + step, block.stop)) for first in firsts]

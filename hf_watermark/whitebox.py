@@ -8,7 +8,7 @@ from .backbones import canonical_rows, own_rows, read_carriers
 from .evidence import Access, Evidence
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
-from .ranged import Members, PartialReading, RangedReader, read_until_decided, score_reading
+from .ranged import Members, PartialReading, RangedReader, owned_blocks, read_until_decided, score_reading
 from .suspects import Suspect
 from .verifier import Verifier
 
@@ -53,7 +53,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         if self._parts is None or self._parts[0] is not suspect:
             subkeys = self.claim.subkeys
             with torch.no_grad():
-                reader = RangedReader(suspect.weights, self.carriers, list(map(self.members, subkeys)), self.reduce)
+                owned = owned_blocks(self.carriers, [subkey.slot for subkey in subkeys], self.subkeys)
+                members = list(map(self.members, subkeys))
+                reader = RangedReader(suspect.weights, self.carriers, owned, members, self.reduce)
                 parts = read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
             self._parts = suspect, parts
         return self._parts[1][self.claim.subkeys.index(subkey)]

@@ -11,6 +11,7 @@ from .carriers import (
     located,
     own_rows,
     read_carriers,
+    slot_rows,
 )
 from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
@@ -52,5 +53,6 @@ __all__ = [
     "read_carriers",
     "refuse_half_precision",
     "run_on_backbone",
+    "slot_rows",
     "wrap_timm",
 ]

@@ -178,9 +178,25 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
     return rows
 
 
+def slot_rows(number: int, rows: int, slot: int, subkeys: int) -> range:
+    """
+    The rows of one carrier that one of `subkeys` slots owns: block (slot + number) mod subkeys of as many nearly equal blocks.
+
+    Blocks, because one opened sub-key of a remote checkpoint is then read by a few ranges. They turn from carrier to carrier, so that the
+    ends of a few carriers hold bits of several sub-keys.
+
+    Args:
+        number, rows (`int`):
+            Place of the carrier in the layout, and its number of rows.
+    """
+    block = (slot + number) % subkeys
+    return range(rows * block // subkeys, rows * (block + 1) // subkeys)
+
+
 def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch.Tensor:
-    """The canonical rows slot, slot + subkeys, ... of every carrier, in carrier order, laid end to end: all that one sub-key reads."""
-    return torch.cat([matrix[slot::subkeys].reshape(-1) for matrix in rows.values()])
+    """The canonical rows of every carrier that the slot owns, in carrier order, laid end to end: all that one sub-key reads."""
+    owned = ((matrix, slot_rows(number, len(matrix), slot, subkeys)) for number, matrix in enumerate(rows.values()))
+    return torch.cat([matrix[own.start : own.stop].reshape(-1) for matrix, own in owned])
 
 
 def _carrier(role: str, shape: Shape, every_third_input: bool) -> Carrier:

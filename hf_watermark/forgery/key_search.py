@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..keys import SubKey, WatermarkKey
 from ..mapping import AutoVerifier
 from ..methods.greedy_residuals import GreedyResidualsVerifier
-from ..methods.greedy_residuals.residuals import Slot, coprimes, greedy_mean, slot_rows
+from ..methods.greedy_residuals.residuals import Slot, coprimes, greedy_mean, make_slot
 from ..suspects import Suspect
 from ..verifier import Verifier
 from .result import ForgeryResult, require_method
@@ -95,7 +95,7 @@ def table_pays(verifier: GreedyResidualsVerifier, place: SubKey, count: int) -> 
 
 def slot_of(verifier: GreedyResidualsVerifier, place: SubKey) -> Slot:
     subkeys = len(verifier.claim.assignment.subkeys)
-    return slot_rows(tuple(verifier.carriers), place.slot, verifier.config.group_size, subkeys)
+    return make_slot(tuple(verifier.carriers), place.slot, verifier.config.group_size, subkeys)
 
 
 class SignTable:

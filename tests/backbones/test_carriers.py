@@ -7,7 +7,17 @@ import timm
 import torch
 
 from hf_watermark import GreedyResidualsTrainer, GreedyResidualsVerifier, Suspect, WatermarkKey
-from hf_watermark.backbones import STEM, LayoutMismatch, canonical_rows, describe, find_carriers, find_stem, locate
+from hf_watermark.backbones import (
+    STEM,
+    LayoutMismatch,
+    canonical_rows,
+    describe,
+    find_carriers,
+    find_stem,
+    locate,
+    own_rows,
+    slot_rows,
+)
 from hf_watermark.methods.greedy_residuals import GreedyResidualsConfig
 from hf_watermark.methods.greedy_residuals.residuals import groups_per_slot
 from hf_watermark.serialization import SafetensorsFolder
@@ -303,3 +313,28 @@ def test_another_architecture_is_a_layout_mismatch(build_backbone):
     [carrier] = describe(shapes_of(build_backbone("timm resnet18").state_dict()), ["resnet.0"])
     with pytest.raises(LayoutMismatch, match=r"layer 'resnet.0' .* has .* weights, the key was made for \(8, 72\)"):
         canonical_rows(carrier, weights, shapes_of(weights))
+
+
+# --- Slots ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [3, 8, 64, 100])
+@pytest.mark.parametrize("subkeys", [1, 3, 8])
+def test_slots_own_every_row_once_and_turn_from_carrier_to_carrier(rows, subkeys):
+    for number in range(3):
+        owned = [slot_rows(number, rows, slot, subkeys) for slot in range(subkeys)]
+        assert sorted(row for own in owned for row in own) == list(range(rows))
+        assert max(map(len, owned)) - min(map(len, owned)) <= 1
+    last = {
+        slot
+        for number in range(subkeys)
+        for slot in range(subkeys)
+        if rows - 1 in slot_rows(number, rows, slot, subkeys)
+    }
+    assert last == set(range(subkeys))  # the ends of the carriers hold bits of all of them
+
+
+def test_own_rows_are_those_of_the_slot_laid_end_to_end():
+    rows = {"a": torch.arange(12.0).reshape(6, 2), "b": torch.arange(100.0, 104).reshape(4, 1)}
+    assert own_rows(rows, 0, 2).tolist() == [*range(6), 102, 103]
+    assert own_rows(rows, 1, 2).tolist() == [*range(6, 12), 100, 101]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, GreedyResidualsVerifier, Suspect, WatermarkKey
-from hf_watermark.backbones import Carrier
+from hf_watermark.backbones import Carrier, slot_rows
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.greedy_residuals.residuals import fitting_subkeys, hinge, place_groups, residuals, signs
 from hf_watermark.statistics import binomial_min_matches, log2_binomial_tail
@@ -40,7 +40,8 @@ def straight_groups(subkey, tensors, bits, size, subkeys):
     places = [
         (tensor, row, group)
         for tensor, (rows, columns) in enumerate(tensors)
-        for row in range(subkey.slot, rows, subkeys)
+        for row in range(rows)
+        if (subkey.slot + tensor) % subkeys == [b for b in range(subkeys) if rows * b // subkeys <= row][-1]
         for group in range(columns // size)
     ]
     for step in range(bits):
@@ -131,7 +132,7 @@ def test_groups_of_all_subkeys_are_disjoint_and_within_rows():
         groups = place_groups(subkey_number(slot, slot), CARRIERS, bits=96, group_size=16, subkeys=3)
         assert groups.positions.shape == (96, 16)
         for carrier, row, columns in zip(groups.carrier, groups.row, groups.columns, strict=True):
-            assert int(row) % 3 == slot
+            assert int(row) in slot_rows(int(carrier), CARRIERS[carrier].rows, slot, 3)
             seen |= {(int(carrier), int(row), int(column)) for column in columns}
     assert len(seen) == 3 * 96 * 16
 

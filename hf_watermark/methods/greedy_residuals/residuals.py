@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...backbones import Carrier, canonical_rows, own_rows
+from ...backbones import Carrier, canonical_rows, own_rows, slot_rows
 from ...keys import SubKey
 from ...serialization import InvalidInput
 from .config import GreedyResidualsConfig
@@ -50,9 +50,12 @@ class Groups:
 
 
 def groups_per_slot(carriers: list[Carrier], group_size: int, subkeys: int) -> int:
-    """Number of groups that the poorest of `subkeys` disjoint slots offers. Slot j owns the rows j, j + subkeys, ..."""
+    """Number of groups that the poorest of `subkeys` disjoint slots offers."""
     return min(
-        sum(len(range(slot, carrier.rows, subkeys)) * (carrier.eligible // group_size) for carrier in carriers)
+        sum(
+            len(slot_rows(number, carrier.rows, slot, subkeys)) * (carrier.eligible // group_size)
+            for number, carrier in enumerate(carriers)
+        )
         for slot in range(subkeys)
     )
 
@@ -111,8 +114,9 @@ class Slot:
 
 
 @lru_cache(maxsize=64)
-def slot_rows(carriers: tuple[Carrier, ...], slot: int, group_size: int, subkeys: int) -> Slot:
-    rows = [np.arange(slot, carrier.rows, subkeys) for carrier in carriers]
+def make_slot(carriers: tuple[Carrier, ...], slot: int, group_size: int, subkeys: int) -> Slot:
+    owned = [slot_rows(number, carrier.rows, slot, subkeys) for number, carrier in enumerate(carriers)]
+    rows = [np.arange(own.start, own.stop) for own in owned]
     number = np.repeat(np.arange(len(carriers)), [len(own) for own in rows])
     length = np.array([carrier.eligible for carrier in carriers])[number]
     units = [coprimes(carrier.eligible) for carrier in carriers]
@@ -139,7 +143,7 @@ def place_groups(subkey: SubKey, carriers: list[Carrier], bits: int, group_size:
     """
     The key-drawn groups of one sub-key.
 
-    Number all groups that the slot's rows j, j + subkeys, ... hold (L // group size each) row after row, carrier after carrier. From
+    Number all groups that the slot's rows ([`~backbones.slot_rows`]) hold (L // group size each) row after row, carrier after carrier. From
     stream `carrier`:
 
     1. bit i sits in group c_i, where c is a draw of `bits` different groups ([`~keys.Stream.distinct`]);
@@ -149,7 +153,7 @@ def place_groups(subkey: SubKey, carriers: list[Carrier], bits: int, group_size:
     Member k of group g of a row is its eligible column (a (g * group size + k) + b) mod L: an affine permutation of the columns, so
     groups never overlap. Only integers are drawn, and nothing for rows that carry no bit.
     """
-    slot = slot_rows(tuple(carriers), subkey.slot, group_size, subkeys)
+    slot = make_slot(tuple(carriers), subkey.slot, group_size, subkeys)
     stream = subkey.stream("carrier")
     group = stream.distinct(int(slot.ends[-1]), bits)
     rows, which = np.unique(np.searchsorted(slot.ends, group, side="right"), return_inverse=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from reedsolo import ReedSolomonError, RSCodec
 
-from ...backbones import Carrier
+from ...backbones import Carrier, slot_rows
 from ...keys import SubKey
 from ...serialization import InvalidInput
 from .config import MOST_PAYLOAD, WaterMASConfig
@@ -44,8 +44,11 @@ class Places:
 
 
 def slot_sizes(carriers: Sequence[Carrier], slot: int, subkeys: int) -> list[int]:
-    """Eligible weights of each carrier that one of `subkeys` disjoint slots owns. Slot j owns the rows j, j + subkeys, ..."""
-    return [len(range(slot, carrier.rows, subkeys)) * carrier.eligible for carrier in carriers]
+    """Eligible weights of each carrier that one of `subkeys` disjoint slots owns."""
+    return [
+        len(slot_rows(number, carrier.rows, slot, subkeys)) * carrier.eligible
+        for number, carrier in enumerate(carriers)
+    ]
 
 
 def place_symbols(subkey: SubKey, carriers: Sequence[Carrier], count: int, subkeys: int) -> Places:
@@ -56,7 +59,8 @@ def place_symbols(subkey: SubKey, carriers: Sequence[Carrier], count: int, subke
     number = np.searchsorted(ends, positions, side="right")
     eligible = np.array([carrier.eligible for carrier in carriers])[number]
     row, column = np.divmod(positions - (ends - sizes)[number], eligible)
-    return Places(*map(torch.from_numpy, (positions, number, subkey.slot + row * subkeys, column)))
+    first = [slot_rows(place, carrier.rows, subkey.slot, subkeys).start for place, carrier in enumerate(carriers)]
+    return Places(*map(torch.from_numpy, (positions, number, np.array(first)[number] + row, column)))
 
 
 # Symbols
