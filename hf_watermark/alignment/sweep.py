@@ -75,12 +75,17 @@ class Sweep:
         self._check_shapes()
 
     def _sizes(self) -> dict[int, int]:
-        """How many channels the suspect has in each space, told by a tensor that holds nothing else."""
+        """
+        How many channels the suspect has in each space, told by a tensor that holds nothing else. Spaces that cannot change (inputs, labels)
+        keep the reference's size, so that a head for other labels does not fit and is left out.
+        """
         sizes: dict[int, int] = {}
         for name, axes in self.symmetry.axes.items():
             for axis in axes:
                 if len(axis.segments) == 1 and name in self.suspect and self.suspect[name].ndim > axis.axis:
                     segment = axis.segments[0]
+                    if self.symmetry.spaces[segment.space].kind == "fixed":
+                        continue
                     sizes.setdefault(segment.space, self.suspect[name].shape[axis.axis] // segment.repeat)
         return sizes
 

@@ -204,6 +204,16 @@ def test_fine_tuning_after_the_transform_leaves_the_mark(marked):
     assert evidence.found and evidence.rate >= verify(model, key).rate - 0.03
 
 
+def test_a_head_for_other_labels_is_no_anchor(marked):
+    model, key = marked["watermas"]
+    suspect = tiny_resnet(embedding_size=32, hidden_sizes=[32, 64], depths=[2, 2], num_labels=7)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier")}
+    suspect.load_state_dict(kept, strict=False)
+    suspect = Permute()(suspect.eval(), patterned_images(1))
+    evidence = verify(suspect, key, reference=model)
+    assert evidence.rate == 1.0 and "2 tensors" in " ".join(evidence.details["alignment"]["warnings"])
+
+
 def test_pruned_units_are_left_out_and_the_rest_is_read(marked):
     model, key = marked["watermas"]
     suspect = StructuredPrune(amount=0.3)(model, patterned_images(1))

@@ -33,7 +33,7 @@ def test_the_shipped_cifar10_benchmark_is_read():
 
     assert config.data["cifar10"].folder == "elsewhere" and len(config.seeds) == 2
     labels = config.attack_list(config.data["cifar10"], seed=0)
-    assert labels["finetune_lr_1x"][1] == 10_000 and labels["distill_soft_same"][1] == 20_000
+    assert labels["finetune_lr_1x"][1] == 5_000 and labels["distill_soft_same"][1] == 10_000
 
 
 def with_change(path: str, value):

@@ -21,7 +21,7 @@ from .config import BackboneSpec, DataSpec, MatrixConfig
 from .data import data_identity
 
 
-FORMAT = 1
+FORMAT = 2
 RESULT_BYTES = 2**20
 TWIN = "unmarked"
 # Rows that are no attack: the marked model as it is, and its key on the unmarked twin.
@@ -53,6 +53,7 @@ class ModelCell:
     data_spec: DataSpec = field(repr=False)
     threads: int = 1
     device: str = "cpu"
+    precision: str = "fp32"
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class ModelCell:
             "seed": self.seed,
             "threads": self.threads,
             "device": self.device,
+            "precision": self.precision,
         }
 
     @cached_property
@@ -78,7 +80,7 @@ class ModelCell:
     @property
     def twin(self) -> "ModelCell":
         """The cell of the unmarked model of the same seed, data and recipe."""
-        spec = (self.backbone_spec, self.data_spec, self.threads, self.device)
+        spec = (self.backbone_spec, self.data_spec, self.threads, self.device, self.precision)
         return ModelCell(TWIN, self.backbone, self.data, self.seed, (), *spec)
 
     def secret(self, purpose: str) -> bytes:
@@ -138,7 +140,7 @@ def model_cells(config: MatrixConfig) -> list[ModelCell]:
     for data, data_spec in config.data.items():
         for backbone, backbone_spec in config.backbones.items():
             for seed in config.seeds:
-                spec = (backbone_spec, data_spec, config.threads, config.device)
+                spec = (backbone_spec, data_spec, config.threads, config.device, config.precision)
                 for method in config.methods:
                     configs = tuple(item.to_dict() for item in config.method_configs(method))
                     cell = ModelCell(method, backbone, data, seed, configs, *spec)

@@ -118,6 +118,8 @@ class MatrixConfig(Strict):
             By label, the methods of one model and the fields of their configs; several are stacked.
         threads (`int`):
             Threads of each process. More than one may change the last digits, so it is part of what determines a cell.
+        precision (`str`):
+            Of every training, the owner's and the attackers': `bf16` is mixed precision, with weights and marks in float32.
     """
 
     name: Label
@@ -127,6 +129,7 @@ class MatrixConfig(Strict):
     data: Annotated[dict[Label, DataSpec], Field(min_length=1)]
     attacks: list[AttackGroup] = []
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["cpu", "cuda"] = "cpu"
 
     @model_validator(mode="after")

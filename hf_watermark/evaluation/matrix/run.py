@@ -1,6 +1,7 @@
 """Runs the cells of a benchmark, one after the other, in this process."""
 
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from ...attacks import NotApplicableError
+from ...attacks.base import collate
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig
 from ...trainer import stack_trainers
@@ -63,6 +65,8 @@ class CellRunner:
             if not self.alive():
                 break
             torch.set_num_threads(_model_of(cell).threads)
+            # What `accelerate launch --mixed_precision` sets: it reaches the Trainers of owner and attackers alike.
+            os.environ["ACCELERATE_MIXED_PRECISION"] = {"fp32": "no", "bf16": "bf16"}[_model_of(cell).precision]
             begin, cpu = time.perf_counter(), time.process_time()
             try:
                 result = self.train(cell) if isinstance(cell, ModelCell) else self.attack(cell)
@@ -174,7 +178,7 @@ def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: st
         dataloader_pin_memory=cell.device != "cpu",
     )
     if not cell.configs:
-        trainer = Trainer(model=model, args=arguments, train_dataset=train)
+        trainer = Trainer(model=model, args=arguments, train_dataset=train, data_collator=collate)
         trainer.model_accepts_loss_kwargs = False  # as in every marking trainer
         return trainer
     configs = [AutoWatermarkConfig.from_dict(item) for item in cell.configs]
@@ -186,7 +190,13 @@ def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: st
             return seed
 
     owner = Owner(Ed25519PrivateKey.from_private_bytes(cell.secret("owner")))
-    fields: dict[str, Any] = {"model": model, "args": arguments, "train_dataset": train, "watermark": configs}
+    fields: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": train,
+        "data_collator": collate,
+        "watermark": configs,
+    }
     planned = Reproducible(owner=owner, **fields).key
     # Bound as an owner is told to do before training, so that level B is enough for a verdict.
     key = planned.bind_beacon(cell.secret("beacon"), "a value of this benchmark")
