@@ -5,17 +5,14 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.text import Text
-from safetensors import SafetensorError
 from typer.core import TyperGroup
+
+from ..confined import EXPECTED, one_line
 
 
 FOUND, NOT_FOUND, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 # Not 1, which says "not found": neither a bug nor Ctrl-D may read as a verdict.
 BUG, ABORTED = 70, 130
-
-# `InvalidInput` with all its subclasses is a `ValueError`; training that diverges raises `FloatingPointError`, and a missing optional
-# library `ImportError`.
-EXPECTED = (ValueError, OSError, SafetensorError, FloatingPointError, ImportError)
 
 
 class OneLineErrors(TyperGroup):
@@ -29,9 +26,3 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(BAD_INPUT) from None
         except (typer.Abort, EOFError):
             raise typer.Exit(ABORTED) from None
-
-
-def one_line(error: BaseException) -> str:
-    """The message without line breaks and without control characters, which a hostile file could send to the terminal."""
-    words = " ".join((str(error) or type(error).__name__).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)

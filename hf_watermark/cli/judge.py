@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
-from .confined import GIB, MINUTES, MemoryOption, MinutesOption, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
@@ -28,6 +28,12 @@ JUDGE_EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect
 DISPUTE_EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
 OPENING_BYTES = 2**20
 
+MemoryOption = Annotated[
+    float, typer.Option("--max-memory", metavar="GIB", min=0, help="Memory that the files may take; 0 for no limit.")
+]
+MinutesOption = Annotated[
+    float, typer.Option("--max-minutes", metavar="N", min=0, help="Processor time that they may take; 0 for no limit.")
+]
 SuspectOption = Annotated[
     str, typer.Option("--suspect", metavar="SOURCE", help="Folder, file, or OWNER/NAME[@REVISION].")
 ]

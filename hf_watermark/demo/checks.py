@@ -139,7 +139,7 @@ def in_words(report: LevelReport) -> tuple[str, str, str]:
 
 def without_options(text: str) -> str:
     """Reasons name options and commands of a terminal, which a page does not have."""
-    text = re.sub(r" \(--[a-z-]+ [A-Z]+\)", "", text)
+    text = re.sub(r" \(--[a-z-]+( [A-Z]+)?\)", "", text)
     return re.sub(r", (or|then) log in with `hf auth login`", "", text)
 
 

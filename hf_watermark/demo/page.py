@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..confined import EXPECTED, confined
 from ..evaluation.plots import NARROW
 from ..evaluation.report import TEMPLATES, environment
 from ..evaluation.verdict_report import plots_of, render_verdict, verdict_cards
-from ..serialization import InvalidInput
 from .checks import SPACE_BYTES, Progress, Result, check_repository, check_with_key, judge_claim, without_options
 
 
@@ -62,17 +62,32 @@ def report_of(outcome: Result) -> str:
     return render_verdict(record, outcome.subject, outcome.levels)
 
 
-def shown(action: Callable[[Progress], Result]) -> Iterator[str]:
-    """Runs `action` in a thread: first its progress, line by line, then the result or what the visitor can put right."""
+# Visitors choose what is read, so it is read in a process of its own (protocol.md §4.2).
+CHECKS: dict[str, Callable[..., Result]] = {"repository": check_repository, "claim": judge_claim}
+SPACE_LIMITS = {"gib": 8.0, "minutes": 10.0}
+
+
+def page_of(check: str, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """What this process answers: one of [`CHECKS`] as a page."""
+    try:
+        return {"page": in_page(CHECKS[check](**arguments, progress=progress))}
+    except EXPECTED:
+        raise
+    except Exception as error:
+        return {"page": _bug(error)}
+
+
+def shown(action: Callable[[Progress], str]) -> Iterator[str]:
+    """Runs `action` in a thread: first its progress, line by line, then its page or what the visitor can put right."""
     queue: SimpleQueue[tuple[bool, str]] = SimpleQueue()
 
     def run() -> None:
         try:
-            page = in_page(action(lambda line: queue.put((False, line))))
-        except (InvalidInput, ValueError, OSError, ImportError) as error:
+            page = action(lambda line: queue.put((False, line)))
+        except EXPECTED as error:
             page = _box("plain", "This could not be checked", without_options(str(error)))
-        except Exception as error:  # a bug must not show a visitor's input in a traceback
-            page = _box("plain", "This could not be checked", f"an error inside the app ({type(error).__name__})")
+        except Exception as error:
+            page = _bug(error)
         queue.put((True, page))
 
     Thread(target=run, daemon=True).start()
@@ -91,6 +106,11 @@ def _working(lines: list[str]) -> str:
     return f"<div class='hfw'><ol class='steps' role='status'>{done}<li class='now'>{html.escape(lines[-1])} ...</li></ol></div>"
 
 
+def _bug(error: Exception) -> str:
+    """A bug must not show a visitor's input in a traceback."""
+    return _box("plain", "This could not be checked", f"an error inside the app ({type(error).__name__})")
+
+
 def _box(state: str, headline: str, text: str) -> str:
     return f"<div class='hfw'><div class='verdict {state}' role='alert'><b>{html.escape(headline)}</b><p>{html.escape(text)}</p></div></div>"
 
@@ -101,7 +121,8 @@ def build_demo(public: bool = True) -> Any:
 
     Args:
         public (`bool`, *optional*, defaults to `True`):
-            For a Space: no Hub token is used, weights up to 2 GiB are read, and no key is asked for. `False` is for one's own machine.
+            For a Space: no Hub token is used, weights up to 2 GiB are read with at most 8 GiB of memory and ten minutes of processor time, and no
+            key is asked for. `False` is for one's own machine.
 
     Raises:
         `ImportError`: without the extra `demo`.
@@ -112,21 +133,31 @@ def build_demo(public: bool = True) -> Any:
         raise ImportError("the app needs gradio: pip install 'hf-watermark[demo]'") from None
 
     token, most = (False, SPACE_BYTES) if public else (None, 16 * 2**30)
+    limits = SPACE_LIMITS if public else {}
+
+    def apart(check: str, **arguments: Any) -> Iterator[str]:
+        asked = {"check": check, "arguments": arguments | {"token": token, "most": most}}
+
+        def page(progress: Progress) -> str:
+            progress("Starting a process of its own")
+            return confined(page_of, asked, progress=progress, **limits)["page"]
+
+        yield from shown(page)
 
     def on_check(repo: str) -> Iterator[str]:
         if not repo.strip():
             yield _box("plain", "Which model?", "Enter the name of a repository, such as user/model.")
             return
-        yield from shown(lambda progress: check_repository(repo, progress, token, most))
+        yield from apart("repository", repo=repo)
 
     def on_judge(statement: str, suspect: str, opening: str, agreed: bool) -> Iterator[str]:
         if not agreed:
             yield _box("bad", "Please read the warning first", "Tick the box below it if this opening may be burnt.")
             return
-        yield from shown(lambda progress: judge_claim(statement, suspect, opening, progress, token, most))
+        yield from apart("claim", statement=statement, suspect=suspect, opening=opening)
 
     def on_key(suspect: str, folder: str, passphrase: str) -> Iterator[str]:
-        yield from shown(lambda progress: check_with_key(suspect, folder, passphrase, progress))
+        yield from shown(lambda progress: in_page(check_with_key(suspect, folder, passphrase, progress)))
 
     # `private`: these functions are not offered as an API, where their inputs would be easy to log.
     quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}

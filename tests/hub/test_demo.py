@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from hf_watermark import InvalidInput
 from hf_watermark.claims import Disclosure
 from hf_watermark.demo import check_repository, in_page, judge_claim, shown
+from hf_watermark.demo.page import CHECKS, page_of
 
 
 def quietly(line: str) -> None:
@@ -89,11 +90,16 @@ def test_a_claim_about_a_suspect(repos, dated):
             judge_claim("me/model", "you/copy", text, quietly)
 
 
-def test_what_goes_wrong_is_said_without_what_was_typed():
+def test_what_goes_wrong_is_said_without_what_was_typed(monkeypatch):
     def broken(progress):
         raise RuntimeError("secret")
 
     [page] = shown(broken)
+    assert "error inside the app (RuntimeError)" in page and "secret" not in page
+    monkeypatch.setitem(CHECKS, "repository", lambda repo, progress: broken(progress))
+    page = page_of("repository", {"repo": "me/model"}, quietly)[
+        "page"
+    ]  # in the process that reads, nothing is printed either
     assert "error inside the app (RuntimeError)" in page and "secret" not in page
 
     def refused(progress):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hf_watermark import InvalidInput
-from hf_watermark.cli.confined import Crashed, confined
+from hf_watermark.confined import Crashed, confined
 
 
 # In the other process; this module is imported there, and only what is used.
@@ -35,6 +35,12 @@ def spin() -> dict:
         pass
 
 
+def count(most: int, progress) -> dict:
+    for number in range(most):
+        progress(f"step {number}")
+    return {"counted": most}
+
+
 def stumble() -> dict:
     raise AssertionError("a bug of ours")
 
@@ -52,6 +58,12 @@ posix = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="this sys
 def test_an_answer_comes_from_another_process():
     text = confined(answer, {"question": "who"})["answer"]
     assert text.startswith("who: ") and text != f"who: {os.getpid()}"
+
+
+def test_progress_comes_before_the_answer():
+    lines: list[str] = []
+    assert confined(count, {"most": 2}, progress=lines.append) == {"counted": 2}
+    assert lines == ["step 0", "step 1"]
 
 
 def test_an_error_keeps_its_words_and_loses_its_control_characters():

@@ -7,22 +7,24 @@ import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from safetensors import SafetensorError
 
-from ..serialization import InvalidInput
-from .errors import EXPECTED, one_line
+from .serialization import InvalidInput
 
 
+# What a user can put right. `InvalidInput` with all its subclasses is a `ValueError`; training that diverges raises `FloatingPointError`, and a
+# missing optional library `ImportError`.
+EXPECTED = (ValueError, OSError, SafetensorError, FloatingPointError, ImportError)
 ANSWER_BYTES = 64 * 2**20
-MemoryOption = Annotated[
-    float, typer.Option("--max-memory", metavar="GIB", min=0, help="Memory that the files may take; 0 for no limit.")
-]
-MinutesOption = Annotated[
-    float, typer.Option("--max-minutes", metavar="N", min=0, help="Processor time that they may take; 0 for no limit.")
-]
 GIB, MINUTES = 16.0, 120.0
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks and without control characters, which a hostile file could send to the terminal."""
+    words = " ".join((str(error) or type(error).__name__).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 class Crashed(RuntimeError):
@@ -30,7 +32,11 @@ class Crashed(RuntimeError):
 
 
 def confined(
-    work: Callable[..., dict[str, Any]], arguments: dict[str, Any], gib: float = GIB, minutes: float = MINUTES
+    work: Callable[..., dict[str, Any]],
+    arguments: dict[str, Any],
+    gib: float = GIB,
+    minutes: float = MINUTES,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """
     Calls `work(**arguments)` in a fresh process and returns its answer. Memory and processor time are limited there, and it leaves no core
@@ -41,6 +47,8 @@ def confined(
             A function of a module, from arguments that can be pickled to JSON.
         gib, minutes (`float`, *optional*, defaults to 16 and 120):
             Limits; 0 for none. Windows knows no such limits, macOS none of memory.
+        progress (`Callable`, *optional*):
+            Gets the lines that `work` hands to its argument of this name.
 
     Raises:
         [`~serialization.InvalidInput`]: with the message of the error that `work` raised, or when a limit was reached.
@@ -48,19 +56,23 @@ def confined(
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, work, arguments, gib, minutes), daemon=True)
+    process = context.Process(
+        target=_run, args=(sender, work, arguments, gib, minutes, progress is not None), daemon=True
+    )
     process.start()
     sender.close()
+    answer: dict[str, Any] = {}
     try:
-        raw = receiver.recv_bytes(ANSWER_BYTES)
+        while "result" not in answer and "error" not in answer:
+            answer = json.loads(receiver.recv_bytes(ANSWER_BYTES))
+            if "progress" in answer and progress is not None:
+                progress(answer["progress"])
     except (EOFError, OSError):
-        raw = None
+        process.join()
+        raise _ended(process.exitcode, gib, minutes) from None
     finally:
         receiver.close()
     process.join()
-    if raw is None:
-        raise _ended(process.exitcode, gib, minutes)
-    answer = json.loads(raw)
     if "error" in answer:
         raise InvalidInput(answer["error"])
     return answer["result"]
@@ -79,10 +91,20 @@ def _ended(exitcode: int | None, gib: float, minutes: float) -> Exception:
 
 
 def _run(
-    sender: Connection, work: Callable[..., dict[str, Any]], arguments: dict[str, Any], gib: float, minutes: float
+    sender: Connection,
+    work: Callable[..., dict[str, Any]],
+    arguments: dict[str, Any],
+    gib: float,
+    minutes: float,
+    tells: bool,
 ) -> None:
+    def tell(line: str) -> None:
+        sender.send_bytes(json.dumps({"progress": line}).encode())
+
     try:
         _limit(gib, minutes)
+        if tells:
+            arguments = arguments | {"progress": tell}
         answer: dict[str, Any] = {"result": work(**arguments)}
     except MemoryError:
         answer = {"error": f"given up: the files took more than {gib:g} GiB of memory (--max-memory)"}
