@@ -2,13 +2,14 @@
 Alignment: what it brings back, what it costs, and whether it buys false positives.
 
     python examples/benchmarks/alignment.py --sections large --output runs/alignment.json
-    python examples/benchmarks/alignment.py --sections trained --data ../shared/data --folder runs/watermas --output runs/alignment.json
+    python examples/benchmarks/alignment.py --sections trained --output runs/alignment.json
     python examples/benchmarks/alignment.py --sections nulls --output runs/alignment.json
     python examples/benchmarks/alignment.py --sections rebasin --output runs/alignment.json
 
 * `large`: full-width backbones with random weights; both white-box marks are written into the carriers (WaterMAS by one step of its trainer,
   greedy residuals by turning the sign of every group that says the wrong bit). Bits right before, after and after alignment, and seconds.
-* `trained`: the models of `watermas.py` (its `--folder` and keys), attacked, and fine-tuned for an epoch at a tenth of the training rate.
+* `trained`: a small net of every family, marked while it learns the digits, then transformed, then fine-tuned for an epoch at a tenth of the
+  training rate: evidence before and after, with and without alignment. The certified verifier as well.
 * `nulls`: 20 models per family, trained on the digits from other seeds, aligned to a marked one: carrier signs, bits, 50 random keys each.
 * `rebasin`: the public weight-matching package `rebasin` on the same permuted networks, in the same process.
 
@@ -46,6 +47,8 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_watermark import (
+    CertifiedConfig,
+    CertifiedTrainer,
     GreedyResidualsConfig,
     GreedyResidualsTrainer,
     Owner,
@@ -59,6 +62,7 @@ from hf_watermark.alignment import Aligner, decoy_agreement
 from hf_watermark.attacks import (
     Attack,
     DummyNeurons,
+    FineTune,
     MixBottlenecks,
     MixHeads,
     NotApplicableError,
@@ -69,6 +73,7 @@ from hf_watermark.attacks import (
 )
 from hf_watermark.backbones import canonical_rows, locate
 from hf_watermark.evaluation.digits import load_digits_data
+from hf_watermark.evaluation.survival import accuracy
 from hf_watermark.serialization import InvalidInput
 
 
@@ -88,6 +93,7 @@ TRANSFORMS: dict[str, list[Attack]] = {
     "20 % of units removed": [Permute(), StructuredPrune(0.2)],
 }
 NULLS, RANDOM_KEYS = 20, 50
+DIGITS_RATE = 3e-3
 Row = dict[str, Any]
 
 
@@ -238,41 +244,54 @@ def large(options: argparse.Namespace, results: Results) -> None:
 
 
 def trained(options: argparse.Namespace, results: Results) -> None:
-    from watermas import Run, fine_tuning
-    from watermas_recipes import RECIPES
-
-    record = json.loads((options.watermas).read_text())
-    for name in RECIPES:
-        if options.models and name not in options.models.split(","):
-            continue
-        run = Run(
-            argparse.Namespace(data=options.data, attack_images=1000, folder=options.folder, output=options.watermas),
-            record,
-            name,
-        )
-        config = WaterMASConfig(strength=0.5)
-        model, key = run.trained("strong", 0, config)
-        image = run.train[0]["pixel_values"]
-        metric = run.rows["metric"]
-        for label, attacks in {"permuted": [Permute()], "everything free": TRANSFORMS["everything free"]}.items():
-
-            def measure(attacks: list[Attack] = attacks) -> Row:
-                suspect = applied(model.to(memory_format=torch.contiguous_format), attacks, image)
-                row = {
+    train, test = load_digits_data("train"), load_digits_data("test")
+    image = train[0]["pixel_values"]
+    plans: dict[str, tuple[Any, Any]] = {
+        "greedy_residuals": (GreedyResidualsTrainer, GreedyResidualsConfig(bits=256, subkeys=1, group_size=8)),
+        "watermas": (WaterMASTrainer, WaterMASConfig(bits=256, subkeys=1)),
+        "certified": (CertifiedTrainer, CertifiedConfig(subkeys=1)),
+    }
+    tuning = FineTune(learning_rate=DIGITS_RATE / 10, epochs=1, optimizer="adamw", batch_size=64)
+    transforms = {name: TRANSFORMS[name] for name in ("permute", "everything free", "split units")}
+    with tempfile.TemporaryDirectory() as scratch:
+        for family, build in digit_backbones().items():
+            for method, (trainer_class, config) in plans.items():
+                wanted = [f"{family}, {method} | {name}" for name in transforms]
+                if options.models and family not in options.models.split(","):
+                    continue
+                if all(label in results.record.get("trained", {}) for label in wanted):
+                    continue
+                model, key = marked_on_digits(trainer_class, build, config, train, scratch)
+                alone = tuning(model, train)
+                whole: Row = {
                     "before": share(key, model),
-                    "attacked": share(key, suspect),
-                    "aligned": share(key, suspect, model),
+                    "tuned only": share(key, alone),
+                    "accuracy": accuracy(model, test),
+                    "accuracy, tuned": accuracy(alone, test),
                 }
-                tuned = fine_tuning(run, 0.1, 1)(suspect)
-                row["attacked, tuned"] = share(key, tuned)
-                row["aligned, tuned"] = share(key, tuned, model)
-                row["tuned only"] = share(key, fine_tuning(run, 0.1, 1)(model))
-                return row | {
-                    metric: run.measured(model, None)[metric],
-                    f"{metric}, tuned": run.measured(tuned, None)[metric],
-                }
+                for name, attacks in transforms.items():
 
-            results.row("trained", f"{name} | {label}", measure)
+                    def measure(attacks: list[Attack] = attacks) -> Row:
+                        suspect = applied(model, attacks, image)
+                        tuned = tuning(suspect, train)
+                        return whole | {
+                            "attacked": share(key, suspect),
+                            "aligned": share(key, suspect, model),
+                            "attacked, tuned": share(key, tuned),
+                            "aligned, tuned": share(key, tuned, model),
+                        }
+
+                    results.row("trained", f"{family}, {method} | {name}", measure)
+
+
+def marked_on_digits(
+    trainer_class: Any, build: Callable[[], PreTrainedModel], config: Any, train: Any, folder: str
+) -> tuple[PreTrainedModel, WatermarkKey]:
+    torch.manual_seed(0)
+    fields: Row = {"args": digits_arguments(0, folder), "train_dataset": train, "owner": Owner.create()}
+    trainer = trainer_class(model=build(), watermark=config, **fields)
+    trainer.train()
+    return trainer.model.eval(), trainer.key
 
 
 # --- Null models --------------------------------------------------------------------------------------------------------
@@ -321,7 +340,7 @@ def digits_arguments(seed: int, folder: str) -> TrainingArguments:
         output_dir=folder,
         num_train_epochs=6,
         per_device_train_batch_size=64,
-        learning_rate=3e-3,
+        learning_rate=DIGITS_RATE,
         lr_scheduler_type="cosine",
         seed=seed,
         use_cpu=True,
@@ -344,16 +363,7 @@ def nulls(options: argparse.Namespace, results: Results) -> None:
                 ("greedy_residuals", GreedyResidualsTrainer, GreedyResidualsConfig(bits=256, subkeys=1, group_size=8)),
                 ("watermas", WaterMASTrainer, WaterMASConfig(bits=256, subkeys=1)),
             ):
-                torch.manual_seed(0)
-                trainer = trainer_class(
-                    model=build(),
-                    args=digits_arguments(0, scratch),
-                    train_dataset=train,
-                    watermark=config,
-                    owner=Owner.create(),
-                )
-                trainer.train()
-                references[method], keys[method] = trainer.model.eval(), trainer.key
+                references[method], keys[method] = marked_on_digits(trainer_class, build, config, train, scratch)
             for number in range(1, NULLS + 1):
 
                 def measure(number: int = number) -> Row:
@@ -384,14 +394,19 @@ def null_row(model: nn.Module, reference: nn.Module, key: WatermarkKey, image: t
     decoys = [verifier.score(observation, claim.subkeys[0].decoy()).log2_p for _ in range(RANDOM_KEYS)]
     shapes = {name: tuple(tensor.shape) for name, tensor in aligner.state.items()}
     same = count = 0
+    explained = 0.0
     for carrier in aligner.carriers:
         own, theirs = (canonical_rows(carrier, state, shapes) for state in (aligner.state, whole.tensors))
         live = theirs != 0
         same, count = same + int((own * theirs > 0)[live].sum()), count + int(live.sum())
+        # Two rows that are positive in more than half of their places agree in more than half of them, whatever is in which place.
+        one, two = (((row > 0) & live).sum(1) / live.sum(1).clamp_min(1) for row in (own, theirs))
+        explained += float(((one * two + (1 - one) * (1 - two)) * live.sum(1)).sum())
     return {
         "readable": round(kept.report.readable, 4),
         "agreement": round(same / count, 4),
         "deviations": round((same - count / 2) / math.sqrt(count / 4), 2),
+        "deviations beyond the rows' own balance": round((same - explained) / math.sqrt(count / 4), 2),
         "weights": count,
         "log2_p": round(verify(model, key, reference=reference).log2_p, 2),
         "log2_p, nothing left out": round(verifier.score(observation, claim.subkeys[0]).log2_p, 2),
@@ -416,6 +431,9 @@ def summarise(results: Results, family: str) -> None:
                 "smallest log2 p": min(item["log2_p"] for item in mine),
                 "smallest log2 p, nothing left out": min(item["log2_p, nothing left out"] for item in mine),
                 "most deviations": max(abs(item["deviations"]) for item in mine),
+                "most deviations beyond the rows' own balance": max(
+                    abs(item["deviations beyond the rows' own balance"]) for item in mine
+                ),
                 "mean agreement": round(sum(item["agreement"] for item in mine) / len(mine), 4),
                 "random keys": {
                     level: sum(item["random keys"][level] for item in mine) for level in ("0.01", "0.001", "0.0001")
@@ -480,9 +498,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sections", default="large", help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--models", default="", help="only these")
-    parser.add_argument("--data", type=Path, help="folder with `cifar10` and `camvid`, for `trained`")
-    parser.add_argument("--folder", type=Path, default=Path("runs/watermas"), help="models of watermas.py")
-    parser.add_argument("--watermas", type=Path, default=Path("runs/watermas.json"), help="JSON of watermas.py")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -50,7 +50,7 @@ def store(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> PreTraine
             continue
         tensor = tensor.to(old)
         setattr(module, field, torch.nn.Parameter(tensor) if isinstance(old, torch.nn.Parameter) else tensor)
-        if isinstance(module, torch.nn.Conv2d) and field == "weight" and module.groups == module.in_channels:
+        if isinstance(module, torch.nn.Conv2d) and field == "weight" and module.groups == module.in_channels > 1:
             module.groups = len(tensor)
         for attribute, axis in (("out_channels", 0), ("in_channels", 1), ("out_features", 0), ("in_features", 1)):
             if hasattr(module, attribute) and tensor.ndim > axis and field == "weight":

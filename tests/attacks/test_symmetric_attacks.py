@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import tiny_resnet
 from zoo import BUILDERS, build, images_for, logits
 
 from hf_watermark.attacks import (
@@ -72,6 +73,13 @@ def test_no_answer_changes_and_the_weights_do(name, label):
         1 for key in before if before[key].shape != after[key].shape or not torch.equal(before[key], after[key])
     )
     assert changed >= 2
+
+
+def test_a_convolution_of_grey_images_is_not_taken_for_a_depthwise_one():
+    model, image = tiny_resnet(), torch.randn(2, 1, 32, 32)
+    wider = DummyNeurons("split")(model, [{"pixel_values": image[0]}])
+    with torch.no_grad():
+        torch.testing.assert_close(wider(image).logits, model(image).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_compositions_change_no_answer():
