@@ -93,6 +93,7 @@ def table_row(
         "train_images": marked["train_images"],
         "test_images": marked["test_images"],
         "training_epochs": marked["epochs"],
+        "precision": cell.model.precision,
         "device": cell.model.device,
         "hardware": result["hardware"],
         "versions": ", ".join(f"{name} {number}" for name, number in sorted(result["versions"].items())),
@@ -116,7 +117,7 @@ def table_schema() -> Any:
         ]
     )
     text = ["method", "backbone", "data", "attack", "attack_name", "attack_options", "level", "verdict", "reason"]
-    text += ["device", "hardware", "versions", "cell", "model_cell"]
+    text += ["precision", "device", "hardware", "versions", "cell", "model_cell"]
     whole = [
         "seed",
         "steps",
@@ -140,7 +141,7 @@ COLUMNS = (
     *("accuracy", "marked_accuracy", "twin_accuracy", "stealing_loss", "embedding_loss", "retention"),
     *("matches", "trials", "match_rate", "log2_p", "level", "verdict", "reason", "parts", "not_checked"),
     *("relative_distance", "check_queries", "cpu_seconds", "seconds", "training_cpu_seconds"),
-    *("parameters", "train_images", "test_images", "training_epochs", "device", "hardware", "versions"),
+    *("parameters", "train_images", "test_images", "training_epochs", "precision", "device", "hardware", "versions"),
     *("cell", "model_cell"),
 )
 
