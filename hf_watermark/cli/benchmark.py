@@ -31,7 +31,7 @@ def benchmark(
     """
     Train marked models, attack them, and write a table (parquet), a report (HTML) and model cards.
 
-    A run that was stopped goes on where it was. Under accelerate launch the work is spread over all processes. Keys and seeds follow from the
+    A run that was stopped goes on where it was. Under accelerate launch or torchrun the work is spread over all processes. Keys and seeds follow from the
     config: a key of a benchmark is no secret.
     """
     silence_loading()

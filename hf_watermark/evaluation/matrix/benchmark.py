@@ -31,7 +31,7 @@ def run_matrix(
     written when it is complete: a killed run loses the cell it was at, and a later run with the same folder goes on there. Every seed and key
     follows from the cell, so a key of a benchmark is no secret: never publish a model of one as your own.
 
-    Under `accelerate launch` the cells are spread over all processes; the table is the one that one process gives.
+    Under `accelerate launch` or `torchrun` the cells are spread over all processes; the table is the one that one process gives.
 
     Args:
         config ([`MatrixConfig`]):

@@ -1,5 +1,5 @@
 """
-Spreading cells over processes and machines under `accelerate launch`.
+Spreading cells over processes and machines under `accelerate launch` or `torchrun`.
 
 The processes of a benchmark share a folder and nothing else: each cell belongs to one of them by its digest, and each of them runs its
 cells in a child process that knows of no other process, because a Trainer inside a process group would average the gradients of different
