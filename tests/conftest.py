@@ -15,6 +15,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import randomness
 import torch
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import PreTrainedModel, TrainingArguments
@@ -36,6 +37,21 @@ from hf_watermark import (
 
 
 torch.set_num_threads(1)
+randomness.install()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    randomness.start(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:
+    if fixturedef.scope == "function":
+        return (yield)
+    with randomness.stream(f"{fixturedef.baseid}::{fixturedef.argname} {getattr(request, 'param', '')!r}"):
+        return (yield)
+
 
 # One small config per method, able to reach level B in seconds.
 SMALL_CONFIGS: dict[str, WatermarkConfig] = {
@@ -102,7 +118,8 @@ def marked_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Marke
 
     def marked(method: str) -> Marked:
         if method not in made:
-            made[method] = mark(method, tmp_path_factory.mktemp(method))
+            with randomness.stream(f"marked by {method}"):
+                made[method] = mark(method, tmp_path_factory.mktemp(method))
         return made[method]
 
     return marked
