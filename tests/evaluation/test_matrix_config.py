@@ -11,6 +11,7 @@ from hf_watermark.evaluation import parse_config, read_config
 from hf_watermark.evaluation.matrix.backbones import build_backbone
 from hf_watermark.evaluation.matrix.cells import AttackCell, attack_cells, model_cells
 from hf_watermark.evaluation.matrix.config import BackboneSpec
+from hf_watermark.evaluation.matrix.table import read_stored_config, store_config
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -139,3 +140,10 @@ def test_twins_share_all_seeds_and_attacks_have_their_own_identity():
     assert len({marked.seed_for(purpose) for purpose in ("training", "initialisation")}) == 2
     cells = [AttackCell(marked, "a", None, images) for images in (1, 2)]
     assert cells[0].id != cells[1].id
+
+
+def test_processes_that_read_the_stored_config_have_the_same_cells(tmp_path):
+    config = read_config(EXAMPLES / "matrix_digits.yaml")  # stacks marks in an order of its own
+    store_config(config, tmp_path)
+    again = parse_config(read_stored_config(tmp_path))
+    assert {cell.id for cell in attack_cells(config)} == {cell.id for cell in attack_cells(again)}

@@ -143,12 +143,15 @@ class MatrixConfig(Strict):
         return self
 
     def method_configs(self, label: str) -> list[WatermarkConfig]:
-        """Configs of the marks that one model carries, in the order of stacking."""
+        """
+        Configs of the marks that one model carries, in the order of stacking: by name, so that a config means the same however it was
+        written down (processes of a launcher read it back from JSON, which has no order).
+        """
         named = self.methods[label]
         if not named:
             raise ValueError(f"methods.{label}: names no method; choose some of {', '.join(METHODS)}")
         configs = []
-        for method, fields in named.items():
+        for method, fields in sorted(named.items()):
             config_class = method_entry(method).load("Config")
             configs.append(config_class.from_dict(config_class().to_dict() | fields))
         return configs
