@@ -68,11 +68,12 @@ def confined(
             if "progress" in answer and progress is not None:
                 progress(answer["progress"])
     except (EOFError, OSError):
-        process.join()
-        raise _ended(process.exitcode, gib, minutes) from None
+        answer = {}
     finally:
-        receiver.close()
+        receiver.close()  # before waiting: a process that still writes would wait for us
     process.join()
+    if not answer:
+        raise _ended(process.exitcode, gib, minutes)
     if "error" in answer:
         raise InvalidInput(answer["error"])
     return answer["result"]

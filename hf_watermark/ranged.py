@@ -143,7 +143,7 @@ class RangedReader:
         return True
 
     def _read_blocks(self, blocks: list[Block]) -> None:
-        """Blocks of one carrier, which lie side by side."""
+        """Blocks of one carrier."""
         tensors = self.weights.fetch([part for block in blocks for part in self._parts(block)])
         for block in blocks:
             stored = [tensors.pop(part) for part in self._parts(block)]

@@ -108,6 +108,9 @@ def test_other_spellings_and_families(hub, tmp_path, build):
     hub.add_folder("you/suspect", tmp_path)
     assert verify("you/suspect", key).found and size > 80e6
     assert hub.bytes_sent <= 0.03 * size and len(hub.requests) <= 12
+    before, asked = hub.bytes_sent, len(hub.requests)
+    assert verify("you/suspect", Opening.of(key, 3)).found
+    assert hub.bytes_sent - before <= 0.02 * size and len(hub.requests) - asked <= 12
 
 
 def test_single_weights_are_read_by_range_too(hub, tmp_path):
@@ -177,7 +180,7 @@ def test_one_opened_subkey(hub, large):
     size = (folder / "model.safetensors").stat().st_size
     evidence = verify("you/suspect", Opening.of(key, 0))
     assert evidence.found and len(evidence.parts) == 1 and evidence.log2_p <= -128
-    assert hub.bytes_sent <= 0.03 * size and len(hub.requests) <= 12
+    assert hub.bytes_sent <= 0.02 * size and len(hub.requests) <= 10
 
 
 def test_a_small_checkpoint_and_shards(hub, marked_by, tmp_path):
@@ -228,6 +231,14 @@ def test_portions_hold_every_row_once(first_carriers):
     sizes = [sum((block.stop - block.start) * row_bytes[block.carrier] for block in portion) for portion in portions]
     assert sizes[0] <= 10_000_000 and max(sizes) <= MOST_BYTES
     assert len({block.carrier for block in portions[0]}) == min(first_carriers, 4)
+
+
+def test_neighbouring_slots_are_read_as_one_block():
+    carriers = describe(
+        {f"resnet.encoder.stages.{n}.layers.0.layer.1.convolution.weight": (64, 32, 3, 3) for n in (0, 1)}
+    )
+    assert owned_blocks(carriers, range(8), 8) == [Block(0, 0, 64), Block(1, 0, 64)]
+    assert owned_blocks(carriers, [3, 0], 8) == [Block(0, 0, 8), Block(0, 24, 32), Block(1, 8, 16), Block(1, 32, 40)]
 
 
 # --- Size -------------------------------------------------------------------------------------------------------------
