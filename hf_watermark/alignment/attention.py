@@ -6,11 +6,10 @@ by what neither A nor C changes: W_q^T W_k and W_o W_v (protocol.md §5.2).
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg import solve_sylvester
 from scipy.optimize import linear_sum_assignment
 
 from ..symmetry import Mixed, Moved
-from .fitting import Fit
+from .fitting import Fit, sylvester
 
 
 @dataclass
@@ -40,12 +39,12 @@ def fit_heads(suspect: Heads, reference: Heads) -> tuple[Fit, Fit, Moved]:
     for head in range(count):
         match = int(order[head])
         # q_s = A q_r and A^T k_s = k_r, both linear in A.
-        queries.append(_matrix(suspect.query[match], suspect.key[match], reference.query[head], reference.key[head]))
+        queries.append(sylvester(suspect.query[match], suspect.key[match], reference.query[head], reference.key[head]))
         if suspect.output is None or reference.output is None:
-            values.append(torch.linalg.lstsq(reference.value[head].mT, suspect.value[match].mT).solution.mT)
+            values.append(torch.linalg.lstsq(reference.value[head].mT, suspect.value[match].mT).solution.mT.double())
         else:
             given = suspect.value[match], suspect.output[match], reference.value[head], reference.output[head]
-            values.append(_matrix(*given))
+            values.append(sylvester(*given))
     cosine = float(resemblance[order, torch.arange(count)].mean())
     recognised = cosine > 0.2
     moved = not torch.equal(order, torch.arange(count))
@@ -57,7 +56,7 @@ def fit_heads(suspect: Heads, reference: Heads) -> tuple[Fit, Fit, Moved]:
         for head, matrix in enumerate(matrices):
             mine = slice(head * size, (head + 1) * size)
             theirs = slice(int(order[head]) * size, (int(order[head]) + 1) * size)
-            left[mine, theirs] = torch.linalg.pinv(matrix.double()).float()
+            left[mine, theirs] = torch.linalg.pinv(matrix).float()
             right[theirs, mine] = matrix
             mixed |= float((matrix - torch.eye(size)).norm()) > 0.05 * size**0.5
         done = ", ".join(["heads permuted"] * moved + ["heads mixed"] * mixed)
@@ -78,12 +77,3 @@ def _products(
     size = inner(first, second, first, second).diagonal().clamp_min(1e-20).sqrt()
     own = inner(own_first, own_second, own_first, own_second).diagonal().clamp_min(1e-20).sqrt()
     return inner(first, second, own_first, own_second) / size[:, None] / own
-
-
-def _matrix(
-    first: torch.Tensor, second: torch.Tensor, own_first: torch.Tensor, own_second: torch.Tensor
-) -> torch.Tensor:
-    """A `[dim, dim]` that minimises |first - A own_first|^2 + |A^T second - own_second|^2: a Sylvester equation."""
-    a, b, c, d = (item.double().numpy() for item in (first, second, own_first, own_second))
-    solution = solve_sylvester(b @ b.T, c @ c.T, a @ c.T + b @ d.T)
-    return torch.from_numpy(solution).float()

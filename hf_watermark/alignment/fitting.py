@@ -8,6 +8,7 @@ other axes are aligned. M is a permutation times scales (assignment), a rotation
 from dataclasses import dataclass, field
 
 import torch
+from scipy.linalg import solve_sylvester
 from scipy.optimize import linear_sum_assignment
 
 from ..symmetry import Factors, Mixed, Moved
@@ -17,6 +18,8 @@ from ..symmetry import Factors, Mixed, Moved
 RECOGNISED = 0.1
 # Resemblance from which a second suspect unit counts as a copy of one that is matched already, absolute and against the matched one's.
 COPY, COPY_SHARE = 0.8, 0.9
+# Rounds in which a matrix is fitted again from writers and readers together.
+REFINEMENTS = 2
 
 
 @dataclass
@@ -193,19 +196,48 @@ def fit_rotation(features: list[Feature], size: int) -> Fit:
 
 
 def fit_matrix(features: list[Feature], size: int) -> Fit:
-    """Least squares for any matrix: from the writers, or from the readers where these say too little."""
-    writers = [feature for feature in features if feature.flow == "out"]
-    chosen = writers or features
+    """Least squares for any matrix, from writers and readers together; from one of both where the other is missing."""
+    flows = {flow: [feature for feature in features if feature.flow == flow] for flow in ("out", "in")}
+    chosen = flows["out"] or flows["in"]
     suspect, reference = _stacked(chosen)
     # M minimises |suspect - M reference|; of readers the inverse transpose does.
     solution = torch.linalg.lstsq(reference.double().mT, suspect.double().mT).solution.mT
-    matrix = solution if writers else torch.linalg.pinv(solution).mT
+    matrix = solution if flows["out"] else torch.linalg.pinv(solution).mT
+    if flows["out"] and flows["in"]:
+        for _ in range(REFINEMENTS):
+            matrix = _refined(matrix, flows["out"], flows["in"])
     inverse = torch.linalg.pinv(matrix)
-    back = (inverse if writers else matrix.mT).float() @ suspect
+    back = (inverse if flows["out"] else matrix.mT).float() @ suspect
     cosine = float((back * reference).sum() / (back.norm() * reference.norm()).clamp_min(1e-20))
     moved = suspect.shape[0] != size or float((matrix - torch.eye(size)).norm()) > 0.05 * size**0.5
     change = Mixed(inverse.float(), matrix.float())
     return Fit(change, torch.full((size,), cosine > 0.3), cosine, done="mixed" if moved else "")
+
+
+def _refined(matrix: torch.Tensor, writers: list[Feature], readers: list[Feature]) -> torch.Tensor:
+    """
+    What is left of M once `matrix` is undone, fitted in the reference's coordinates: there a suspect's changes of its weights weigh equally in
+    all directions, however badly conditioned M is. Writers and readers count by how far each are off at `matrix`.
+    """
+    (written, own_written), (read, own_read) = (
+        (suspect.double(), reference.double()) for suspect, reference in (_stacked(writers), _stacked(readers))
+    )
+    written, read = torch.linalg.pinv(matrix) @ written, matrix.mT @ read
+    off = [(own - found).square().mean().sqrt() for own, found in ((own_written, written), (own_read, read))]
+    # Writers were fitted to, which leaves them less far off than they are.
+    columns, size = own_written.shape[1], len(own_written)
+    off[0] = off[0] * (columns / max(columns - size, 1)) ** 0.5
+    weights = [1 / max(float(value), 1e-6) for value in off]
+    rest = sylvester(weights[0] * written, weights[1] * read, weights[0] * own_written, weights[1] * own_read)
+    return matrix @ rest
+
+
+def sylvester(
+    first: torch.Tensor, second: torch.Tensor, own_first: torch.Tensor, own_second: torch.Tensor
+) -> torch.Tensor:
+    """A that minimises |first - A own_first|^2 + |A^T second - own_second|^2, `[channels, K]` each: a Sylvester equation."""
+    a, b, c, d = (item.double().numpy() for item in (first, second, own_first, own_second))
+    return torch.from_numpy(solve_sylvester(b @ b.T, c @ c.T, a @ c.T + b @ d.T))
 
 
 def _stacked(features: list[Feature]) -> tuple[torch.Tensor, torch.Tensor]:
