@@ -59,6 +59,7 @@ from hf_watermark import (
     wrap_timm,
 )
 from hf_watermark.alignment import Aligner, decoy_agreement
+from hf_watermark.alignment.sweep import Sweep
 from hf_watermark.attacks import (
     Attack,
     DummyNeurons,
@@ -75,6 +76,7 @@ from hf_watermark.backbones import canonical_rows, locate
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.evaluation.survival import accuracy
 from hf_watermark.serialization import InvalidInput
+from hf_watermark.symmetry import fold, unfold
 
 
 SECTIONS = ("large", "trained", "nulls", "rebasin")
@@ -279,9 +281,23 @@ def trained(options: argparse.Namespace, results: Results) -> None:
                             "aligned": share(key, suspect, model),
                             "attacked, tuned": share(key, tuned),
                             "aligned, tuned": share(key, tuned, model),
+                            "undone exactly, tuned": share(key, undone_exactly(model, suspect, tuned, image)),
                         }
 
                     results.row("trained", f"{family}, {method} | {name}", measure)
+
+
+def undone_exactly(
+    model: PreTrainedModel, suspect: PreTrainedModel, tuned: PreTrainedModel, image: torch.Tensor
+) -> nn.Module:
+    """`tuned` with the change that `suspect` shows, before it was tuned: what the training did, apart from errors of the alignment."""
+    aligner = Aligner(model, images=image[None])
+    run = Sweep(aligner.symmetry, aligner.anchors, fold(aligner.symmetry, suspect.state_dict()))
+    run.fit()
+    back = run.change.apply(aligner.symmetry, fold(aligner.symmetry, tuned.state_dict()))
+    module = copy.deepcopy(model)
+    module.load_state_dict(unfold(aligner.symmetry, back, aligner.state))
+    return module
 
 
 def marked_on_digits(

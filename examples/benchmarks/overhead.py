@@ -3,6 +3,7 @@ Cost of embedding: one training step of each marking trainer against the plain `
 
     python examples/benchmarks/overhead.py
     python examples/benchmarks/overhead.py --model resnet18 --size 64 --batch 64 --output runs/overhead/resnet18.json
+    python examples/benchmarks/overhead.py --model vit_base_patch16_224 --size 32 --batch 32 --steps 8 --warmup 2 --threads 1
     python examples/benchmarks/overhead.py --model resnet50 --size 224 --batch 128 --bf16   # 25 M parameters, for a GPU
     python examples/benchmarks/overhead.py --model vit_base_patch16_224 --size 224 --batch 128 --bf16   # 86 M
 
@@ -58,14 +59,16 @@ WINDOW = 4
 CLASSES = 10
 
 
-def build_model(name: str) -> PreTrainedModel:
+def build_model(name: str, size: int) -> PreTrainedModel:
     set_seed(0)
     if name == "small":  # 0.31 M parameters
         config = ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=CLASSES
         )
         return ResNetForImageClassification(config)
-    return wrap_timm(timm.create_model(name, num_classes=CLASSES), name, CLASSES)
+    # Transformers of timm are made for one size of image.
+    sized: dict[str, int] = {"img_size": size} if name.startswith(("vit", "swin")) else {}
+    return wrap_timm(timm.create_model(name, num_classes=CLASSES, **sized), name, CLASSES, **sized)
 
 
 def build_trainers(options: argparse.Namespace, folder: str) -> dict[str, Trainer]:
@@ -92,11 +95,11 @@ def build_trainers(options: argparse.Namespace, folder: str) -> dict[str, Traine
         "csp": (CSPTrainer, CSPConfig()),
     }
     marking = {name: pair for name, pair in marking.items() if name in options.methods}
-    trainers = {"plain": Trainer(model=build_model(options.model), args=arguments, train_dataset=data)}
+    trainers = {"plain": Trainer(model=build_model(options.model, options.size), args=arguments, train_dataset=data)}
     trainers["plain"].model_accepts_loss_kwargs = False
     for name, (trainer_class, config) in marking.items():
         trainers[name] = trainer_class(
-            model=build_model(options.model),
+            model=build_model(options.model, options.size),
             args=arguments,
             train_dataset=data,
             watermark=config,
