@@ -5,12 +5,16 @@ from abc import abstractmethod
 import torch
 
 from .backbones import canonical_rows, own_rows, read_carriers
-from .evidence import Access, Evidence
+from .evidence import Access, Evidence, single
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
 from .ranged import Members, PartialReading, RangedReader, owned_blocks, read_until_decided, score_reading
+from .statistics import log2_binomial_tail, log2_e_beta_mixture
 from .suspects import Suspect
 from .verifier import Verifier
+
+
+NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
 
 
 class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
@@ -73,3 +77,26 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             # The places stay, only the bits are read: a decoy costs no request.
             return score_reading(self.method, observation, self.signs(subkey))
         return self.score_rows(observation, subkey)
+
+    def score_bits(self, read: torch.Tensor, subkey: SubKey) -> tuple[Evidence, torch.Tensor, torch.Tensor]:
+        """
+        The exact test of what says each bit, `[bits]`, with the masks of the bits that say anything and of those that are right. Zeros (pruned,
+        or not recognised by an alignment) and what is not finite say nothing. Which ones are does not depend on the key's bits.
+        """
+        legible = read.isfinite() & (read != 0)
+        right = (read * self.signs(subkey) > 0) & legible
+        matches, trials = int(right.sum()), int(legible.sum())
+        evidence = single(
+            self.method,
+            matches,
+            trials,
+            log2_binomial_tail(matches, trials) if trials else 0.0,
+            NULL,
+            self.access,
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
+            details={
+                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
+                "erased": len(read) - trials,
+            },
+        )
+        return evidence, legible, right

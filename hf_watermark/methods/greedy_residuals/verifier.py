@@ -4,10 +4,9 @@ from typing import ClassVar
 
 import torch
 
-from ...evidence import Evidence, single
+from ...evidence import Evidence
 from ...keys import Claim, SubKey
-from ...ranged import EXACT, PartialReading
-from ...statistics import log2_binomial_tail, log2_e_beta_mixture
+from ...ranged import PartialReading
 from ...suspects import Suspect
 from ...whitebox import CarrierVerifier
 from .config import GreedyResidualsConfig
@@ -55,22 +54,4 @@ class GreedyResidualsVerifier(CarrierVerifier):
         return read_residuals(observation, self.members(subkey), self.config.kept_fraction)
 
     def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
-        phi = self.extract(rows, subkey)
-        # A group of zeros (pruned, or not recognised by an alignment) says nothing. Which ones are does not depend on the key's bits.
-        # A residual that is not finite is a mismatch, which can only lower the count.
-        legible = phi != 0
-        matches = int((self.signs(subkey) * phi > 0)[legible].sum())
-        trials = int(legible.sum())
-        return single(
-            self.method,
-            matches,
-            trials,
-            log2_binomial_tail(matches, trials) if trials else 0.0,
-            EXACT,
-            self.access,
-            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
-            details={
-                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
-                "erased": self.config.bits - trials,
-            },
-        )
+        return self.score_bits(self.extract(rows, subkey), subkey)[0]

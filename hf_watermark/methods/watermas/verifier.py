@@ -1,14 +1,13 @@
 """Reads WaterMAS marks from tensors; needs neither the model class nor a forward pass."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from ...evidence import Evidence, single
+from ...evidence import Evidence
 from ...keys import Claim, SubKey
-from ...statistics import log2_binomial_tail, log2_e_beta_mixture
 from ...suspects import Suspect
 from ...whitebox import CarrierVerifier
 from .config import WaterMASConfig
@@ -22,11 +21,6 @@ from .substitution import (
     place_symbols,
     refuse_crowded,
     symbol_count,
-)
-
-
-NULL = (
-    "the key's bits are independent of the suspect: matches of the n carriers that are not zero ~ Bin(n, 1/2), exact"
 )
 
 
@@ -80,29 +74,11 @@ class WaterMASVerifier(CarrierVerifier):
         return evidence_symbols(subkey, self.config)
 
     def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
-        """
-        A weight that is zero or not finite, a pruned one say, has no sign. Which ones are does not depend on the key's bits, so the test runs over
-        the others alone.
-        """
         places = self.places(subkey)
-        read = rows[places.positions[: self.config.bits]]
-        legible = read.isfinite() & (read != 0)
-        right = (read * self.signs(subkey) > 0) & legible
-        matches, trials = int(right.sum()), int(legible.sum())
-        return single(
-            self.method,
-            matches,
-            trials,
-            log2_binomial_tail(matches, trials) if trials else 0.0,
-            NULL,
-            self.access,
-            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
-            details={
-                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
-                "erased": self.config.bits - trials,
-                "bit_errors": self._by_layer(places.carrier[: self.config.bits][legible], ~right[legible]),
-            },
-        )
+        carrier = places.carrier[: self.config.bits]
+        evidence, legible, right = self.score_bits(rows[places.positions[: self.config.bits]], subkey)
+        errors = self._by_layer(carrier[legible], ~right[legible])
+        return replace(evidence, details=evidence.details | {"bit_errors": errors})
 
     def _by_layer(self, carrier: torch.Tensor, wrong: torch.Tensor) -> dict[str, list[int]]:
         """`[errors, bits]` by role."""
