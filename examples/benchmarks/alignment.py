@@ -4,6 +4,7 @@ Alignment: what it brings back, what it costs, and whether it buys false positiv
     python examples/benchmarks/alignment.py --sections large --output runs/alignment.json
     python examples/benchmarks/alignment.py --sections trained --output runs/alignment.json
     python examples/benchmarks/alignment.py --sections nulls --output runs/alignment.json
+    python examples/benchmarks/alignment.py --sections certified_nulls --output runs/alignment.json
     python examples/benchmarks/alignment.py --sections rebasin --output runs/alignment.json
 
 * `large`: full-width backbones with random weights; both white-box marks are written into the carriers (WaterMAS by one step of its trainer,
@@ -11,6 +12,7 @@ Alignment: what it brings back, what it costs, and whether it buys false positiv
 * `trained`: a small net of every family, marked while it learns the digits, then transformed, then fine-tuned for an epoch at a tenth of the
   training rate: evidence before and after, with and without alignment. The certified verifier as well.
 * `nulls`: 20 models per family, trained on the digits from other seeds, aligned to a marked one: carrier signs, bits, 50 random keys each.
+* `certified_nulls`: the same of the certified method for the ResNets: 20 models, 50 random keys each.
 * `rebasin`: the public weight-matching package `rebasin` on the same permuted networks, in the same process.
 
 The JSON is rewritten after every row; a row that is there is not measured again.
@@ -75,11 +77,13 @@ from hf_watermark.attacks import (
 from hf_watermark.backbones import canonical_rows, locate
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.evaluation.survival import accuracy
+from hf_watermark.mapping import AutoVerifier
 from hf_watermark.serialization import InvalidInput
+from hf_watermark.suspects import Suspect
 from hf_watermark.symmetry import fold, unfold
 
 
-SECTIONS = ("large", "trained", "nulls", "rebasin")
+SECTIONS = ("large", "trained", "nulls", "certified_nulls", "rebasin")
 LARGE = {
     "resnet50": "resnet50",
     "vit_base": "vit_base_patch16_224",
@@ -383,13 +387,10 @@ def nulls(options: argparse.Namespace, results: Results) -> None:
             for number in range(1, NULLS + 1):
 
                 def measure(number: int = number) -> Row:
-                    torch.manual_seed(1000 + number)
-                    plain = Trainer(model=build(), args=digits_arguments(number, scratch), train_dataset=train)
-                    plain.model_accepts_loss_kwargs = False
-                    plain.train()
+                    model = unmarked(build, number, train, scratch)
                     row: Row = {}
                     for method, reference in references.items():
-                        row[method] = null_row(plain.model, reference, keys[method], train[0]["pixel_values"])
+                        row[method] = null_row(model, reference, keys[method], train[0]["pixel_values"])
                     return row
 
                 results.row("nulls", f"{family} | {number}", measure)
@@ -397,17 +398,12 @@ def nulls(options: argparse.Namespace, results: Results) -> None:
 
 
 def null_row(model: nn.Module, reference: nn.Module, key: WatermarkKey, image: torch.Tensor) -> Row:
-    from hf_watermark.mapping import AutoVerifier
-    from hf_watermark.suspects import Suspect
-
     aligner = Aligner(reference, images=image[None])
     kept, whole = (aligner.align(model.state_dict(), erase=erase) for erase in (True, False))
-    [claim] = key.claims()
-    verifier = AutoVerifier.for_method(claim.assignment.method)(claim)
+    verifier, subkey = reader_of(key)
     module = copy.deepcopy(reference)
     module.load_state_dict(whole.tensors)
-    observation = verifier.observe(Suspect.open(module), claim.subkeys[0])
-    decoys = [verifier.score(observation, claim.subkeys[0].decoy()).log2_p for _ in range(RANDOM_KEYS)]
+    observation = verifier.observe(Suspect.open(module), subkey)
     shapes = {name: tuple(tensor.shape) for name, tensor in aligner.state.items()}
     same = count = 0
     explained = 0.0
@@ -425,10 +421,8 @@ def null_row(model: nn.Module, reference: nn.Module, key: WatermarkKey, image: t
         "deviations beyond the rows' own balance": round((same - explained) / math.sqrt(count / 4), 2),
         "weights": count,
         "log2_p": round(verify(model, key, reference=reference).log2_p, 2),
-        "log2_p, nothing left out": round(verifier.score(observation, claim.subkeys[0]).log2_p, 2),
-        "random keys": {
-            f"{level:g}": sum(value <= math.log2(level) for value in decoys) for level in (1e-2, 1e-3, 1e-4)
-        },
+        "log2_p, nothing left out": round(verifier.score(observation, subkey).log2_p, 2),
+        "random keys": random_keys(verifier, observation, subkey),
         "control": decoy_agreement(aligner, model.state_dict())["log2_p"],
     }
 
@@ -460,6 +454,57 @@ def summarise(results: Results, family: str) -> None:
 
     results.record["nulls"].pop(f"{family} | all", None)
     results.row("nulls", f"{family} | all", measure)
+
+
+def certified_nulls(options: argparse.Namespace, results: Results) -> None:
+    """Random keys of the certified method on other nets in the coordinates of the marked one; all channels kept, which gives nets that answer."""
+    train = load_digits_data("train")
+    build, image = digit_backbones()["resnet"], train[0]["pixel_values"]
+    with tempfile.TemporaryDirectory() as scratch:
+        reference, key = marked_on_digits(CertifiedTrainer, build, CertifiedConfig(subkeys=1), train, scratch)
+        aligner = Aligner(reference, images=image[None])
+        verifier, subkey = reader_of(key)
+        for number in range(1, NULLS + 1):
+
+            def measure(number: int = number) -> Row:
+                module = copy.deepcopy(reference)
+                module.load_state_dict(
+                    aligner.align(unmarked(build, number, train, scratch).state_dict(), erase=False).tensors
+                )
+                observation = verifier.observe(Suspect.open(module), subkey)
+                return {
+                    "log2_p": round(verifier.score(observation, subkey).log2_p, 2),
+                    "random keys": random_keys(verifier, observation, subkey),
+                }
+
+            results.row("certified_nulls", str(number), measure)
+    rows = [row for label, row in results.record["certified_nulls"].items() if label != "all"]
+    summary: Row = {"pairs": RANDOM_KEYS * len(rows), "smallest log2 p": min(row["log2_p"] for row in rows)}
+    summary["random keys"] = {
+        level: sum(row["random keys"][level] for row in rows) for level in rows[0]["random keys"]
+    }
+    results.record["certified_nulls"].pop("all", None)
+    results.row("certified_nulls", "all", lambda: summary)
+
+
+def reader_of(key: WatermarkKey) -> tuple[Any, Any]:
+    """The verifier of a key of one method and one sub-key, and that sub-key."""
+    [claim] = key.claims()
+    return AutoVerifier.for_method(claim.assignment.method)(claim), claim.subkeys[0]
+
+
+def unmarked(build: Callable[[], PreTrainedModel], number: int, train: Any, folder: str) -> PreTrainedModel:
+    torch.manual_seed(1000 + number)
+    plain = Trainer(model=build(), args=digits_arguments(number, folder), train_dataset=train)
+    plain.model_accepts_loss_kwargs = False
+    plain.train()
+    return plain.model
+
+
+def random_keys(verifier: Any, observation: Any, subkey: Any) -> dict[str, int]:
+    """How many of [`RANDOM_KEYS`] decoys pass each level."""
+    found = [verifier.score(observation, subkey.decoy()).log2_p for _ in range(RANDOM_KEYS)]
+    return {f"{level:g}": sum(value <= math.log2(level) for value in found) for level in (1e-2, 1e-3, 1e-4)}
 
 
 # --- Public packages ----------------------------------------------------------------------------------------------------
