@@ -8,7 +8,6 @@ other axes are aligned. M is a permutation times scales (assignment), a rotation
 from dataclasses import dataclass, field
 
 import torch
-from scipy.linalg import solve_sylvester
 from scipy.optimize import linear_sum_assignment
 
 from ..symmetry import Factors, Mixed, Moved
@@ -20,6 +19,8 @@ RECOGNISED = 0.1
 COPY, COPY_SHARE = 0.8, 0.9
 # Rounds in which a matrix is fitted again from writers and readers together.
 REFINEMENTS = 2
+# Writers and readers that are off by less than this share of their size count as if off by so much, so that neither silences the other.
+LEAST_OFF = 1e-3
 
 
 @dataclass
@@ -227,17 +228,27 @@ def _refined(matrix: torch.Tensor, writers: list[Feature], readers: list[Feature
     # Writers were fitted to, which leaves them less far off than they are.
     columns, size = own_written.shape[1], len(own_written)
     off[0] = off[0] * (columns / max(columns - size, 1)) ** 0.5
-    weights = [1 / max(float(value), 1e-6) for value in off]
-    rest = sylvester(weights[0] * written, weights[1] * read, weights[0] * own_written, weights[1] * own_read)
-    return matrix @ rest
+    one, two = (1 / max(float(value), LEAST_OFF) for value in off)
+    # From the identity, which is kept where nothing says otherwise.
+    rest = sylvester(one * (written - own_written), two * read, one * own_written, two * (own_read - read))
+    return matrix + matrix @ rest
 
 
 def sylvester(
     first: torch.Tensor, second: torch.Tensor, own_first: torch.Tensor, own_second: torch.Tensor
 ) -> torch.Tensor:
-    """A that minimises |first - A own_first|^2 + |A^T second - own_second|^2, `[channels, K]` each: a Sylvester equation."""
-    a, b, c, d = (item.double().numpy() for item in (first, second, own_first, own_second))
-    return torch.from_numpy(solve_sylvester(b @ b.T, c @ c.T, a @ c.T + b @ d.T))
+    """
+    A (float64) that minimises |first - A own_first|^2 + |A^T second - own_second|^2, `[channels, K]` each: the Sylvester equation
+    A C + B A = R with symmetric B and C, so eigenvectors solve it, ten times as fast as the Schur forms of scipy's solver.
+    """
+    a, b, c, d = (item.double() for item in (first, second, own_first, own_second))
+    rows, left = torch.linalg.eigh(b @ b.mT)
+    columns, right = torch.linalg.eigh(c @ c.mT)
+    wanted = left.mT @ (a @ c.mT + b @ d.mT) @ right
+    sums = rows[:, None] + columns
+    # What neither side determines stays zero.
+    determined = sums > 1e-9 * sums.max()
+    return left @ torch.where(determined, wanted / torch.where(determined, sums, 1.0), 0.0) @ right.mT
 
 
 def _stacked(features: list[Feature]) -> tuple[torch.Tensor, torch.Tensor]:
