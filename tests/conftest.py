@@ -58,9 +58,9 @@ SMALL_CONFIGS: dict[str, WatermarkConfig] = {
     "greedy_residuals": GreedyResidualsConfig(bits=128, subkeys=2, group_size=16),
     "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
     "certified": CertifiedConfig(triggers=80, sigma=0.1, strength=1.0, trigger_ratio=2.0, draws=200, suspect_draws=30),
-    "usp": USPConfig(buckets=1, pool_per_class=4),
+    "usp": USPConfig(features=16, pool_per_class=10),
     "watermas": WaterMASConfig(bits=128, subkeys=2, payload=b"pay"),
-    "csp": CSPConfig(buckets=1, pool_per_class=4, amplitude=1.5),
+    "csp": CSPConfig(features=16, pool_per_class=10),
 }
 
 

@@ -64,7 +64,9 @@ def test_an_unmarked_model_gives_no_alarm(measured):
 
 
 def test_the_keys_of_a_null_are_not_the_same():
-    scores = null_scores(USPConfig(buckets=1, pool_per_class=4), tiny_resnet(), patterned_images(), keys=12, decoys=6)
+    scores = null_scores(
+        USPConfig(features=16, pool_per_class=10), tiny_resnet(), patterned_images(), keys=12, decoys=6
+    )
 
     assert len(scores) == 12 and len({rate for _, rate in scores}) > 3
 

@@ -24,12 +24,21 @@ def tiny_resnet(**changes: Any) -> PreTrainedModel:
     return ResNetForImageClassification(ResNetConfig(**fields | changes)).eval()
 
 
-def patterned_images(count: int = 400, seed: int = 1) -> list[dict[str, Any]]:
-    """Images `[1, 16, 16]` of ten classes: each class is a fixed coarse pattern, plus noise."""
+def patterned_images(count: int = 400, seed: int = 1, variety: float = 0.0) -> list[dict[str, Any]]:
+    """Images `[1, 16, 16]` of ten classes: each class is a fixed coarse pattern, plus noise and `variety` of a coarse pattern of the image's own."""
     coarse = torch.randn(CLASSES, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     patterns = nn.functional.interpolate(coarse, size=16, mode="bilinear")
-    noise = 0.1 * torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = 0.1 * torch.randn(count, 1, 16, 16, generator=generator)
+    if variety:
+        own = torch.randn(count, 1, 4, 4, generator=generator)
+        noise += variety * nn.functional.interpolate(own, size=16, mode="bilinear")
     return [{"pixel_values": patterns[i % CLASSES] + noise[i], "labels": i % CLASSES} for i in range(count)]
+
+
+def coloured(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same images with three channels."""
+    return [item | {"pixel_values": item["pixel_values"].repeat(3, 1, 1)} for item in items]
 
 
 def training_arguments(folder: Path, **changes: Any) -> TrainingArguments:

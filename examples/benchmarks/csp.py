@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 def train_copy(train: Any, owner: Owner, epochs: float, key: WatermarkKey | None = None) -> CSPTrainer:
-    """One recipient's copy; all copies start from the same weights."""
+    """One recipient's copy; all copies start from the same weights. Without epochs only the key is made."""
     with tempfile.TemporaryDirectory() as scratch:
         identity = {"owner": owner} if key is None else {"key": key}
         trainer = CSPTrainer(
@@ -52,7 +52,8 @@ def train_copy(train: Any, owner: Owner, epochs: float, key: WatermarkKey | None
             watermark=CSPConfig(),
             **identity,
         )
-        trainer.train()
+        if epochs:
+            trainer.train()
     return trainer
 
 
@@ -138,7 +139,11 @@ def tracing(options: argparse.Namespace, record: Row) -> None:
 
 def latency(options: argparse.Namespace, record: Row) -> None:
     """Bare model and wrapper take turns on the same batch; the sign table has 10 classes."""
-    size, claim = options.size, train_copy(load_data("digits", None)[0], Owner.create(), 0.1).key.claims()[0]
+    size, train = options.size, load_data("digits", None)[0]
+    coloured = [item | {"pixel_values": item["pixel_values"].repeat(3, 1, 1)} for item in train]
+    claims = {
+        channels: train_copy(data, Owner.create(), 0).key.claims()[0] for channels, data in ((1, train), (3, coloured))
+    }
     resnet = wrap_timm(timm.create_model("resnet50", num_classes=10), "resnet50", 10)
     rows = record.setdefault("latency", {"threads": options.threads})
     models = {
@@ -146,7 +151,7 @@ def latency(options: argparse.Namespace, record: Row) -> None:
         "net of 0.31 M, 32 x 32": (build_model("digits", 0), (1, 32, 32)),
     }
     for label, (model, shape) in models.items():
-        wrapper = PerturbedOutputModelForImageClassification.perturb(model.eval(), claim)
+        wrapper = PerturbedOutputModelForImageClassification.perturb(model.eval(), claims[shape[0]])
         for batch in (1, 8, 64) if shape[0] == 1 else (1, 8):
             images = torch.rand(batch, *shape)
             pairs = [(timed(model, images), timed(wrapper, images)) for _ in range(options.rounds + 1)][1:]

@@ -60,6 +60,8 @@ NULL_KINDS = (
     "distilled from a clean teacher",
     "other architecture",
 )
+# Answers that the detector may judge as one.
+TOGETHER = (4, 16)
 LEVELS = (0.05, 1e-2, 1e-3, 1e-4, 1e-6)
 Row = dict[str, Any]
 
@@ -199,10 +201,6 @@ def answers_of(model: PreTrainedModel, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([model(batch).logits.double().softmax(dim=1) for batch in images.split(500)])
 
 
-def training_answers(model: PreTrainedModel, data: Any, most: int = 5000) -> torch.Tensor:
-    return answers_of(model, torch.stack([data[row]["pixel_values"] for row in range(min(most, len(data)))]))
-
-
 def quality(answers: torch.Tensor, labels: torch.Tensor) -> Row:
     """Accuracy, worst class, and expected calibration error in 15 bins of equal width (Guo et al., ICML 2017)."""
     confidence, guess = answers.max(dim=1)
@@ -305,24 +303,26 @@ def detector(run: Run) -> None:
     data, folder = run.allowed(key), run.options.folder / f"detector{run.seed}"
 
     def fit() -> Row:
-        clean = [training_answers(run.null(number)[1], data) for number in range(seen)]
+        images = torch.stack([data[row]["pixel_values"] for row in range(min(5000, len(data)))])
+        clean = [answers_of(run.null(number)[1], images) for number in range(seen)]
         begin = time.process_time()
-        train_detector([training_answers(marked, data)], clean=clean, seed=run.seed).save_pretrained(folder)
+        template, given = USPVerifier(key.claims()[0]).template(), [answers_of(marked, images)]
+        train_detector(template, images, given, clean=clean, seed=run.seed).save_pretrained(folder)
         return {"null_models": seen, "cpu_seconds": round(time.process_time() - begin, 1)}
 
     run.row("detector", "training", fit)
     trained = USPDetector.from_pretrained(folder)
 
-    def share(model: PreTrainedModel) -> float:
-        return round(float(trained.detects(answers_of(model, run.images)).double().mean()), 4)
+    def share(model: PreTrainedModel, together: int = 1) -> float:
+        return round(float(trained.detects(answers_of(model, run.images), run.images, together).double().mean()), 4)
 
-    def judge() -> Row:
+    def judge(together: int) -> Row:
         silent: dict[str, list[float]] = {}
         for number in range(seen, run.options.nulls):
             kind, model = run.null(number)
-            silent.setdefault(kind, []).append(1 - share(model))
+            silent.setdefault(kind, []).append(1 - share(model, together))
         every = [value for values in silent.values() for value in values]
-        hit, quiet = share(marked), sum(every) / len(every)
+        hit, quiet = share(marked, together), sum(every) / len(every)
         by_kind = {kind: round(sum(values) / len(values), 4) for kind, values in silent.items()}
         return {
             "watermark_accuracy": round((hit + quiet) / 2, 4),
@@ -334,7 +334,9 @@ def detector(run: Run) -> None:
             "queries_per_model": len(run.labels),
         }
 
-    run.row("detector", "marked against null models", judge)
+    run.row("detector", "marked against null models", lambda: judge(1))
+    for together in TOGETHER:
+        run.row("detector", f"{together} answers judged together", lambda together=together: judge(together))
     run.row("detector", "twin", lambda: {"not_detected": round(1 - share(run.twin()), 4)})
     for folder_of in sorted(run.options.folder.glob("marked[0-9]")):
         other = AutoModelForImageClassification.from_pretrained(folder_of)
@@ -376,24 +378,21 @@ def answers(run: Run) -> None:
 
 
 def keys(run: Run) -> None:
-    """Random keys with signs and buckets of their own, and with the true key's buckets (what `score` gives a decoy)."""
+    """Random keys: other signs on the same answers."""
     marked, key = run.marked()
     [claim] = key.claims()
     verifier, subkey = USPVerifier(claim), claim.subkeys[0]
 
-    def scores(model: PreTrainedModel, count: int, own_buckets: bool) -> list[float]:
-        given = answers_of(model, verifier.images)
-        observed = verifier.read(given, subkey)
-        decoys = [subkey.decoy() for _ in range(count)]
-        return [verifier.score(verifier.read(given, d) if own_buckets else observed, d).log2_p for d in decoys]
+    def scores(model: PreTrainedModel, count: int) -> list[float]:
+        observed = verifier.read(answers_of(model, verifier.images))
+        return [verifier.score(observed, subkey.decoy()).log2_p for _ in range(count)]
 
     count = run.options.keys
-    run.row("keys", "marked model, random keys", lambda: counts_below(scores(marked, count, own_buckets=True)))
-    run.row("keys", "marked model, the key's buckets", lambda: counts_below(scores(marked, count, own_buckets=False)))
+    run.row("keys", "marked model, random keys", lambda: counts_below(scores(marked, count)))
 
     def on_nulls() -> Row:
         models = [run.null(number)[1] for number in range(run.options.nulls)]
-        values = [value for model in models for value in scores(model, count // 10, own_buckets=True)]
+        values = [value for model in models for value in scores(model, count // 10)]
         return {"null_models": len(models), **counts_below(values)}
 
     run.row("keys", "null models, random keys", on_nulls)
@@ -444,7 +443,7 @@ def survival(run: Run) -> None:
         rounded = reading(its_key, lambda asked: (answers_of(attacked, asked) * 100).round() / 100)
         row["log2_p_2_decimals"] = rounded["log2_p"]
         if radar is not None and its_key is key:
-            row["detected"] = round(float(radar.detects(given).double().mean()), 4)
+            row["detected"] = round(float(radar.detects(given, run.images).double().mean()), 4)
         return row
 
     for label, attack in weight_attacks(run).items():

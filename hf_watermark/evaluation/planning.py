@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..mapping import method_entry
-from ..methods.soft_label.config import MOST_BUCKETS
+from ..methods.soft_label.config import MOST_FEATURES, free_signs
 from ..serialization import InvalidInput
 from ..statistics import binomial_min_matches, log2_binomial_tail, log2_rademacher_tail
 from ..triggers import LAYOUTS, rule_capacity
@@ -22,13 +22,8 @@ def most_units(method: str, classes: int) -> int:
     if method == "function_coupled":
         return rule_capacity(min(classes, config.source_classes), LAYOUTS if config.fusion == "direct" else 1, 1)
     if method in ("usp", "csp"):
-        return MOST_BUCKETS * signs_per_bucket(classes, config.source_classes)
+        return MOST_FEATURES * free_signs(classes)
     return 10_000 if method == "certified" else 2**16
-
-
-def signs_per_bucket(classes: int, source_classes: int) -> int:
-    """Only differences between the other classes can be seen: one sign in each group is not free."""
-    return min(classes, source_classes) * max(1, classes - 2)
 
 
 @dataclass(frozen=True)
@@ -205,11 +200,8 @@ def _fields(method: str, units: int, classes: int) -> tuple[dict[str, int], int]
         return {"rules": units}, units * config.images_per_rule
     if method == "certified":
         return {"triggers": units}, units
-    per_bucket = signs_per_bucket(classes, config.source_classes)
-    buckets = 1
-    while buckets * per_bucket < units:
-        buckets *= 2
-    return {"buckets": buckets}, min(classes, config.source_classes) * config.pool_per_class
+    features = math.ceil(units / free_signs(classes))
+    return {"features": features}, min(classes, config.source_classes) * config.pool_per_class
 
 
 def expected_rate(method: str, attack: str | None, rate: float | None) -> tuple[float, str]:

@@ -54,7 +54,7 @@ def test_signs_use_the_proven_bound():
     wanted = math.log2(1e-9)
     assert log2_rademacher_tail(2.0 * plan.needed - plan.units, np.ones(plan.units)) <= wanted
     assert log2_rademacher_tail(2.0 * (plan.needed - 1) - plan.units, np.ones(plan.units)) > wanted
-    assert plan.power >= 0.95 and plan.fields["buckets"] * 80 >= plan.units
+    assert plan.power >= 0.95 and plan.units <= plan.fields["features"] * 9 < plan.units + 9
 
 
 def test_looks_are_charged():

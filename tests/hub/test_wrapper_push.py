@@ -4,33 +4,38 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import patterned_images, tiny_resnet, training_arguments
+from tiny import coloured, patterned_images, tiny_resnet, training_arguments
 from transformers import AutoModelForImageClassification, Trainer, ViTImageProcessor, pipeline
 
 from hf_watermark import CSPConfig, CSPTrainer, Owner, SmoothedModelForImageClassification, verify
 from hf_watermark.methods.soft_label import PerturbedOutputModelForImageClassification
 
 
-IMAGES = torch.stack([item["pixel_values"] for item in patterned_images(60, seed=2)])
+VARIED = patterned_images(variety=0.3)
+IMAGES = torch.stack([item["pixel_values"] for item in patterned_images(60, seed=2, variety=0.3)])
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     args = training_arguments(tmp_path_factory.mktemp("plain"), max_steps=60)
-    trainer = Trainer(model=tiny_resnet(), args=args, train_dataset=patterned_images())
+    trainer = Trainer(model=tiny_resnet(), args=args, train_dataset=VARIED)
     trainer.train()
     return trainer.model.eval()
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory):
-    args = training_arguments(tmp_path_factory.mktemp("csp"))
-    fields = {"train_dataset": patterned_images(), "watermark": CSPConfig(pool_per_class=8)}
-    planner = CSPTrainer(model=tiny_resnet(), args=args, owner=Owner.create(), **fields)
+def make_key(folder, data, channels: int = 1):
+    planner = CSPTrainer(
+        model=tiny_resnet(num_channels=channels),
+        args=training_arguments(folder),
+        train_dataset=data,
+        watermark=CSPConfig(pool_per_class=12),
+        owner=Owner.create(),
+    )
     return planner.key.bind_beacon(b"\x07" * 32, "a value of a test")
 
 
-def test_a_perturbed_model_is_pushed_and_loaded(hub, classifier, key):
+def test_a_perturbed_model_is_pushed_and_loaded(hub, classifier, tmp_path):
+    key = make_key(tmp_path, VARIED)
     perturbed = PerturbedOutputModelForImageClassification.perturb(classifier, key.claims()[0])
 
     perturbed.push_to_hub("me/served", private=True)
@@ -47,8 +52,8 @@ def test_a_perturbed_model_is_pushed_and_loaded(hub, classifier, key):
         assert secret not in uploaded and secret.hex().encode() not in uploaded
 
 
-def test_a_pipeline_takes_it_from_the_repository(hub, key):
-    model = tiny_resnet(num_channels=3)
+def test_a_pipeline_takes_it_from_the_repository(hub, tmp_path):
+    model, key = tiny_resnet(num_channels=3), make_key(tmp_path, coloured(VARIED), channels=3)
     perturbed = PerturbedOutputModelForImageClassification.perturb(model, key.claims()[0])
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     for part in (perturbed, processor):

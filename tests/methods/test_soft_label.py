@@ -6,17 +6,21 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from tiny import patterned_images, tiny_resnet, training_arguments
 
 from hf_watermark import InvalidInput, Owner, Suspect
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.soft_label import CSPConfig, CSPTrainer, USPConfig, USPTrainer, USPVerifier
-from hf_watermark.methods.soft_label.code import SignCode, draw_directions, draw_signs, project, soft_label_loss
-from hf_watermark.methods.soft_label.readout import CLIP, contrasts
+from hf_watermark.methods.soft_label.code import Template, centred_others, draw_signs, soft_label_loss
+from hf_watermark.methods.soft_label.features import CUT, ImageFeatures, feature_count
+from hf_watermark.methods.soft_label.readout import CLIP, contrasts, without
+from hf_watermark.methods.soft_label.reference import reference_answers
 from hf_watermark.statistics import log2_binomial_tail
 from hf_watermark.suspects import AccessError
 
 
-SMALL = USPConfig(buckets=1, pool_per_class=4)
+SMALL = USPConfig(features=16, pool_per_class=10)
+VARIED = patterned_images(variety=0.3)
 
 
 def subkey_number(number: int) -> SubKey:
@@ -29,13 +33,13 @@ def module_owner() -> Owner:
 
 
 @pytest.fixture
-def make_trainer(make_resnet, arguments, patterned, module_owner):
+def make_trainer(make_resnet, arguments, module_owner):
     def make(trainer_class=USPTrainer, config=SMALL, steps=2, **changes):
         args = arguments(max_steps=steps)
         return trainer_class(
             model=make_resnet(),
             args=args,
-            train_dataset=patterned,
+            train_dataset=VARIED,
             watermark=dataclasses.replace(config, **changes),
             owner=module_owner,
         )
@@ -46,12 +50,8 @@ def make_trainer(make_resnet, arguments, patterned, module_owner):
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory, module_owner):
     """A model marked by USP with 90 signs, and its trainer."""
-    from tiny import patterned_images, tiny_resnet, training_arguments
-
     args = training_arguments(tmp_path_factory.mktemp("usp"), max_steps=180, logging_steps=50)
-    trainer = USPTrainer(
-        model=tiny_resnet(), args=args, train_dataset=patterned_images(), watermark=SMALL, owner=module_owner
-    )
+    trainer = USPTrainer(model=tiny_resnet(), args=args, train_dataset=VARIED, watermark=SMALL, owner=module_owner)
     trainer.train()
     return trainer
 
@@ -64,32 +64,59 @@ def answers_of(trainer, images: torch.Tensor) -> torch.Tensor:
 # --- What the key draws -----------------------------------------------------------------------------------------------
 
 
-def test_signs_are_fair_and_leave_out_the_own_class():
-    signs = torch.stack([draw_signs(subkey_number(n), 10, list(range(10)), 2) for n in range(200)])
-    assert signs.shape == (200, 10, 2, 10) and (signs == 0).sum() == 200 * 10 * 2
-    assert (signs[:, range(10), :, range(10)] == 0).all()
-    assert abs(signs.sum() / (signs != 0).sum()) < 0.03
-    assert torch.equal(draw_signs(subkey_number(3), 10, list(range(10)), 2), signs[3])
+def test_signs_are_fair_and_come_from_the_key():
+    signs = torch.stack([draw_signs(subkey_number(n), 27, 10) for n in range(200)])
+    assert signs.shape == (200, 27, 10) and (signs.abs() == 1).all()
+    assert abs(signs.mean()) < 0.03
+    assert torch.equal(draw_signs(subkey_number(3), 27, 10), signs[3])
 
 
-def test_only_source_classes_are_marked():
-    signs = draw_signs(subkey_number(0), 6, [1, 4], 2)
-    assert set(signs.abs().sum(dim=(1, 2)).tolist()) == {0.0, 10.0}
-    assert signs[[0, 2, 3, 5]].abs().sum() == 0
+@pytest.mark.parametrize(
+    ("least", "channels", "count"), [(24, 1, 25), (24, 3, 27), (27, 3, 27), (28, 3, 48), (1, 3, 3)]
+)
+def test_features_are_the_smallest_grid_that_suffices(least, channels, count):
+    images = torch.rand(60, channels, 11, 9, generator=torch.Generator().manual_seed(least))
+    features = ImageFeatures.fit(images, least)
+    assert feature_count(least, channels) == count == features(images).shape[1]
 
 
-def test_brighter_images_stay_in_their_bucket(patterned):
-    images = torch.stack([item["pixel_values"] for item in patterned])
-    labels = torch.tensor([item["labels"] for item in patterned])
-    code = SignCode.draw(subkey_number(1), 10, list(range(10)), 4, images, labels)
-    buckets = code.buckets_of(images, labels)
-    torch.testing.assert_close(
-        project(images + 3, code.directions), project(images, code.directions), rtol=1e-4, atol=1e-4
+def test_features_are_independent_of_each_other():
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(4000, 12, generator=generator) @ (
+        torch.eye(12) + 0.2 * torch.randn(12, 12, generator=generator)
     )
-    for label in range(10):  # each contrast halves each class
-        for bit in range(2):
-            assert ((buckets[labels == label] >> bit) & 1).sum() == 20
-    assert draw_directions(subkey_number(1), 1).shape == (0, 16)
+    images = torch.nn.functional.interpolate(mixed.reshape(-1, 3, 2, 2), size=8)
+    values = ImageFeatures.fit(images, 12)(images)
+    assert values.abs().max() == CUT
+    torch.testing.assert_close(torch.cov(values.T), 0.87 * torch.eye(12), rtol=0, atol=0.15)
+    # What varies by next to nothing stays small.
+    images[:, 2] = 1e-4 * images[:, 2]
+    faint = ImageFeatures.fit(images, 12)(images)[:, 8:]
+    assert faint.std() < 0.01
+
+
+def test_images_of_other_channels_are_refused():
+    features = ImageFeatures.fit(torch.rand(40, 1, 8, 8), 24)
+    with pytest.raises(ValueError, match="the images have 3 channels, which do not give the key's 25 features"):
+        features(torch.rand(2, 3, 8, 8))
+
+
+def test_constant_images_have_no_features():
+    images = torch.ones(5, 3, 8, 8)
+    assert ImageFeatures.fit(images, 24)(images).abs().max() < 1e-3
+
+
+def test_a_template_of_several_subkeys_has_the_size_of_one():
+    images = torch.rand(2000, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    features = ImageFeatures.fit(images, 27)
+    one, four = (Template.of(features, [subkey_number(n) for n in range(count)], 10) for count in (1, 4))
+    assert four.shift(images).std() / one.shift(images).std() == pytest.approx(1, abs=0.15)
+    assert one.shift(images).shape == (2000, 10) and one.shift(images).std() == pytest.approx(0.9, abs=0.1)
+
+
+def test_others_are_centred():
+    scores = torch.tensor([[5.0, 1.0, 2.0, 6.0]])
+    torch.testing.assert_close(centred_others(scores, torch.tensor([0])), torch.tensor([[0.0, -2.0, -1.0, 3.0]]))
 
 
 def test_soft_label_loss_is_least_at_the_perturbed_distribution():
@@ -138,18 +165,18 @@ def test_no_answer_outweighs_the_others():
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def test_pool_images_are_never_trained_on(make_trainer, patterned):
+def test_pool_images_are_never_trained_on(make_trainer):
     trainer = make_trainer()
     rows = trainer.key.pool["usp.rows"].tolist()
-    assert len(rows) == 40 and len(trainer.train_dataset) == len(patterned) - 40
+    assert len(rows) == 100 and len(trainer.train_dataset) == len(VARIED) - 100
     kept = {item["pixel_values"].numpy().tobytes() for item in trainer.train_dataset}
-    assert not kept & {patterned[row]["pixel_values"].numpy().tobytes() for row in rows}
+    assert not kept & {VARIED[row]["pixel_values"].numpy().tobytes() for row in rows}
 
 
-def test_the_mark_is_read_back_and_labels_stay_right(marked, patterned):
-    assert marked.evidence.log2_p <= -64 and marked.evidence.trials == 90
-    images = torch.stack([item["pixel_values"] for item in patterned])
-    labels = torch.tensor([item["labels"] for item in patterned])
+def test_the_mark_is_read_back_and_labels_stay_right(marked):
+    assert marked.evidence.log2_p <= -64 and marked.evidence.trials == 160
+    images = torch.stack([item["pixel_values"] for item in VARIED])
+    labels = torch.tensor([item["labels"] for item in VARIED])
     assert (answers_of(marked, images).argmax(dim=1) == labels).float().mean() > 0.99
     assert "watermark_sign_agreement" in repr(marked.state.log_history)
 
@@ -157,8 +184,8 @@ def test_the_mark_is_read_back_and_labels_stay_right(marked, patterned):
 @pytest.mark.parametrize(
     ("changes", "labels", "message"),
     [
-        ({}, 2, "2 classes with 1 buckets can give at most 0 bits"),
-        ({"buckets": 4}, 4, "4 classes with 4 buckets can give at most 32 bits, a claim needs 64"),
+        ({}, 2, "2 classes with `features` = 16 can give at most 0 bits"),
+        ({"features": 16}, 4, "4 classes with `features` = 16 can give at most 48 bits, a claim needs 64"),
         ({"pool_per_class": 100}, 10, "lacks 60 of the 100 images"),
     ],
 )
@@ -177,9 +204,9 @@ def test_what_cannot_work_is_refused_before_training(
         )
 
 
-def test_soft_labels_of_the_data_are_refused(make_trainer, patterned):
+def test_soft_labels_of_the_data_are_refused(make_trainer):
     trainer = make_trainer()
-    batch = trainer.data_collator(patterned[:8])
+    batch = trainer.data_collator(VARIED[:8])
     batch["labels"] = torch.nn.functional.one_hot(batch["labels"], 10).float()
     with pytest.raises(ValueError, match="leave out mixup"):
         trainer.compute_loss(trainer.model.train(), batch)
@@ -188,7 +215,7 @@ def test_soft_labels_of_the_data_are_refused(make_trainer, patterned):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("buckets", 3, "`buckets` is 3: choose a power of two"),
+        ("features", 0, "`features` is 0: choose 1 to 1024"),
         ("mass", 0.5, "`mass` is 0.5"),
         ("amplitude", 0.0, "`amplitude` is 0.0"),
         ("strength", -1.0, "`strength` is -1.0"),
@@ -203,7 +230,7 @@ def test_configs_name_the_field(config_class, field, value, message):
 
 
 def test_several_subkeys_each_prove_alone(make_trainer):
-    trainer = make_trainer(CSPTrainer, CSPConfig(buckets=1, pool_per_class=4, amplitude=2.0), steps=180, subkeys=2)
+    trainer = make_trainer(CSPTrainer, CSPConfig(features=16, pool_per_class=10, amplitude=1.5), steps=180, subkeys=2)
     trainer.train()
     assert len(trainer.evidence.parts) == 2
     assert all(part.log2_p < -20 for part in trainer.evidence.parts)
@@ -228,7 +255,7 @@ def softened(answers):
 @pytest.mark.parametrize("change", [rounded, top_five, softened, lambda answers: top_five(rounded(answers))])
 def test_changed_probabilities_still_carry_the_mark(marked, change):
     evidence = marked.verify(lambda images: change(answers_of(marked, images)))
-    assert evidence.log2_p <= -50 and evidence.parts[0].details["queries"] == 40
+    assert evidence.log2_p <= -50 and evidence.parts[0].details["queries"] == 100
 
 
 def test_labels_cannot_decide(marked):
@@ -274,11 +301,45 @@ def test_false_positive_rate_is_nominal(marked, make_resnet, suspect):
     assert (scores <= np.log2(0.3)).sum() > 0.05 * trials  # the bound is not idle
 
 
-def test_many_queries_of_one_sign_are_one_unit(marked):
-    # An independent model that happens to follow one sign on every query has shown one bit, not one bit per query.
+def test_answers_that_only_depend_on_the_class_prove_little(marked):
+    # However many images an independent model is asked, it can agree with a key's signs by chance only once for each.
     [claim] = marked.key.claims()
     verifier, [subkey] = USPVerifier(claim), claim.subkeys
-    answers = torch.full((40, 10), 0.01).scatter_(1, verifier.labels[:, None], 0.91)
-    answers[verifier.labels == 3, 5] = 0.05
-    reading = verifier.read(answers, subkey)
-    assert (reading.sums != 0).sum() == 9 and verifier.score(reading, subkey).log2_p >= -9
+    towards = torch.from_numpy(verifier.signs(subkey)).mean(dim=0)
+    labels = claim.pool["usp.labels"].long()
+    answers = torch.where(torch.nn.functional.one_hot(labels, 10).bool(), 5.0, towards).softmax(dim=1)
+    reading = verifier.read(answers)
+    assert reading.sums.shape == (16, 10) and verifier.score(reading, subkey).log2_p > -10
+
+
+def test_natural_likeness_is_taken_out(marked):
+    # A model that answers as the reference does has nothing left to read.
+    [claim] = marked.key.claims()
+    verifier = USPVerifier(claim)
+    intact = verifier.read(verifier.reference)
+    assert abs(intact.sums).max() < 1e-9
+    sums = np.random.default_rng(0).normal(size=(16, 10))
+    natural = np.random.default_rng(1).normal(size=(16, 10))
+    np.testing.assert_allclose(without(sums + 3 * natural, natural), without(sums, natural))
+    np.testing.assert_allclose(without(sums, np.zeros((16, 10))), sums)
+
+
+def test_the_reference_is_a_network_that_saw_no_query(marked):
+    [claim] = marked.key.claims()
+    reference, labels = claim.pool["usp.reference"].float(), claim.pool["usp.labels"].long()
+    assert (reference.argmax(dim=1) == labels).float().mean() > 0.9
+    again = reference_answers(
+        VARIED, marked.data_collator, set(claim.pool["usp.rows"].tolist()), claim.pool["usp.images"], 10
+    )
+    assert torch.equal(again, claim.pool["usp.reference"])
+    everything = set(range(len(VARIED)))
+    nothing = reference_answers(VARIED, marked.data_collator, everything, claim.pool["usp.images"], 10)
+    assert nothing.float().std() == 0
+
+
+@pytest.mark.parametrize("value", [None, torch.zeros(100, 9), torch.full((100, 10), float("nan"))])
+def test_a_reference_that_is_missing_or_malformed_is_refused(marked, value):
+    [claim] = marked.key.claims()
+    pool = claim.pool | {"usp.reference": value}
+    with pytest.raises(InvalidInput, match="needs `reference`: finite log-probabilities"):
+        USPVerifier(dataclasses.replace(claim, pool=pool))

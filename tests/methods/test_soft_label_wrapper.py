@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import patterned_images, tiny_resnet, training_arguments
+from tiny import coloured, patterned_images, tiny_resnet, training_arguments
 from transformers import AutoModelForImageClassification, Trainer, ViTImageProcessor, pipeline
 
 from hf_watermark import InvalidInput, Owner, Suspect, verify_sequentially
@@ -25,7 +25,8 @@ from hf_watermark.statistics import log2_binomial_tail
 
 
 BEACON = b"\x07" * 32
-IMAGES = torch.stack([item["pixel_values"] for item in patterned_images()])
+VARIED = patterned_images(variety=0.3)
+IMAGES = torch.stack([item["pixel_values"] for item in VARIED])
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +38,26 @@ def owner() -> Owner:
 def classifier(tmp_path_factory):
     """A trained, unmarked classifier."""
     args = training_arguments(tmp_path_factory.mktemp("plain"), max_steps=60)
-    trainer = Trainer(model=tiny_resnet(), args=args, train_dataset=patterned_images())
+    trainer = Trainer(model=tiny_resnet(), args=args, train_dataset=VARIED)
     trainer.train()
     return trainer.model.eval()
 
 
+def make_key(folder, owner, data, channels: int = 1):
+    """A key of `csp` with 25 or 27 signs per class, made from data; its model is not trained."""
+    return CSPTrainer(
+        model=tiny_resnet(num_channels=channels),
+        args=training_arguments(folder),
+        train_dataset=data,
+        watermark=CSPConfig(pool_per_class=12),
+        owner=owner,
+    ).key
+
+
 @pytest.fixture(scope="module")
 def key(tmp_path_factory, owner):
-    """A key of `csp` with 180 signs, made from data and bound to a beacon; its model is not trained."""
-    args = training_arguments(tmp_path_factory.mktemp("csp"))
-    planner = CSPTrainer(
-        model=tiny_resnet(),
-        args=args,
-        train_dataset=patterned_images(),
-        watermark=CSPConfig(pool_per_class=8),
-        owner=owner,
-    )
-    return planner.key.bind_beacon(BEACON, "a value of a test")
+    """A key that is bound to a beacon."""
+    return make_key(tmp_path_factory.mktemp("csp"), owner, VARIED).bind_beacon(BEACON, "a value of a test")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +118,8 @@ def test_save_and_load_give_the_same_answers_and_no_secret(copies, keys, tmp_pat
         assert hidden not in content and hidden.hex().encode() not in content
 
 
-def test_it_works_in_a_pipeline(key):
+def test_it_works_in_a_pipeline(owner, tmp_path):
+    key = make_key(tmp_path, owner, coloured(VARIED), channels=3)
     copied = PerturbedOutputModelForImageClassification.perturb(tiny_resnet(num_channels=3), key.claims()[0])
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
@@ -153,7 +158,7 @@ def test_nobody_is_accused_of_an_unmarked_model(classifier, keys):
 
 def test_one_round_of_queries_serves_all(copies, keys):
     suspect = Suspect.open(copies["recipient 3"])
-    assert trace(suspect, keys) and suspect.queries == 80
+    assert trace(suspect, keys) and suspect.queries == 120
 
 
 @pytest.mark.parametrize("colluders", [2, 3])

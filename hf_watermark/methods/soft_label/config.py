@@ -9,7 +9,12 @@ from huggingface_hub.dataclasses import strict
 from ...configuration import WatermarkConfig, require
 
 
-MOST_BUCKETS = 64
+MOST_FEATURES = 1024
+
+
+def free_signs(classes: int) -> int:
+    """Signs per feature that can be told from each other: contrasts add up to zero, and two classes have none."""
+    return classes - 1 if classes > 2 else 0
 
 
 @dataclass
@@ -17,22 +22,20 @@ class SoftLabelConfig(WatermarkConfig):
     """What [`USPConfig`] and [`CSPConfig`] share; use one of these."""
 
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
-    buckets: int = field(
-        default=2, metadata={"help": "Key-drawn groups of inputs per class, each with signs of its own."}
-    )
+    features: int = field(default=24, metadata={"help": "Least number of image features that carry signs."})
     mass: float = field(default=0.1, metadata={"help": "Probability that the soft labels leave to the other classes."})
     amplitude: float = field(default=1.0, metadata={"help": "Size of the perturbation of log-probabilities, in nats."})
     strength: float = field(default=1.0, metadata={"help": "Weight of the fit of the perturbed distribution."})
-    pool_per_class: int = field(default=12, metadata={"help": "Images per class set aside for verification."})
-    source_classes: int = field(default=64, metadata={"help": "At most this many classes are marked and asked."})
+    pool_per_class: int = field(default=12, metadata={"help": "Images per class that are set aside as queries."})
+    source_classes: int = field(default=64, metadata={"help": "Query images are taken of at most this many classes."})
 
     def __post_init__(self):
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(
-            1 <= self.buckets <= MOST_BUCKETS and self.buckets & (self.buckets - 1) == 0,
-            "buckets",
-            self.buckets,
-            f"choose a power of two up to {MOST_BUCKETS}",
+            1 <= self.features <= MOST_FEATURES,
+            "features",
+            self.features,
+            f"choose 1 to {MOST_FEATURES}; 24 is the default",
         )
         require(0 < self.mass < 0.5, "mass", self.mass, "choose a share in (0, 0.5); 0.1 is the default")
         require(0 < self.amplitude <= 3, "amplitude", self.amplitude, "choose a number in (0, 3]; 1.0 is the default")
@@ -54,29 +57,30 @@ class SoftLabelConfig(WatermarkConfig):
 @dataclass
 class USPConfig(SoftLabelConfig):
     """
-    Configuration of [`USPTrainer`]: soft labels whose small probabilities are raised and lowered by a template that the key draws, one
-    for all images of a class and bucket, with a paired detector beside the exact test.
+    Configuration of [`USPTrainer`]: soft labels whose small probabilities are raised and lowered by a template that the key draws, a
+    linear function of an image's coarse colours, with a paired detector beside the exact test.
 
     Paper: Chien, Shen, *Customized Watermarking for Deep Neural Networks via Label Distribution Perturbation*, 2022,
     https://huggingface.co/papers/2208.05477 (our reconstruction: only the abstract is public). Deviations: the detector is the owner's
-    radar and no evidence; evidence is a test of the key's signs with a proven bound.
+    radar and no evidence; evidence is a test of the key's signs with a proven bound. Signs belong to pairs of a feature and a class, not to
+    pairs of classes: these are too few with ten classes, and fine-tuning puts natural likenesses back in their place.
 
     Args:
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        buckets (`int`, *optional*, defaults to 2):
-            Groups into which a key-drawn contrast of coarse image features splits each class; a power of two. Every group has signs of
-            its own: `C` classes carry `C * buckets * (C - 1)` signs, at most one bit of evidence each.
+        features (`int`, *optional*, defaults to 24):
+            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
+            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
         mass (`float`, *optional*, defaults to 0.1):
             Probability that the soft labels leave to the classes other than the true one.
         amplitude (`float`, *optional*, defaults to 1.0):
-            Perturbation of the other classes' log-probabilities in nats, up or down.
+            Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
         pool_per_class (`int`, *optional*, defaults to 12):
             Training images per marked class that are set aside as queries.
         source_classes (`int`, *optional*, defaults to 64):
-            At most this many classes are marked and asked.
+            Query images are taken of at most this many classes; all are marked.
     """
 
     method: ClassVar[str] = "usp"
@@ -96,19 +100,19 @@ class CSPConfig(SoftLabelConfig):
     Args:
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        buckets (`int`, *optional*, defaults to 2):
-            Groups into which a key-drawn contrast of coarse image features splits each class; a power of two. Every group has signs of
-            its own: `C` classes carry `C * buckets * (C - 1)` signs, at most one bit of evidence each.
+        features (`int`, *optional*, defaults to 24):
+            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
+            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
         mass (`float`, *optional*, defaults to 0.1):
             Probability that the soft labels, or at inference time the answers, leave to the classes other than the top one.
         amplitude (`float`, *optional*, defaults to 1.0):
-            Perturbation of the other classes' log-probabilities in nats, up or down.
+            Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
         pool_per_class (`int`, *optional*, defaults to 12):
             Training images per marked class that are set aside as queries.
         source_classes (`int`, *optional*, defaults to 64):
-            At most this many classes are marked and asked.
+            Query images are taken of at most this many classes; all are marked.
     """
 
     method: ClassVar[str] = "csp"

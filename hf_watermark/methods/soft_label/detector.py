@@ -10,6 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ...serialization import InvalidInput
+from .code import Template, centred_others
+from .features import ImageFeatures
 from .readout import contrasts
 
 
@@ -20,22 +22,24 @@ class USPDetectorConfig(PreTrainedConfig):
     Args:
         classes (`int`, *optional*, defaults to 10):
             Number of classes of the model that it watches for.
+        features (`int`, *optional*, defaults to 27):
+            Image features of the key's template.
         hidden (`int`, *optional*, defaults to 64):
             Width of its two hidden layers.
     """
 
     model_type = "hf_watermark_usp_detector"
 
-    def __init__(self, classes: int = 10, hidden: int = 64, **kwargs: Any):
-        self.classes, self.hidden = classes, hidden
+    def __init__(self, classes: int = 10, features: int = 27, hidden: int = 64, **kwargs: Any):
+        self.classes, self.features, self.hidden = classes, features, hidden
         super().__init__(**kwargs)
 
 
 class USPDetector(PreTrainedModel):
     """
-    Says for single answers `[n, classes]` whether they come from a marked model or a student of one. It sees the top class and how the
-    other probabilities compare, never how sure the answer is. Save it beside the key (`detector.save_pretrained("keys/my-model/detector")`):
-    published, it would tell a thief when the mark is gone.
+    Says for single answers `[n, classes]` to images whether they come from a marked model or a student of one. It sees the top class and
+    how the other probabilities compare, never how sure the answer is, and beside it what the key's template adds to this image. Save it
+    beside the key (`detector.save_pretrained("keys/my-model/detector")`): it holds the signs, and would tell a thief when the mark is gone.
 
     Make one with [`train_detector`].
     """
@@ -45,8 +49,15 @@ class USPDetector(PreTrainedModel):
 
     def __init__(self, config: USPDetectorConfig):
         super().__init__(config)
+        shapes = {
+            "mean": (config.features,),
+            "whitening": (config.features, config.features),
+            "signs": (config.features, config.classes),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
         self.layers = nn.Sequential(
-            nn.Linear(2 * config.classes, config.hidden),
+            nn.Linear(4 * config.classes, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
@@ -54,31 +65,45 @@ class USPDetector(PreTrainedModel):
         )
         self.post_init()
 
-    def forward(self, probabilities: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
+    def forward(self, probabilities: torch.Tensor, images: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
         """`logits` `[n]`: positive where an answer looks marked. NaN answers give 0 contrasts."""
         if probabilities.shape[1] != self.config.classes:
             raise InvalidInput(
                 f"the answers have {probabilities.shape[1]} classes, the detector knows {self.config.classes}"
             )
-        return ImageClassifierOutput(logits=self.score(*features(probabilities)))
+        buffers: Any = self
+        template = Template(ImageFeatures(buffers.mean, buffers.whitening), buffers.signs)
+        values, top = read_answers(probabilities)
+        return ImageClassifierOutput(logits=self.score(values, template.shift(images), top))
 
-    def score(self, values: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-        inputs = torch.cat([values.float(), functional.one_hot(top, self.config.classes).float()], dim=1)
+    def score(self, values: torch.Tensor, shift: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+        """`[n]` of contrasts, the template's shifts (both `[n, classes]`) and top classes `[n]`."""
+        wanted = centred_others(shift, top)
+        wanted = wanted / wanted.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+        values, own = values.to(wanted.dtype), functional.one_hot(top, self.config.classes)
+        inputs = torch.cat([values, wanted, values * wanted, own.to(wanted.dtype)], dim=1)
         return self.layers(inputs.to(self.dtype))[:, 0]
 
-    def detects(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Whether each answer looks marked, `[n]` (bool)."""
+    def detects(self, probabilities: torch.Tensor, images: torch.Tensor, together: int = 1) -> torch.Tensor:
+        """
+        Whether answers `[n, classes]` to `images` look marked: `[n]` (bool), or `[n // together]` where so many consecutive answers are
+        judged as one.
+        """
         with torch.no_grad():
-            return self(probabilities).logits > 0
+            logits = self(probabilities, images).logits
+        groups = len(logits) // together
+        return logits[: groups * together].reshape(groups, together).mean(dim=1) > 0
 
 
-def features(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Contrasts of the classes other than the top one, and the top class."""
+def read_answers(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Contrasts of the classes other than the top one (float), and the top class."""
     top = probabilities.nan_to_num(0.0).argmax(dim=1)
-    return contrasts(probabilities, top), top
+    return contrasts(probabilities, top).float(), top
 
 
 def train_detector(
+    template: Template,
+    images: torch.Tensor,
     marked: Sequence[torch.Tensor],
     clean: Sequence[torch.Tensor] = (),
     steps: int = 2000,
@@ -88,11 +113,15 @@ def train_detector(
     """
     Trains a detector for one key.
 
-    Half of each batch are marked answers. The other half are answers of clean models, if there are any, and decoys: marked answers whose
-    contrasts got the signs of a random other template, drawn anew for every batch, or were shuffled among the classes; so it
-    learns this key's template, not that soft labels were trained at all.
+    Half of each batch are marked answers under the key's template. The other half are answers of clean models under it, if there are any,
+    and marked answers under random other templates, drawn anew for every batch; so it learns this key's template, not that soft labels
+    were trained at all.
 
     Args:
+        template ([`~code.Template`]):
+            `USPVerifier(claim).template()`.
+        images (`torch.Tensor`):
+            `[n, channels, height, width]`: what all models were asked.
         marked (`Sequence[torch.Tensor]`):
             Probabilities `[n, classes]` of the marked model, and of students distilled from it if there are any.
         clean (`Sequence[torch.Tensor]`, *optional*):
@@ -103,32 +132,36 @@ def train_detector(
     Example:
 
     ```python
-    >>> detector = train_detector([answers_of_marked_model], clean=[answers_of_another_model])
-    >>> detector.detects(suspect_answers).float().mean()
+    >>> detector = train_detector(USPVerifier(claim).template(), images, [answers], clean=[answers_of_another_model])
+    >>> detector.detects(suspect_answers, images).float().mean()
     ```
     """
-    if not marked or not all(len(answers) for answers in [*marked, *clean]):
+    if not marked or any(len(answers) != len(images) or not len(answers) for answers in [*marked, *clean]):
         raise ValueError(
-            "`marked` or an entry of `clean` is empty: give the probabilities of at least one marked model"
+            "`marked` or an entry of `clean` is empty or not as long as `images`: give the probabilities of at least one marked model, a "
+            "row for each image"
         )
     generator = torch.Generator().manual_seed(seed)
-    classes = marked[0].shape[1]
+    features, (count, classes) = template.features(images), template.signs.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        detector = USPDetector(USPDetectorConfig(classes=classes))
-    real_answers, clean_answers = _Answers(marked), _Answers(clean) if clean else None
+        detector = USPDetector(USPDetectorConfig(classes=classes, features=count))
+    for name, table in {**vars(template.features), "signs": template.signs}.items():
+        detector.register_buffer(name, table.clone())
+    real, false = _stacked(marked), _stacked(clean) if clean else None
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     detector.train()
     for _ in range(steps):
-        real = real_answers.draw(batch // 2, generator)
-        false = real_answers.draw(batch // 4 if clean_answers else batch // 2, generator)
-        rows = [real, _decoys(*false, generator)]
-        if clean_answers:
-            rows.append(clean_answers.draw(batch // 4, generator))
-        values, top = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        wanted = (torch.arange(len(top)) < len(real[1])).float()
-        loss = functional.binary_cross_entropy_with_logits(detector.score(_weakened(values, generator), top), wanted)
+        decoy = torch.randint(0, 2, template.signs.shape, generator=generator) * 2.0 - 1
+        rows = [(real, batch // 2, template.signs), (real, batch // 4 if false else batch // 2, decoy)]
+        if false:
+            rows.append((false, batch // 4, template.signs))
+        drawn = [_draw(answered, features, signs, number, generator) for answered, number, signs in rows]
+        values, shift, top = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        wanted = (torch.arange(len(top)) < batch // 2).float()
+        scores = detector.score(_weakened(values, generator), shift, top)
+        loss = functional.binary_cross_entropy_with_logits(scores, wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -136,31 +169,23 @@ def train_detector(
     return detector.eval()
 
 
-class _Answers:
-    """Answers of several models, drawn from every model about as often."""
-
-    def __init__(self, groups: Sequence[torch.Tensor]):
-        values, tops = zip(*(features(answers) for answers in groups), strict=True)
-        self.values, self.top = torch.cat(values).float(), torch.cat(tops)
-        self.sizes = torch.tensor([len(top) for top in tops])
-        self.starts = self.sizes.cumsum(dim=0) - self.sizes
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        model = torch.randint(len(self.sizes), (count,), generator=generator)
-        place = (torch.rand(count, generator=generator) * self.sizes[model]).long()
-        rows = self.starts[model] + place.clamp_max(self.sizes[model] - 1)
-        return self.values[rows], self.top[rows]
+def _stacked(answered: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Contrasts `[models, n, classes]` and top classes `[models, n]`."""
+    values, tops = zip(*(read_answers(answers) for answers in answered), strict=True)
+    return torch.stack(values), torch.stack(tops)
 
 
-def _decoys(values: torch.Tensor, top: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same sizes under another template: half with random signs for each pair of classes, half shuffled."""
-    classes, half = values.shape[1], len(values) // 2
-    template = torch.randint(0, 2, (classes, classes), generator=generator) * 2 - 1
-    signed = values[:half].abs() * template[top[:half]]
-    order = torch.rand(len(values) - half, classes, generator=generator).argsort(dim=1)
-    shuffled = values[half:].gather(1, order)
-    mixed = torch.cat([signed, shuffled])
-    return mixed.masked_fill(functional.one_hot(top, classes).bool(), 0.0), top
+def _draw(
+    answered: tuple[torch.Tensor, torch.Tensor],
+    features: torch.Tensor,
+    signs: torch.Tensor,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Contrasts, shifts under `signs` and top classes of `count` random answers."""
+    values, tops = answered
+    model, row = (torch.randint(size, (count,), generator=generator) for size in tops.shape)
+    return values[model, row], features[row] @ signs, tops[model, row]
 
 
 def _weakened(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -9,7 +9,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ...backbones import backbone_config, backbone_record
 from ...keys import Claim
-from .code import GRID, SignCode, total_shift, without_class
+from .code import Template, without_class
+from .features import ImageFeatures
 from .verifier import CSPVerifier
 
 
@@ -23,9 +24,9 @@ class PerturbedOutputConfig(PreTrainedConfig):
         mass (`float`, *optional*, defaults to 0.1):
             Least probability of the classes other than the top one; a surer answer is lowered to `1 - mass`.
         amplitude (`float`, *optional*, defaults to 1.0):
-            Perturbation of the other classes' log-probabilities in nats, up or down.
-        subkeys, buckets (`int`, *optional*, defaults to 1 and 2):
-            Size of the sign table.
+            Size of the perturbation of the other classes' log-probabilities, in nats.
+        features (`int`, *optional*, defaults to 27):
+            Image features that carry signs.
     """
 
     model_type = "hf_watermark_perturbed_output"
@@ -35,16 +36,14 @@ class PerturbedOutputConfig(PreTrainedConfig):
         backbone: dict[str, Any] | None = None,
         mass: float = 0.1,
         amplitude: float = 1.0,
-        subkeys: int = 1,
-        buckets: int = 2,
+        features: int = 27,
         **kwargs: Any,
     ):
         if not 0 <= mass < 0.5:
             raise ValueError(f"`mass` is {mass}: choose a share in [0, 0.5); 0.1 is the default")
         if not amplitude > 0:
             raise ValueError(f"`amplitude` is {amplitude}: choose a positive number; 1.0 is the default")
-        self.backbone, self.mass, self.amplitude = backbone, mass, amplitude
-        self.subkeys, self.buckets = subkeys, buckets
+        self.backbone, self.mass, self.amplitude, self.features = backbone, mass, amplitude, features
         super().__init__(**kwargs)
 
 
@@ -77,18 +76,14 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
             config.backbone, "use PerturbedOutputModelForImageClassification.perturb(model, claim)"
         )
         self.backbone: Any = AutoModelForImageClassification.from_config(inner)
-        self._add_tables(config, int(inner.num_labels))
-        self.post_init()
-
-    def _add_tables(self, config: PerturbedOutputConfig, classes: int) -> None:
-        bits = config.buckets.bit_length() - 1
         shapes = {
-            "signs": (config.subkeys, classes, config.buckets, classes),
-            "directions": (config.subkeys, bits, GRID * GRID),
-            "thresholds": (config.subkeys, classes, bits),
+            "mean": (config.features,),
+            "whitening": (config.features, config.features),
+            "signs": (config.features, int(inner.num_labels)),
         }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
+        self.post_init()
 
     @classmethod
     def perturb(
@@ -115,17 +110,16 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
             backbone=backbone_record(model),
             mass=verifier.config.mass if mass is None else mass,
             amplitude=verifier.config.amplitude,
-            subkeys=len(claim.subkeys),
-            buckets=verifier.config.buckets,
+            features=len(verifier.features.mean),
             id2label=model.config.id2label,
             label2id=model.config.label2id,
         )
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             perturbed = cls(config)
         perturbed.backbone = model
-        codes = [verifier.code(subkey) for subkey in claim.subkeys]
-        for name in ("signs", "directions", "thresholds"):
-            table = torch.stack([getattr(code, name) for code in codes])
+        template = verifier.template()
+        tables = {"mean": template.features.mean, "whitening": template.features.whitening, "signs": template.signs}
+        for name, table in tables.items():
             perturbed.register_buffer(name, table.to(model.device))
         return perturbed.eval()
 
@@ -143,11 +137,10 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
         if self.training:
             return self.backbone(pixel_values, labels=labels, **kwargs)
         plain = self.backbone(pixel_values, **kwargs).logits.float()
-        top = plain.argmax(dim=1)
-        tables: Any = (self.signs, self.directions, self.thresholds)
-        codes = [SignCode(*table) for table in zip(*tables, strict=True)]
-        shift = total_shift(codes, pixel_values, top, self.config.amplitude)
-        logits = perturbed_log_probabilities(plain, top, shift, self.config.mass)
+        tables: Any = self
+        template = Template(ImageFeatures(tables.mean, tables.whitening), tables.signs)
+        shift = self.config.amplitude * template.shift(pixel_values)
+        logits = perturbed_log_probabilities(plain, plain.argmax(dim=1), shift, self.config.mass)
         loss = None if labels is None else functional.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 
 # Contrasts beyond this many mean absolute contrasts of their answer are cut, so that no natural likeness outweighs many signs.
 CLIP = 2.0
-CENTRING = 0.5
+# Means over a class count as if so many images without any contrast belonged to it: of few images they are the mark as much as likeness.
+PRIOR = 4
 
 
 def contrasts(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -38,25 +38,27 @@ def contrasts(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return scaled.clamp(-CLIP, CLIP)
 
 
-def unit_sums(values: torch.Tensor, labels: torch.Tensor, buckets: torch.Tensor, count: int) -> np.ndarray:
+def unit_sums(values: torch.Tensor, labels: torch.Tensor, features: torch.Tensor) -> np.ndarray:
     """
-    Contrasts summed over the queries of each unit: `[classes, buckets, classes]`. A unit is what one key-drawn sign decides, so it
-    counts once however often it is asked.
-    """
-    classes = values.shape[1]
-    sums = torch.zeros(classes, count, classes, dtype=torch.float64)
-    sums.index_put_((labels, buckets), values, accumulate=True)
-    return sums.numpy()
+    How the contrasts of each class go with each feature: `[features, classes]`, one number per key-drawn sign, so that a sign counts once
+    however many images are asked. Contrasts are taken less their mean over the images with the same top class, shrunk for small
+    classes: what these have in common is natural likeness ("a 4 looks like a 9").
 
-
-def centred(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """
-    Contrasts less half of their mean over the queries of the same class: what a class's images have in common is natural likeness
-    ("a 4 looks like a 9") and mark in equal parts at best. More than half helps against fine-tuning and costs intact marks a third of
-    their evidence.
+    Args:
+        values (`torch.Tensor`):
+            `[n, classes]`: contrasts.
+        labels (`torch.Tensor`):
+            `[n]`: top classes.
+        features (`torch.Tensor`):
+            `[n, features]` of the images asked.
     """
     classes = values.shape[1]
     sums = torch.zeros(classes, classes, dtype=values.dtype).index_add_(0, labels, values)
-    counts = torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
-    own = functional.one_hot(labels, classes).bool()
-    return (values - CENTRING * (sums / counts)[labels]).masked_fill(own, 0.0)
+    counts = torch.bincount(labels, minlength=classes)[:, None]
+    return (features.to(values.dtype).T @ (values - (sums / (counts + PRIOR))[labels])).numpy()
+
+
+def without(sums: np.ndarray, natural: np.ndarray) -> np.ndarray:
+    """`sums` less the multiple of `natural` that they resemble most: likenesses that networks of the task share, whatever their key."""
+    size = float((natural**2).sum())
+    return sums - float((sums * natural).sum()) / size * natural if size > 0 else sums

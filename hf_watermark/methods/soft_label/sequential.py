@@ -26,7 +26,7 @@ class SignTest(SequentialTest):
     can_be_futile = False
 
     def __init__(self, verifier: SoftLabelVerifier, subkey: SubKey, most: int | None):
-        self.verifier, self.subkey, self.classes = verifier, subkey, verifier.classes
+        self.verifier, self.classes = verifier, verifier.classes
         order = torch.from_numpy(subkey.stream("order").permutations(1, len(verifier.images))[0])
         self.order = order[:most]
         self.images = verifier.images[self.order]
@@ -35,7 +35,7 @@ class SignTest(SequentialTest):
         self.sums: list[np.ndarray] = []
 
     def update(self, answers: torch.Tensor) -> None:
-        self.sums.append(self.verifier.read(answers, self.subkey, self.order[: len(answers)]).sums)
+        self.sums.append(self.verifier.read(answers, self.order[: len(answers)]).sums)
 
     def score(self, subkey: SubKey) -> Evidence:
         test, signs = CheckpointTest(len(self.stops)), self.verifier.signs(subkey)

@@ -95,18 +95,19 @@ def trace(suspect: Any, keys: Mapping[str, WatermarkKey], log2_error: float = LE
             f"`log2_error` is {log2_error}: the logarithm of an error rate is negative; -64 is the default"
         )
     claims = {name: key.claims()[0] for name, key in keys.items()}
-    first, pool = next(iter(keys.values())), next(iter(claims.values())).pool
-    opened, digest = Suspect.open(suspect, first.backbone), tensor_set_digest(pool)
-    accused, answers = [], None
+    first = next(iter(claims.values()))
+    opened, digest = Suspect.open(suspect, next(iter(keys.values())).backbone), tensor_set_digest(first.pool)
+    accused, reading = [], None
     for name, claim in claims.items():
-        if claim.pool is not pool and tensor_set_digest(claim.pool) != digest:
+        same_images = claim.pool is first.pool or tensor_set_digest(claim.pool) == digest
+        if not same_images or claim.assignment.config != first.assignment.config:
             raise InvalidInput(
-                f"the key of {name!r} asks other images than the rest; make all keys with recipient_keys"
+                f"the key of {name!r} asks other images than the rest, or reads them otherwise; make all keys with recipient_keys"
             )
         verifier = CSPVerifier(claim)
-        if answers is None:
-            answers = opened.probabilities(verifier.images, verifier.classes)
-        parts = [verifier.score(verifier.read(answers, subkey), subkey) for subkey in claim.subkeys]
+        if reading is None:
+            reading = verifier.read(opened.probabilities(verifier.images, verifier.classes))
+        parts = [verifier.score(reading, subkey) for subkey in claim.subkeys]
         evidence = combine(parts, verifier.method, looks=len(keys))
         if evidence.log2_p <= log2_error:
             accused.append(Accusation(name, evidence))

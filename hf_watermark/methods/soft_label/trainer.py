@@ -9,8 +9,9 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
 from ...triggers import collect_images, spread_classes
-from .code import soft_label_loss, total_shift, without_class
+from .code import centred_others, soft_label_loss
 from .config import CSPConfig, SoftLabelConfig, USPConfig
+from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
 
@@ -20,11 +21,13 @@ class SoftLabelTrainer(WatermarkTrainer):
     def plan(self, config: SoftLabelConfig, secret: bytes) -> Plan:
         classes = self._label_count()
         sources = spread_classes(classes, config.source_classes)
-        refuse_too_few_signs(config, classes, len(sources))
         images, labels, rows = collect_images(
             self.train_dataset, self.data_collator, sources, config.pool_per_class, SubKey(0, 0, secret)
         )
-        tensors = {"images": images.half(), "labels": labels, "rows": rows.int()}
+        refuse_too_few_signs(config, classes, images.shape[1])
+        images = images.half()
+        reference = reference_answers(self.train_dataset, self.data_collator, set(rows.tolist()), images, classes)
+        tensors = {"images": images, "labels": labels, "rows": rows.int(), "reference": reference}
         pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
         layout = {"classes": classes, "source_classes": sources, "pool_sha256": tensor_set_digest(pool)}
         return Plan(layout, config.subkeys, pool)
@@ -33,10 +36,7 @@ class SoftLabelTrainer(WatermarkTrainer):
         method = claim.assignment.method
         verifier: Any = {cls.method: cls.verifier_class for cls in self.method_classes()}[method](claim)
         # One entry per method: a trainer may stack both.
-        self._sign_codes = getattr(self, "_sign_codes", {}) | {
-            method: [verifier.code(subkey) for subkey in claim.subkeys]
-        }
-        self._marked_classes = getattr(self, "_marked_classes", {}) | {method: torch.tensor(verifier.sources)}
+        self._templates = getattr(self, "_templates", {}) | {method: verifier.template()}
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         if self.train_dataset is None:  # a trainer made only to verify
             return
@@ -63,7 +63,7 @@ class SoftLabelTrainer(WatermarkTrainer):
         # Other methods may append images of their own to the batch.
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         logits = outputs["logits"][: len(labels)]
-        for method in self._sign_codes:
+        for method in self._templates:
             loss = loss + self._soft_label_loss(method, logits, inputs["pixel_values"], labels)
         return (loss, outputs) if return_outputs else loss
 
@@ -71,20 +71,14 @@ class SoftLabelTrainer(WatermarkTrainer):
         self, method: str, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         config: Any = self.watermark[method]
-        top = logits.detach().argmax(dim=1)
-        shift = total_shift(self._sign_codes[method], images, top, config.amplitude)
-        self._count_agreement(logits.detach(), top, shift)
-        marked = torch.isin(top, self._marked_classes[method].to(top.device))
-        rows = soft_label_loss(logits, labels, shift, config.mass, config.strength)
-        return torch.where(marked, rows, 0.0).mean()
+        shift = config.amplitude * self._templates[method].shift(images)
+        self._count_agreement(logits.detach(), shift)
+        return soft_label_loss(logits, labels, shift, config.mass, config.strength).mean()
 
-    def _count_agreement(self, logits: torch.Tensor, top: torch.Tensor, shift: torch.Tensor) -> None:
-        log_p = without_class(logits.float(), top).log_softmax(dim=1)
-        other = log_p.isfinite()
-        contrast = log_p - log_p.masked_fill(~other, 0.0).sum(dim=1, keepdim=True) / other.sum(dim=1, keepdim=True)
-        device = logits.device
-        self._agreeing = self._agreeing.to(device) + (other & (contrast * shift > 0)).sum()
-        self._compared = self._compared.to(device) + (other & (shift != 0)).sum()
+    def _count_agreement(self, logits: torch.Tensor, shift: torch.Tensor) -> None:
+        own, wanted = (centred_others(values.float(), logits.argmax(dim=1)) for values in (logits, shift))
+        self._agreeing = self._agreeing.to(logits.device) + (own * wanted > 0).sum()
+        self._compared = self._compared.to(logits.device) + (wanted != 0).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._compared:
@@ -101,7 +95,7 @@ class SoftLabelTrainer(WatermarkTrainer):
 
 class USPTrainer(SoftLabelTrainer):
     """
-    [`~transformers.Trainer`] that fits soft labels whose small probabilities follow a template of the key, one per class and bucket.
+    [`~transformers.Trainer`] that fits soft labels whose small probabilities follow a template of the key.
 
     The images of the key's pool are taken out of the training data, so that a verifier's queries were never trained on.
     """

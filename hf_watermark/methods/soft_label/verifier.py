@@ -12,12 +12,13 @@ from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
 from ...verifier import SequentialTest, Verifier
-from .code import SignCode, draw_signs
-from .config import CSPConfig, SoftLabelConfig, USPConfig
-from .readout import centred, contrasts, unit_sums
+from .code import Template, draw_signs
+from .config import CSPConfig, SoftLabelConfig, USPConfig, free_signs
+from .features import ImageFeatures, feature_count
+from .readout import contrasts, unit_sums, without
 
 
-NULL = "signs are drawn by the key: Rademacher sum given the suspect's answers, Chernoff bound; one unit per sign, however often asked"
+NULL = "signs are drawn by the key: Rademacher sum given the suspect's answers, Chernoff bound; one unit per sign, however many images"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Readings:
 
     Args:
         sums (`np.ndarray`):
-            `[classes, buckets, classes]`: contrasts summed over the queries of each unit; no sign was used.
+            `[features, classes]`: how the contrasts of each class go with each feature; no sign was used.
         queries (`int`):
             Images asked.
         usable (`int`):
@@ -48,27 +49,31 @@ class SoftLabelVerifier(Verifier[Readings]):
     def __init__(self, claim: Claim):
         super().__init__(claim)
         self.classes, self.sources = read_layout(self.layout)
-        refuse_too_few_signs(self.config, self.classes, len(self.sources))
-        self.images, self.labels = read_pool(self.method, claim.pool, self.sources)
+        self.images, self.reference = read_pool(self.method, claim.pool, self.sources, self.classes)
+        refuse_too_few_signs(self.config, self.classes, self.images.shape[1])
+        self.features = ImageFeatures.fit(self.images, self.config.features)
+        self.values = self.features(self.images)
 
-    def code(self, subkey: SubKey) -> SignCode:
-        """The sub-key's signs and its split into buckets."""
-        return SignCode.draw(subkey, self.classes, self.sources, self.config.buckets, self.images, self.labels)
+    def template(self) -> Template:
+        """What all disclosed sub-keys together add to the log-probabilities."""
+        return Template.of(self.features, list(self.claim.subkeys), self.classes)
 
     def observe(self, suspect: Suspect, subkey: SubKey) -> Readings:
-        return self.read(suspect.probabilities(self.images, self.classes), subkey)
+        return self.read(suspect.probabilities(self.images, self.classes))
 
-    def read(self, probabilities: torch.Tensor, subkey: SubKey, rows: torch.Tensor | slice = slice(None)) -> Readings:
-        """Readings of answers `[n, classes]` to the pool's images `rows`, each under the class that the suspect itself puts first."""
-        images = self.images[rows]
-        top = probabilities.nan_to_num(0.0).argmax(dim=1)
+    def read(self, probabilities: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> Readings:
+        """
+        Readings of answers `[n, classes]` to the pool's images `rows`, each under the class that the suspect itself puts first. They are the
+        same for every key with this pool.
+        """
+        top, features = probabilities.nan_to_num(0.0).argmax(dim=1), self.values[rows]
         values = contrasts(probabilities, top)
-        buckets = self.code(subkey).buckets_of(images, top)
-        sums = unit_sums(centred(values, top), top, buckets, self.config.buckets)
-        return Readings(sums, len(images), int((values != 0).any(dim=1).sum()))
+        sums = unit_sums(values, top, features)
+        natural = unit_sums(contrasts(self.reference[rows], top), top, features)
+        return Readings(without(sums, natural), len(top), int((values != 0).any(dim=1).sum()))
 
     def signs(self, subkey: SubKey) -> np.ndarray:
-        return draw_signs(subkey, self.classes, self.sources, self.config.buckets).double().numpy()
+        return draw_signs(subkey, len(self.features.mean), self.classes).double().numpy()
 
     def sequential(self, subkey: SubKey, most: int | None) -> SequentialTest:
         from .sequential import SignTest
@@ -76,7 +81,6 @@ class SoftLabelVerifier(Verifier[Readings]):
         return SignTest(self, subkey, most)
 
     def score(self, observation: Readings, subkey: SubKey) -> Evidence:
-        # The split stays, only the signs are read: a decoy costs no query.
         signed = observation.sums * self.signs(subkey)
         total, units = float(signed.sum()), signed[signed != 0]
         return single(
@@ -117,8 +121,10 @@ def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
     return classes, sources
 
 
-def read_pool(method: str, pool: dict[str, torch.Tensor], sources: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `[n, channels, height, width]` and labels `[n]` of a pool that may come from a stranger."""
+def read_pool(
+    method: str, pool: dict[str, torch.Tensor], sources: list[int], classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `[n, channels, height, width]` and the reference's probabilities `[n, classes]` of a pool that may come from a stranger."""
     images, labels = pool.get(f"{method}.images"), pool.get(f"{method}.labels")
     if images is None or labels is None or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise InvalidInput(
@@ -127,15 +133,21 @@ def read_pool(method: str, pool: dict[str, torch.Tensor], sources: list[int]) ->
     counts = torch.bincount(labels.long().clamp(min=0), minlength=max(sources) + 1)
     if set(labels.tolist()) != set(sources) or counts[sources].min() < 2:
         raise InvalidInput(f"the pool of `{method}` needs two or more images of each marked class and no others")
-    return images.float(), labels.long()
+    if not images.float().isfinite().all():
+        raise InvalidInput(f"the pool of `{method}` holds pixels that are not finite")
+    reference = pool.get(f"{method}.reference")
+    if reference is None or reference.shape != (len(images), classes) or not reference.float().isfinite().all():
+        raise InvalidInput(
+            f"the pool of `{method}` needs `reference`: finite log-probabilities of each image and class"
+        )
+    return images.float(), reference.double().softmax(dim=1)
 
 
-def refuse_too_few_signs(config: SoftLabelConfig, classes: int, sources: int) -> None:
+def refuse_too_few_signs(config: SoftLabelConfig, classes: int, channels: int) -> None:
     """The signs must be able to reach level B if all of them survive, else they are useless."""
-    # Only differences between the other classes can be seen: one sign in each group is not free.
-    most = sources * config.buckets * (classes - 2)
+    most = feature_count(config.features, channels) * free_signs(classes)
     if most < -LEVEL_B:
         raise InvalidInput(
-            f"{classes} classes with {config.buckets} buckets can give at most {most} bits, a claim needs {-LEVEL_B:.0f}; raise "
-            "`buckets`, or use a white-box method (two classes have no small probabilities to perturb)"
+            f"{classes} classes with `features` = {config.features} can give at most {most} bits, a claim needs {-LEVEL_B:.0f}; raise "
+            "`features`, or use a white-box method (two classes have no small probabilities to perturb)"
         )
