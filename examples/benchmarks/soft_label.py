@@ -233,7 +233,7 @@ def summary(seeds: Row) -> Row:
         "worst-class gap": ("fidelity", "marked minus twin", "worst_class"),
         "ECE gap": ("fidelity", "marked minus twin", "ece"),
         "log2 p": ("fidelity", "marked", "log2_p"),
-        "time per step, ratio": ("fidelity", "cost", "ratio"),
+        "time of training, ratio": ("fidelity", "cost", "ratio"),
         "watermark accuracy of the detector": ("detector", "marked against null models", "watermark_accuracy"),
     }
     result = {}
@@ -265,6 +265,7 @@ def fidelity(run: Run) -> None:
         return  # a model that was brought along has no time
     size = batch_size(run.task)
     per_step = {
+        # The marked model's with the making of its key and of the reference; `overhead.py` measures steps alone.
         name: 1000 * run.rows["training"][name]["cpu_seconds"] / run.epochs / math.ceil(len(data) / size)
         for name, data in {"twin": run.train, "marked": run.allowed(key)}.items()
     }
