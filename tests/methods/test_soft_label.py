@@ -11,7 +11,7 @@ from tiny import patterned_images, tiny_resnet, training_arguments
 from hf_watermark import InvalidInput, Owner, Suspect
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.soft_label import CSPConfig, CSPTrainer, USPConfig, USPTrainer, USPVerifier
-from hf_watermark.methods.soft_label.code import Template, centred_others, draw_signs, soft_label_loss
+from hf_watermark.methods.soft_label.code import Template, centred_others, decision_loss, draw_signs, soft_label_loss
 from hf_watermark.methods.soft_label.features import CUT, ImageFeatures, feature_count
 from hf_watermark.methods.soft_label.readout import CLIP, contrasts, without
 from hf_watermark.methods.soft_label.reference import reference_answers
@@ -131,6 +131,37 @@ def test_soft_label_loss_is_least_at_the_perturbed_distribution():
     assert total(wanted + torch.tensor([[0.0, 0.5, 0.0, 0.0]])) > total(wanted)
 
 
+def test_decision_loss_asks_for_logits_that_are_right_without_the_shift():
+    generator = torch.Generator().manual_seed(0)
+    logits, shift = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    cross_entropy = torch.nn.functional.cross_entropy
+    logits.requires_grad_()
+    [gradient] = torch.autograd.grad(
+        cross_entropy(logits, labels) + decision_loss(logits, labels, shift).mean(), logits
+    )
+    clean = (logits - shift).detach().requires_grad_()
+    [wanted] = torch.autograd.grad(cross_entropy(clean, labels), clean)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_decisions_follow_the_template_if_they_are_to(make_trainer):
+    images = torch.stack([item["pixel_values"] for item in VARIED])
+    agreement = []
+    for decision in (0.0, 1.0):
+        trainer = make_trainer(steps=100, decision=decision)
+        trainer.train()
+        template = USPVerifier(trainer.key.claims()[0]).template()
+        with torch.no_grad():
+            logits, shift = trainer.model.eval()(images).logits, template.shift(images)
+        top = logits.argmax(dim=1, keepdim=True)
+        # Margins of the top class are wider where the template favours it.
+        margin = (logits - logits.scatter(1, top, -torch.inf).amax(dim=1, keepdim=True)).gather(1, top)[:, 0]
+        favour = (shift - shift.mean(dim=1, keepdim=True)).gather(1, top)[:, 0]
+        agreement.append(float(torch.corrcoef(torch.stack([margin, favour]))[0, 1]))
+    assert agreement[1] > agreement[0] + 0.2
+
+
 # --- Reading answers --------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +250,7 @@ def test_soft_labels_of_the_data_are_refused(make_trainer):
         ("mass", 0.5, "`mass` is 0.5"),
         ("amplitude", 0.0, "`amplitude` is 0.0"),
         ("strength", -1.0, "`strength` is -1.0"),
+        ("decision", 1.5, "`decision` is 1.5"),
         ("pool_per_class", 1, "`pool_per_class` is 1"),
         ("source_classes", 0, "`source_classes` is 0"),
     ],

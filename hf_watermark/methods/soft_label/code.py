@@ -83,3 +83,18 @@ def soft_label_loss(
     is_top = functional.one_hot(top, logits.shape[1]).bool()
     divergence = (target * (log_target - log_other).masked_fill(is_top, 0.0)).sum(dim=1)
     return mass * (own - (target * log_p).sum(dim=1)) + strength * divergence
+
+
+def decision_loss(logits: torch.Tensor, labels: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """
+    What has to be added to a row's cross-entropy so that its logits are right once `shift` is taken off, `[n]`: the network learns to add
+    `shift` to all its logits, the top class's too, so that labels alone carry the mark.
+
+    Args:
+        logits, shift (`torch.Tensor`):
+            `[n, classes]`.
+        labels (`torch.Tensor`):
+            `[n]` (int64).
+    """
+    losses = [functional.cross_entropy(scores, labels, reduction="none") for scores in (logits - shift, logits)]
+    return losses[0] - losses[1]

@@ -26,6 +26,10 @@ class SoftLabelConfig(WatermarkConfig):
     mass: float = field(default=0.1, metadata={"help": "Probability that the soft labels leave to the other classes."})
     amplitude: float = field(default=1.0, metadata={"help": "Size of the perturbation of log-probabilities, in nats."})
     strength: float = field(default=1.0, metadata={"help": "Weight of the fit of the perturbed distribution."})
+    decision: float = field(
+        default=0.0,
+        metadata={"help": "Share of the perturbation that moves decisions too; survives label-only theft."},
+    )
     pool_per_class: int = field(default=12, metadata={"help": "Images per class that are set aside as queries."})
     source_classes: int = field(default=64, metadata={"help": "Query images are taken of at most this many classes."})
 
@@ -45,6 +49,7 @@ class SoftLabelConfig(WatermarkConfig):
             self.strength,
             "choose a number that is not negative; 1.0 is the default",
         )
+        require(0 <= self.decision <= 1, "decision", self.decision, "choose a share in [0, 1]; 0.0 is the default")
         require(
             self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
         )
@@ -77,6 +82,9 @@ class USPConfig(SoftLabelConfig):
             Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
+        decision (`float`, *optional*, defaults to 0.0):
+            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
+            mark survives a student that was trained on labels alone, at a price in accuracy (README).
         pool_per_class (`int`, *optional*, defaults to 12):
             Training images per marked class that are set aside as queries.
         source_classes (`int`, *optional*, defaults to 64):
@@ -109,6 +117,9 @@ class CSPConfig(SoftLabelConfig):
             Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
+        decision (`float`, *optional*, defaults to 0.0):
+            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
+            mark survives a student that was trained on labels alone, at a price in accuracy (README).
         pool_per_class (`int`, *optional*, defaults to 12):
             Training images per marked class that are set aside as queries.
         source_classes (`int`, *optional*, defaults to 64):

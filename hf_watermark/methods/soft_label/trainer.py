@@ -9,7 +9,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
 from ...triggers import collect_images, spread_classes
-from .code import centred_others, soft_label_loss
+from .code import centred_others, decision_loss, soft_label_loss
 from .config import CSPConfig, SoftLabelConfig, USPConfig
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
@@ -73,7 +73,10 @@ class SoftLabelTrainer(WatermarkTrainer):
         config: Any = self.watermark[method]
         shift = config.amplitude * self._templates[method].shift(images)
         self._count_agreement(logits.detach(), shift)
-        return soft_label_loss(logits, labels, shift, config.mass, config.strength).mean()
+        loss = soft_label_loss(logits, labels, shift, config.mass, config.strength).mean()
+        if config.decision:
+            loss = loss + decision_loss(logits.float(), labels, config.decision * shift).mean()
+        return loss
 
     def _count_agreement(self, logits: torch.Tensor, shift: torch.Tensor) -> None:
         own, wanted = (centred_others(values.float(), logits.argmax(dim=1)) for values in (logits, shift))
