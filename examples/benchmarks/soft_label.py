@@ -435,32 +435,39 @@ def survival(run: Run) -> None:
     folder = run.options.folder / f"detector{run.seed}"
     radar = USPDetector.from_pretrained(folder) if folder.exists() else None
 
+    def row(label: str, make: Callable[[], Row]) -> None:
+        if run.options.rows in label:
+            run.row("survival", label, make)
+
     def measure(attack: Attack, teacher: PreTrainedModel, its_key: WatermarkKey, images: Any) -> Row:
         begin = time.process_time()
         attacked = attack(teacher, images)
         seconds = round(time.process_time() - begin, 1)
         given = answers_of(attacked, run.images)
-        row = {**quality(given, run.labels), **reading(its_key, attacked), "cpu_seconds": seconds}
+        numbers = {**quality(given, run.labels), **reading(its_key, attacked), "cpu_seconds": seconds}
         rounded = reading(its_key, lambda asked: (answers_of(attacked, asked) * 100).round() / 100)
-        row["log2_p_2_decimals"] = rounded["log2_p"]
+        numbers["log2_p_2_decimals"] = rounded["log2_p"]
         if radar is not None and its_key is key:
-            row["detected"] = round(float(radar.detects(given, run.images).double().mean()), 4)
-        return row
+            numbers["detected"] = round(float(radar.detects(given, run.images).double().mean()), 4)
+        return numbers
 
     for label, attack in weight_attacks(run).items():
-        run.row("survival", label, lambda attack=attack: measure(attack, marked, key, data))
+        row(label, lambda attack=attack: measure(attack, marked, key, data))
     # A model whose training set is one half, so that the attacker can hold images it never saw.
-    half, crops = len(run.train) // 2, photographs(run)
-    halved, its_key = run.marked(Subset(run.train, range(half)), "half")
-    run.row(
-        "survival",
-        "marked model trained on half (teacher of the disjoint half)",
-        lambda: quality(answers_of(halved, run.images), run.labels) | reading(its_key, halved),
-    )
-    transfer = {
-        "training set": (marked, key, data),
-        "disjoint half": (halved, its_key, Subset(run.train, range(half, len(run.train)))),
-        "photographs": (marked, key, crops),
+    half = len(run.train) // 2
+
+    def halved() -> tuple[PreTrainedModel, WatermarkKey]:
+        return run.marked(Subset(run.train, range(half)), "half")
+
+    def half_row() -> Row:
+        model, its_key = halved()
+        return quality(answers_of(model, run.images), run.labels) | reading(its_key, model)
+
+    row("marked model trained on half (teacher of the disjoint half)", half_row)
+    transfer: dict[str, Callable[[], tuple[PreTrainedModel, WatermarkKey, Any]]] = {
+        "training set": lambda: (marked, key, data),
+        "disjoint half": lambda: (*halved(), Subset(run.train, range(half, len(run.train)))),
+        "photographs": lambda: (marked, key, photographs(run)),
     }
     common = {"epochs": epochs, "batch_size": batch_size(run.task)}
     for student in ("same", "other"):
@@ -469,10 +476,9 @@ def survival(run: Run) -> None:
             if name == "training set":
                 attacks["hard labels"] = Distill(mode="hard", student=student, **common)
             for label, attack in attacks.items():
-                run.row(
-                    "survival",
+                row(
                     f"distill {label}, {'ViT' if student == 'other' else student} student, {name}",
-                    lambda attack=attack, given=given: measure(attack, *given),
+                    lambda attack=attack, given=given: measure(attack, *given()),
                 )
 
 
@@ -489,6 +495,7 @@ def main() -> None:
     parser.add_argument("--config", type=json.loads, default={}, help="fields of USPConfig as JSON")
     parser.add_argument("--attack-epochs", type=float, default=5)
     parser.add_argument("--distill-epochs", type=float, help=f"by default {DISTILL_EPOCHS}")
+    parser.add_argument("--rows", default="", help="only rows of `survival` whose label contains this")
     parser.add_argument("--nulls", type=int, default=35)
     parser.add_argument("--null-epochs", type=float, default=4)
     parser.add_argument("--keys", type=int, default=1000)
