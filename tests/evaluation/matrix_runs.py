@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
         "greedy": {"greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16}},
         "stacked": {
             "greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16},
-            "usp": {"features": 16, "pool_per_class": 10},
+            "usp": {"pool_per_class": 4},
         },
     },
     "attacks": [
