@@ -342,11 +342,12 @@ def detector(run: Run) -> None:
     for folder_of in sorted(run.options.folder.glob("marked[0-9]")):
         other = AutoModelForImageClassification.from_pretrained(folder_of)
         if folder_of.name != f"marked{run.seed}":
-            run.row(
-                "detector",
-                f"{folder_of.name}, another key",
-                lambda other=other: {"not_detected": round(1 - share(other), 4)},
-            )
+            for together in (1, *TOGETHER):
+                run.row(
+                    "detector",
+                    f"{folder_of.name}, another key, {together} judged together",
+                    lambda other=other, together=together: {"not_detected": round(1 - share(other, together), 4)},
+                )
 
 
 def answer_variants(classes: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:

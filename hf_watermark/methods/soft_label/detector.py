@@ -38,8 +38,8 @@ class USPDetectorConfig(PreTrainedConfig):
 class USPDetector(PreTrainedModel):
     """
     Says for single answers `[n, classes]` to images whether they come from a marked model or a student of one. It sees the top class and
-    how the other probabilities compare, never how sure the answer is, and beside it what the key's template adds to this image. Save it
-    beside the key (`detector.save_pretrained("keys/my-model/detector")`): it holds the signs, and would tell a thief when the mark is gone.
+    how the other probabilities compare to what the key's template adds to this image, never how sure the answer is. Save it beside the
+    key (`detector.save_pretrained("keys/my-model/detector")`): it holds the signs, and would tell a thief when the mark is gone.
 
     Make one with [`train_detector`].
     """
@@ -57,7 +57,7 @@ class USPDetector(PreTrainedModel):
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         self.layers = nn.Sequential(
-            nn.Linear(4 * config.classes, config.hidden),
+            nn.Linear(2 * config.classes, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
@@ -77,11 +77,14 @@ class USPDetector(PreTrainedModel):
         return ImageClassifierOutput(logits=self.score(values, template.shift(images), top))
 
     def score(self, values: torch.Tensor, shift: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-        """`[n]` of contrasts, the template's shifts (both `[n, classes]`) and top classes `[n]`."""
+        """
+        `[n]` of contrasts, the template's shifts (both `[n, classes]`) and top classes `[n]`. It sees the products of contrasts and shifts
+        alone: given the contrasts themselves, it would learn that soft labels were trained, under whichever key.
+        """
         wanted = centred_others(shift, top)
         wanted = wanted / wanted.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        values, own = values.to(wanted.dtype), functional.one_hot(top, self.config.classes)
-        inputs = torch.cat([values, wanted, values * wanted, own.to(wanted.dtype)], dim=1)
+        own = functional.one_hot(top, self.config.classes).to(wanted.dtype)
+        inputs = torch.cat([values.to(wanted.dtype) * wanted, own], dim=1)
         return self.layers(inputs.to(self.dtype))[:, 0]
 
     def detects(self, probabilities: torch.Tensor, images: torch.Tensor, together: int = 1) -> torch.Tensor:
