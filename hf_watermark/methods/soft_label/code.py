@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ...keys import SubKey
@@ -36,6 +38,25 @@ class Template:
     def shift(self, images: torch.Tensor) -> torch.Tensor:
         """`[n, classes]`, of standard deviation 0.8 or so."""
         return self.features(images) @ self.signs.to(images.device) / math.sqrt(len(self.signs))
+
+
+class HeldTemplate(nn.Module):
+    """A [`Template`] as buffers of a model, with which it is saved and loaded; called on images, it gives their shift."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        shapes = {"mean": (features,), "whitening": (features, features), "signs": (features, classes)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def hold(self, template: Template, device: torch.device | str = "cpu") -> None:
+        tables = {**vars(template.features), "signs": template.signs}
+        for name, table in tables.items():
+            self.register_buffer(name, table.clone().to(device))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tables: Any = self
+        return Template(ImageFeatures(tables.mean, tables.whitening), tables.signs).shift(images)
 
 
 def draw_signs(subkey: SubKey, features: int, classes: int) -> torch.Tensor:

@@ -10,8 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ...serialization import InvalidInput
-from .code import Template, centred_others
-from .features import ImageFeatures
+from .code import HeldTemplate, Template, centred_others
 from .readout import contrasts
 
 
@@ -49,13 +48,7 @@ class USPDetector(PreTrainedModel):
 
     def __init__(self, config: USPDetectorConfig):
         super().__init__(config)
-        shapes = {
-            "mean": (config.features,),
-            "whitening": (config.features, config.features),
-            "signs": (config.features, config.classes),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape))
+        self.template = HeldTemplate(config.features, config.classes)
         self.layers = nn.Sequential(
             nn.Linear(2 * config.classes, config.hidden),
             nn.GELU(),
@@ -71,10 +64,8 @@ class USPDetector(PreTrainedModel):
             raise InvalidInput(
                 f"the answers have {probabilities.shape[1]} classes, the detector knows {self.config.classes}"
             )
-        buffers: Any = self
-        template = Template(ImageFeatures(buffers.mean, buffers.whitening), buffers.signs)
         values, top = read_answers(probabilities)
-        return ImageClassifierOutput(logits=self.score(values, template.shift(images), top))
+        return ImageClassifierOutput(logits=self.score(values, self.template(images), top))
 
     def score(self, values: torch.Tensor, shift: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
         """
@@ -149,8 +140,7 @@ def train_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = USPDetector(USPDetectorConfig(classes=classes, features=count))
-    for name, table in {**vars(template.features), "signs": template.signs}.items():
-        detector.register_buffer(name, table.clone())
+    detector.template.hold(template)
     real, false = _stacked(marked), _stacked(clean) if clean else None
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)

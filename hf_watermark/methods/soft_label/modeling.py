@@ -9,8 +9,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ...backbones import backbone_config, backbone_record
 from ...keys import Claim
-from .code import Template, without_class
-from .features import ImageFeatures
+from .code import HeldTemplate, without_class
 from .verifier import CSPVerifier
 
 
@@ -76,13 +75,7 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
             config.backbone, "use PerturbedOutputModelForImageClassification.perturb(model, claim)"
         )
         self.backbone: Any = AutoModelForImageClassification.from_config(inner)
-        shapes = {
-            "mean": (config.features,),
-            "whitening": (config.features, config.features),
-            "signs": (config.features, int(inner.num_labels)),
-        }
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.zeros(shape))
+        self.template = HeldTemplate(config.features, int(inner.num_labels))
         self.post_init()
 
     @classmethod
@@ -117,10 +110,7 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             perturbed = cls(config)
         perturbed.backbone = model
-        template = verifier.template()
-        tables = {"mean": template.features.mean, "whitening": template.features.whitening, "signs": template.signs}
-        for name, table in tables.items():
-            perturbed.register_buffer(name, table.to(model.device))
+        perturbed.template.hold(verifier.template(), model.device)
         return perturbed.eval()
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -137,9 +127,7 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
         if self.training:
             return self.backbone(pixel_values, labels=labels, **kwargs)
         plain = self.backbone(pixel_values, **kwargs).logits.float()
-        tables: Any = self
-        template = Template(ImageFeatures(tables.mean, tables.whitening), tables.signs)
-        shift = self.config.amplitude * template.shift(pixel_values)
+        shift = self.config.amplitude * self.template(pixel_values)
         logits = perturbed_log_probabilities(plain, plain.argmax(dim=1), shift, self.config.mass)
         loss = None if labels is None else functional.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
