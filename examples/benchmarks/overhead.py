@@ -3,7 +3,7 @@ Cost of embedding: one training step of each marking trainer against the plain `
 
     python examples/benchmarks/overhead.py
     python examples/benchmarks/overhead.py --model resnet18 --size 64 --batch 64 --output runs/overhead/resnet18.json
-    python examples/benchmarks/overhead.py --model vit_base_patch16_224 --size 32 --batch 32 --steps 8 --warmup 2 --threads 1
+    python examples/benchmarks/overhead.py --model vit_base_patch16_224 --size 32 --batch 32 --bf16 --steps 8 --warmup 1 --threads 1
     python examples/benchmarks/overhead.py --model resnet50 --size 224 --batch 128 --bf16   # 25 M parameters, for a GPU
     python examples/benchmarks/overhead.py --model vit_base_patch16_224 --size 224 --batch 128 --bf16   # 86 M
 
