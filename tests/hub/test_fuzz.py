@@ -221,7 +221,7 @@ def test_openings_of_a_hostile_owner(dated, small_configs, method):
     """Everything is committed and signed, by somebody who put anything into config and layout."""
     owner, assignment = Owner.create(), dated.shop.key.assignments[0]
     if method != "greedy_residuals":
-        layout = {"classes": 10, "source_classes": list(range(10)), "buckets": 1, "scales": {}}
+        layout = {"classes": 10, "source_classes": list(range(10)), "scales": {}}
         assignment = dataclasses.replace(
             assignment, method=method, config=small_configs[method].to_dict(), layout=layout
         )
