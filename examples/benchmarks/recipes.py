@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data import load_cifar10
+from data import ImagesInMemory, load_cifar10
 from transformers import (
     PreTrainedModel,
     ResNetConfig,
@@ -31,13 +31,15 @@ def build_model(task: str, seed: int) -> PreTrainedModel:
     return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
 
 
-def load_data(task: str, folder: Path | None, images: int | None = None) -> tuple[Any, Any]:
-    """Training and test data; CIFAR-10 is augmented."""
+def load_data(task: str, folder: Path | None, images: int | None = None, held_out: int = 0) -> tuple[Any, Any]:
+    """Training and test data; CIFAR-10 is augmented. With `held_out`, that many training images take the place of its test set."""
     if task == "digits":
         return load_digits_data("train"), load_digits_data("test")
     if folder is None:
         raise SystemExit("cifar10 needs --data, the folder of its parquet files")
     train = load_cifar10(folder, "train", augment=True)
+    if held_out:
+        return train.first(len(train) - held_out), ImagesInMemory(train.images[-held_out:], train.labels[-held_out:])
     return train.first(images or len(train)), load_cifar10(folder, "test")
 
 

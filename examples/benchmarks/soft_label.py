@@ -73,7 +73,7 @@ class Run:
         self.options, self.task, self.seed = options, options.task, options.seed
         self.epochs = options.epochs or EPOCHS[options.task]
         self.config = USPConfig(**options.config)
-        self.train, self.test = load_data(options.task, options.data, options.images)
+        self.train, self.test = load_data(options.task, options.data, options.images, options.held_out)
         self.images = torch.stack([self.test[row]["pixel_values"] for row in range(len(self.test))])
         self.labels = torch.tensor([int(self.test[row]["labels"]) for row in range(len(self.test))])
         output: Path = options.output
@@ -493,6 +493,9 @@ def main() -> None:
     parser.add_argument("--sections", default=",".join(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--epochs", type=float, help="the task's own by default")
     parser.add_argument("--images", type=int, help="training images")
+    parser.add_argument(
+        "--held-out", type=int, default=0, help="judge on this many training images, not on the test set"
+    )
     parser.add_argument("--config", type=json.loads, default={}, help="fields of USPConfig as JSON")
     parser.add_argument("--attack-epochs", type=float, default=5)
     parser.add_argument("--distill-epochs", type=float, help=f"by default {DISTILL_EPOCHS}")
