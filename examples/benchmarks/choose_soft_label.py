@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 SETTINGS = tuple(
     {"pool_per_class": 200, "strength": strength, "mass": mass}
-    for strength, mass in ((0.15, 0.03), (0.25, 0.02), (0.25, 0.03), (0.25, 0.05), (0.4, 0.03))
+    for strength, mass in ((0.15, 0.03), (0.25, 0.02), (0.25, 0.03), (0.25, 0.05), (0.4, 0.03), (0.6, 0.03))
 )
 ATTACK = "fine-tune 0.1x"
 ALLOWED_LOSS = 0.0059
