@@ -15,7 +15,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from soft_label import Run, answers_of, quality, reading, weight_attacks
+from soft_label import weight_attacks
+from soft_label_run import Run, answers_of, quality, reading
 from transformers.utils import logging
 
 
