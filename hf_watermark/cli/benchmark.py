@@ -27,6 +27,14 @@ def benchmark(
     only_table: Annotated[
         bool, typer.Option("--only-table", help="Run nothing; write table, report and cards from finished cells.")
     ] = False,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            "--reuse",
+            metavar="PARQUET",
+            help="Table of an earlier run, maybe somebody else's: its checks are not run again.",
+        ),
+    ] = None,
 ) -> None:
     """
     Train marked models, attack them, and write a table (parquet), a report (HTML) and model cards.
@@ -43,7 +51,7 @@ def benchmark(
     # Relative paths only: the cards are published, and folders of a machine are nobody's business.
     shown = [path.name if path.is_absolute() else str(path) for path in (config, output)]
     words = ["hf-watermark", "benchmark", shown[0], "--output", shown[1]]
-    table = run_matrix(chosen, output, shlex.join(words), typer.echo, only_table)
+    table = run_matrix(chosen, output, shlex.join(words), typer.echo, only_table, reuse)
     if table.exists():
         typer.echo(f"wrote {table}, {table.with_name('report.html')} and {table.with_name('model_cards')}")
 

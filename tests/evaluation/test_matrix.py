@@ -15,7 +15,7 @@ from hf_watermark.evaluation import parse_config, read_table, run_matrix
 from hf_watermark.evaluation.matrix.cells import NO_ATTACK, ON_TWIN, TWIN, Store, attack_cells, model_cells
 from hf_watermark.evaluation.matrix.processes import lonely_environment, share_of
 from hf_watermark.evaluation.matrix.run import CellRunner
-from hf_watermark.evaluation.matrix.table import store_config, table_rows, without_clocks
+from hf_watermark.evaluation.matrix.table import store_config, table_rows, without_clocks, write_table
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,33 @@ def test_a_finished_cell_is_never_run_again(run, monkeypatch):
     run_matrix(parse_config(TINY), run)
 
     assert (run / "results.parquet").read_bytes() == before
+
+
+def test_a_published_table_saves_its_checks(run, tmp_path):
+    """With one more attack on one method only the model that it attacks is trained again, not the other nor the twin."""
+    more = TINY["attacks"] + [{"attacks": {"louder": {"name": "weight_noise", "relative_std": 0.3}}}]
+    config, lines = changed(attacks=more, methods={"greedy": TINY["methods"]["greedy"]}), []
+    published = run / "results.parquet"
+
+    run_matrix(changed(), tmp_path / "same", only_table=True, reuse=published)
+    run_matrix(config, tmp_path / "more", on_result=lines.append, reuse=published)
+
+    assert (tmp_path / "same" / "results.parquet").read_bytes() == published.read_bytes()
+    assert lines[0].startswith("5 finished checks")
+    assert [line.split(" on ")[0].split(",")[0] for line in lines[1:]] == ["trained greedy", "louder"]
+    rows = read_table(tmp_path / "more" / "results.parquet")
+    assert [row["attack"] for row in rows] == [NO_ATTACK, ON_TWIN, "finetune_lr_1x", "noise", "prune", "louder"]
+    assert [without_clocks(row) for row in rows[:5]] == [without_clocks(row) for row in read_table(published)[:5]]
+
+
+def test_a_machine_that_trains_another_model_than_the_table_says_so(run, tmp_path):
+    more = [{"attacks": {"louder": {"name": "weight_noise", "relative_std": 0.3}}}]
+    rows = [dict(row, marked_accuracy=0.123) for row in read_table(run / "results.parquet")]
+    published = write_table(rows, tmp_path / "published.parquet")
+    config = changed(attacks=more, methods={"greedy": TINY["methods"]["greedy"]})
+
+    with pytest.warns(UserWarning, match="0.123 in the table"):
+        run_matrix(config, tmp_path / "run", reuse=published)
 
 
 def test_only_what_changed_is_new(run):

@@ -6,12 +6,12 @@ from typing import Any
 
 from ...serialization import InvalidInput
 from .cards import write_cards
-from .cells import AttackCell, Cell, ModelCell, Store
+from .cells import AttackCell, Cell, ModelCell, Store, attack_cells, model_cells
 from .config import MatrixConfig
 from .processes import launched_processes, run_share
 from .report import write_matrix_report
 from .run import CellRunner
-from .table import TABLE, cells_of_phase, store_config, table_rows, write_table
+from .table import TABLE, cells_of_phase, read_table, store_config, table_rows, take_over, write_table
 
 
 REPORT, CARDS = "report.html", "model_cards"
@@ -23,6 +23,7 @@ def run_matrix(
     command: str = "",
     on_result: Callable[[str], None] | None = None,
     only_table: bool = False,
+    reuse: str | Path | None = None,
 ) -> Path:
     """
     Runs every cell that is not finished yet, then writes `results.parquet`, `report.html` and `model_cards/` from the finished ones.
@@ -44,6 +45,9 @@ def run_matrix(
             Gets one line per finished cell.
         only_table (`bool`, *optional*, defaults to `False`):
             Run nothing, write what can be written from the finished cells.
+        reuse (`str` or `Path`, *optional*):
+            A table of an earlier run, of somebody else's too: rows of cells that this config has count as finished. They are believed, not
+            checked.
 
     Returns:
         `Path`: the parquet file.
@@ -63,6 +67,9 @@ def run_matrix(
     refuse_foreign_folder(output)
     store = Store(output)
     say = on_result or (lambda line: None)
+    if reuse is not None:
+        taken = take_over(config, store, read_table(reuse))
+        say(f"{taken} finished checks taken over from {reuse}")
     if launched_processes() > 1 and not only_table:
         store_config(config, output)  # the same bytes from every process, each written completely
         if not run_share(output, say):
@@ -70,8 +77,8 @@ def run_matrix(
     elif not only_table:
         store_config(config, output)
         runner = CellRunner(store, lambda cell, result: say(describe_result(cell, result)))
-        cells = [*cells_of_phase(config, "models"), *cells_of_phase(config, "attacks")]
-        for line in runner.run(cells):
+        checks = attack_cells(config)
+        for line in runner.run(store.still_open([*model_cells(config), *checks], checks)):
             say(f"left out: {line}")
     return write_outputs(config, store, command)
 

@@ -7,6 +7,7 @@ determines it, so a finished cell is found again whatever else in the config has
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -190,6 +191,22 @@ class Store:
     def done(self, cell: Cell) -> bool:
         return self._path(cell).exists()
 
+    def still_open(self, cells: Sequence[Cell], checks: Sequence[AttackCell]) -> list[Cell]:
+        """
+        What is left to run of `cells`: those without a result, and models that were taken over from a table without their weights where one
+        of the `checks` that are not finished needs these.
+        """
+        used: set[str] = set()
+        for check in checks:
+            if not self.done(check):
+                used |= {check.model.id, check.model.twin.id} if check.label == ON_TWIN else {check.model.id}
+        return [
+            cell
+            for cell in cells
+            if not self.done(cell)
+            or (isinstance(cell, ModelCell) and cell.id in used and not self.model_folder(cell).exists())
+        ]
+
     def write(self, cell: Cell, result: dict[str, Any]) -> None:
         write_json_atomic(self._path(cell), {"id": cell.id, "identity": cell.identity, "result": result})
 
@@ -200,7 +217,8 @@ class Store:
         return self.folder / "keys" / cell.id
 
     def clear(self, cell: ModelCell) -> None:
-        """Removes what a killed training may have left of its model and key."""
+        """Removes what there may be of a model, the rest of a killed training above all: its result first, which says that it is complete."""
+        self._path(cell).unlink(missing_ok=True)
         for folder in (self.model_folder(cell), self.key_folder(cell)):
             if folder.exists():
                 shutil.rmtree(folder)

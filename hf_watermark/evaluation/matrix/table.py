@@ -102,6 +102,42 @@ def table_row(
     }
 
 
+def take_over(config: MatrixConfig, store: Store, rows: list[dict[str, Any]]) -> int:
+    """
+    Makes finished cells of the rows of a table where the config has the same cell and the folder has no result of it.
+
+    Returns:
+        `int`: how many checks were taken over.
+    """
+    checks = {cell.id: cell for cell in attack_cells(config)}
+    taken = 0
+    for row in rows:
+        cell = checks.get(row["cell"])
+        if cell is None:
+            continue
+        check, marked, twin = results_of(row)
+        for model, result in ((cell.model, marked), (cell.model.twin, twin)):
+            if not store.done(model) and not store.model_folder(model).exists():
+                store.write(model, result)
+        if not store.done(cell):
+            store.write(cell, check)
+            taken += 1
+    return taken
+
+
+def results_of(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What [`table_row`] made a row of: the results of the check, of the marked model, and of the twin as far as rows tell."""
+    check = {name: row[name] for name in CHECK_COLUMNS if row[name] is not None}
+    check["methods"] = {
+        part["method"]: {name: value for name, value in part.items() if name != "method"} for part in row["parts"]
+    }
+    check["versions"] = dict(entry.rsplit(" ", 1) for entry in row["versions"].split(", "))
+    size = {"parameters": row["parameters"], "train_images": row["train_images"], "test_images": row["test_images"]}
+    size["epochs"] = row["training_epochs"]
+    marked = {"accuracy": row["marked_accuracy"], "cpu_seconds": row["training_cpu_seconds"], **size}
+    return check, marked, {"accuracy": row["twin_accuracy"], **size}
+
+
 def table_schema() -> Any:
     """The columns and their types; readable without this library."""
     import pyarrow as pa
@@ -135,6 +171,11 @@ def table_schema() -> Any:
     return pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
 
 
+# Columns that stand in the result of a check as they are.
+CHECK_COLUMNS = (
+    *("epochs", "steps", "examples", "queries", "attacker_images", "accuracy", "matches", "trials", "log2_p", "level"),
+    *("verdict", "reason", "not_checked", "relative_distance", "check_queries", "cpu_seconds", "seconds", "hardware"),
+)
 COLUMNS = (
     *("method", "methods", "backbone", "data", "seed"),
     *("attack", "attack_name", "attack_options", "epochs", "steps", "examples", "queries", "attacker_images"),
