@@ -78,9 +78,10 @@ def from_watermas(name: str, record: Any) -> Iterator[Entry]:
                 value = row[rows["metric"]] - fidelity[f"twin, seed {seed}"][rows["metric"]]
                 yield entry("fidelity", ["watermas"], data, backbone, int(seed), value)
         for label, row in rows.get("attacks", {}).items():
-            kind, _, attack = label.partition(" | ")
-            if kind == "sharpened" and "ber" in row:
-                yield entry("rate", ["watermas"], data, backbone, 0, 1 - row["ber"], attack)
+            place, _, attack = label.partition(" | ")
+            kind, _, seed = place.partition(", seed ")
+            if kind == "sharpened" and attack != "none":
+                yield entry("rate", ["watermas"], data, backbone, int(seed), 1 - row["ber"], attack)
 
 
 def from_matrix(path: Path) -> Iterator[Entry]:

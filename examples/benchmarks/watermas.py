@@ -3,15 +3,14 @@ WaterMAS on five small models: attacks over their range, ablations, key intercep
 
     python examples/benchmarks/watermas.py --data ../shared/data --output runs/watermas.json
     python examples/benchmarks/watermas.py --data ../shared/data --output runs/watermas.json --models resnet18 --sections attacks
-    python examples/benchmarks/watermas.py --output runs/watermas.json --plot runs
+    python examples/benchmarks/watermas_report.py runs/watermas.json --plot runs
 
 The JSON is rewritten after every row; a row that is there is not measured again, so an interrupted run goes on where it stopped. Models and
 their secret keys stay in `--folder`. All models are narrow, all data sets are cut (see `watermas_recipes.py`): the whole run is meant for about
-half an hour of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
+two hours of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
 
-Variants: `sharpened` is the mark as it comes, `strong` has lambda = 0.5 instead of 0.2; `frozen` replaces and freezes the same number of weights
-with lambda = 0; `random` is `strong` in a random direction of the same length instead of along the gradient; `paper` ascends in each step
-instead of every fourth; `dense` replaces 16,384 weights and is as strong as can be here. Bit error rate: share
+Variants: `sharpened` is the mark as it comes; `frozen` replaces and freezes the same number of weights with lambda = 0; `random` moves them in
+a random direction, as far, instead of along the gradient; `paper` is the preset, one ascent in each step. Bit error rate: share
 of the evidence bits that are read wrong; a carrier that is exactly zero, a pruned one say, has no sign and counts as erased (`erased`).
 """
 
@@ -24,7 +23,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import stats
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
@@ -39,12 +37,9 @@ from hf_watermark.methods.watermas.replacing import find_substitutions
 SECTIONS = ("attacks", "interception", "fidelity", "capacity", "imperceptibility")
 VARIANTS: dict[str, dict[str, Any]] = {
     "sharpened": {},
-    "strong": {"strength": 0.5},
     "frozen": {"strength": 0.0},
-    "random": {"strength": 0.5, "direction": "random"},
-    "paper": {"every": 1, "preset": "paper"},
-    "dense": {"bits": 4096, "subkeys": 4, "strength": 0.5, "every": 1},
-    "dense-frozen": {"bits": 4096, "subkeys": 4, "strength": 0.0},
+    "random": {"direction": "random"},
+    "paper": {name: getattr(WaterMASConfig.paper(), name) for name in ("preset", "every", "strength")},
 }
 NOISE, PRUNE = (0.1, 0.2, 0.3, 0.5, 1.0), (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 1.0, 3.0, 10.0, 30.0)
@@ -146,46 +141,51 @@ def chosen_variants(run: Run) -> list[tuple[str, dict[str, Any]]]:
     return [(variant, VARIANTS[variant]) for variant in run.options.variants.split(",")]
 
 
+def configured(run: Run, changes: dict[str, Any]) -> WaterMASConfig:
+    return WaterMASConfig(**run.options.config | changes)
+
+
 # --- Sections ---------------------------------------------------------------------------------------------------------
 
 
 def attacks(run: Run) -> None:
-    twin, _ = run.trained("twin", 0, None)
-    run.row("attacks", "twin", lambda: run.measured(twin, None))
-    for variant, changes in chosen_variants(run):
-        model, key = run.trained(variant, 0, WaterMASConfig(**run.options.config | changes))
-        run.row("attacks", f"{variant} | none", lambda model=model, key=key: run.measured(model, key))
-        for label, attack in weight_attacks().items():
-            run.row(
-                "attacks",
-                f"{variant} | {label}",
-                lambda model=model, key=key, attack=attack: run.measured(attack(model), key),
-            )
-        for factor in RATES:
-            tune = fine_tuning(run, factor, run.options.attack_epochs)
-            run.row(
-                "attacks",
-                f"{variant} | fine-tune {factor}",
-                lambda model=model, key=key, tune=tune: run.measured(tune(model), key),
-            )
+    for seed in range(run.options.seeds):
+        twin, _ = run.trained("twin", seed, None)
+        run.row("attacks", f"twin, seed {seed}", lambda twin=twin: run.measured(twin, None))
+        for variant, changes in chosen_variants(run):
+            model, key = run.trained(variant, seed, configured(run, changes))
+            attacked: dict[str, Callable] = {"none": lambda model: model} | weight_attacks()
+            for factor in RATES:
+                attacked[f"fine-tune {factor}"] = fine_tuning(run, factor, run.options.attack_epochs)
+            for label, attack in attacked.items():
+                run.row(
+                    "attacks",
+                    f"{variant}, seed {seed} | {label}",
+                    lambda model=model, key=key, attack=attack: run.measured(attack(model), key),
+                )
 
 
 def interception(run: Run) -> None:
     """Somebody who knows the positions draws new signs for the carriers, then repairs the model by fine-tuning everything."""
     images = len(run.train)
-    for variant, changes in chosen_variants(run):
-        model, key = run.trained(variant, 0, WaterMASConfig(**run.options.config | changes))
-        stolen = redrawn(model, key)
-        run.row("interception", f"{variant} | intact", lambda model=model, key=key: run.measured(model, key))
-        run.row("interception", f"{variant} | redrawn", lambda stolen=stolen, key=key: run.measured(stolen, key))
-        for share in (0.02, 0.1, 1.0):
-            for passes in (1, 4):
-                # The same number of steps for every amount of data.
-                tune = fine_tuning(run, 0.3, epochs=passes * 0.25 / share, images=int(share * images))
+    for seed in range(run.options.seeds):
+        for variant, changes in chosen_variants(run):
+            model, key = run.trained(variant, seed, configured(run, changes))
+            stolen = redrawn(model, key)
+            attacked: dict[str, Callable] = {
+                "intact": lambda stolen, model=model: model,
+                "redrawn": lambda stolen: stolen,
+            }
+            for share in (0.02, 0.1, 1.0):
+                for passes in (1, 4):
+                    # The same number of steps for every amount of data.
+                    tune = fine_tuning(run, 0.3, epochs=passes * 0.25 / share, images=int(share * images))
+                    attacked[f"repaired, {int(share * images)} images, {passes}/4 epoch of steps"] = tune
+            for label, attack in attacked.items():
                 run.row(
                     "interception",
-                    f"{variant} | repaired, {int(share * images)} images, {passes}/4 epoch of steps",
-                    lambda stolen=stolen, key=key, tune=tune: run.measured(tune(stolen), key),
+                    f"{variant}, seed {seed} | {label}",
+                    lambda stolen=stolen, key=key, attack=attack: run.measured(attack(stolen), key),
                 )
 
 
@@ -201,50 +201,31 @@ def redrawn(model: PreTrainedModel, key: WatermarkKey) -> PreTrainedModel:
 
 
 def fidelity(run: Run) -> None:
-    """Task metric on all of the test data, marked minus twin, for both strengths."""
-    metric, seeds = run.rows["metric"], range(run.options.seeds)
-    for seed in seeds:
+    """Task metric on all of the test data, of marked models and twins."""
+    for seed in range(run.options.seeds):
         twin, _ = run.trained("twin", seed, None)
         run.row("fidelity", f"twin, seed {seed}", lambda twin=twin: run.measured(twin, None, run.whole))
-    for variant in ("sharpened", "strong"):
-        gaps = []
-        for seed in seeds:
-            config = WaterMASConfig(**run.options.config | VARIANTS[variant])
-            marked, key = run.trained(variant, seed, config)
-            row = run.row(
+        for variant, changes in chosen_variants(run):
+            marked, key = run.trained(variant, seed, configured(run, changes))
+            run.row(
                 "fidelity",
                 f"{variant}, seed {seed}",
                 lambda marked=marked, key=key: run.measured(marked, key, run.whole),
             )
-            gaps.append(row[metric] - run.rows["fidelity"][f"twin, seed {seed}"][metric])
-        if len(gaps) > 1:
-            half = float(stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps))
-            mean = {"mean": round(sum(gaps) / len(gaps), 4), "half_width_95": round(half, 4)}
-            run.row("fidelity", f"{variant} minus twin, {len(gaps)} seeds", lambda mean=mean: mean)
 
 
 def capacity(run: Run) -> None:
-    for bits in CAPACITIES:
-        config = WaterMASConfig(**run.options.config | {"bits": bits, "subkeys": 1})
-        model, key = run.trained(f"bits{bits}", 0, config)
-        chosen = {
-            name: attack
-            for name, attack in weight_attacks().items()
-            if name in ("noise 0.3", "prune 0.5", "quantise 4")
-        }
-        run.row("capacity", f"{bits} | none", lambda model=model, key=key: run.measured(model, key))
-        for label, attack in chosen.items():
-            run.row(
-                "capacity",
-                f"{bits} | {label}",
-                lambda model=model, key=key, attack=attack: run.measured(attack(model), key),
-            )
-        tune = fine_tuning(run, 1.0)
-        run.row(
-            "capacity",
-            f"{bits} | fine-tune 1.0",
-            lambda model=model, key=key, tune=tune: run.measured(tune(model), key),
-        )
+    for seed in range(run.options.seeds):
+        for bits in CAPACITIES:
+            model, key = run.trained(f"bits{bits}", seed, configured(run, {"bits": bits, "subkeys": 1}))
+            attacked: dict[str, Callable] = {"none": lambda model: model, "fine-tune 1.0": fine_tuning(run, 1.0)}
+            attacked |= {label: weight_attacks()[label] for label in ("noise 0.3", "prune 0.5", "quantise 4")}
+            for label, attack in attacked.items():
+                run.row(
+                    "capacity",
+                    f"{bits} bits, seed {seed} | {label}",
+                    lambda model=model, key=key, attack=attack: run.measured(attack(model), key),
+                )
 
 
 def imperceptibility(run: Run) -> None:
@@ -306,74 +287,20 @@ def histograms(model: PreTrainedModel) -> list[float]:
     return values
 
 
-# --- Plot -------------------------------------------------------------------------------------------------------------
-
-
-def plot(record: Row, folder: Path) -> None:
-    """One picture per model: task metric and bit error rate against the strength of each attack."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = {"noise": NOISE, "prune": PRUNE, "quantise": QUANTIZE, "fine-tune": RATES}
-    colours = {
-        "sharpened": "#0b6e99",
-        "strong": "#be185d",
-        "frozen": "#c2410c",
-        "random": "#4d7c0f",
-        "paper": "#7c3aed",
-    }
-    for name, model in record["models"].items():
-        rows, metric = model.get("attacks", {}), model["metric"]
-        figure, axes = pyplot.subplots(2, 4, figsize=(14, 5.6), sharex="col", sharey="row", layout="constrained")
-        for column, (attack, levels) in enumerate(panels.items()):
-            for variant, colour in colours.items():
-                if f"{variant} | none" not in rows:
-                    continue
-                known = [level for level in levels if f"{variant} | {attack} {level}" in rows]
-                places = [levels.index(level) for level in known]
-                for line, field in enumerate((metric, "ber")):
-                    values = [rows[f"{variant} | {attack} {level}"][field] for level in known]
-                    axes[line, column].plot(places, values, color=colour, marker="o", label=variant)
-            axes[0, column].set_title(attack)
-            axes[1, column].set_xticks(range(len(levels)), [str(level) for level in levels])
-            if "twin" in rows:
-                axes[0, column].axhline(rows["twin"][metric], color="#9aa5b1", linestyle="--", label="unmarked")
-            axes[1, column].axhline(0.3, color="#9aa5b1", linestyle=":", label="512 bits still reach level B")
-        axes[0, 0].set_ylabel(metric)
-        axes[1, 0].set_ylabel("bit error rate")
-        axes[1, 0].set_ylim(-0.02, 1.02)
-        axes[0, 0].legend(frameon=False, fontsize=8)
-        axes[1, 0].legend(frameon=False, fontsize=8)
-        labels = ("noise / layer's std", "share pruned", "bits per weight", "rate / training rate")
-        for column, label in enumerate(labels):
-            axes[1, column].set_xlabel(label)
-        figure.suptitle(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"watermas_{name}.png", dpi=110)
-        pyplot.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("runs/watermas"), help="models and secret keys")
-    parser.add_argument("--data", type=Path, help="folder with `cifar10` and `camvid`")
+    parser.add_argument("--data", type=Path, required=True, help="folder with `cifar10` and `camvid`")
     parser.add_argument("--models", default=",".join(RECIPES), help=f"some of {','.join(RECIPES)}")
     parser.add_argument("--sections", default="attacks", help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--variants", default="sharpened,strong,frozen,random", help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--variants", default="sharpened,frozen,random", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--attack-epochs", type=float, default=1, help="of fine-tuning on all training images")
     parser.add_argument("--attack-images", type=int, default=2000, help="test images of attacked models")
     parser.add_argument("--detector-models", type=int, default=30, help="marked ones, and as many unmarked ones")
     parser.add_argument("--config", type=json.loads, default={}, help="fields of WaterMASConfig as JSON")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="only draw the pictures of a JSON that is there")
     options = parser.parse_args()
-    if options.plot:
-        return plot(json.loads(options.output.read_text()), options.plot)
-    if options.data is None:
-        parser.error("--data is needed for a run")
     unknown = set(options.sections.split(",")) - set(SECTIONS)
     if unknown:
         parser.error(f"--sections: {', '.join(sorted(unknown))} unknown; choose of {', '.join(SECTIONS)}")
