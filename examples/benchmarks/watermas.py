@@ -9,8 +9,9 @@ The JSON is rewritten after every row; a row that is there is not measured again
 their secret keys stay in `--folder`. All models are narrow, all data sets are cut (see `watermas_recipes.py`): the whole run is meant for about
 two hours of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
 
-Variants: `sharpened` is the mark as it comes; `frozen` replaces and freezes the same number of weights with lambda = 0; `random` moves them in
-a random direction, as far, instead of along the gradient; `paper` is the preset, one ascent in each step. Bit error rate: share
+Variants: `sharpened` is the mark as it comes; `sharp` pushes harder (see `choose_watermas.py`); `frozen` replaces and freezes the same number
+of weights with lambda = 0; `random` is `sharp` in a random direction instead of along the gradient; `paper` is the preset, one ascent in
+each step. Bit error rate: share
 of the evidence bits that are read wrong; a carrier that is exactly zero, a pruned one say, has no sign and counts as erased (`erased`).
 """
 
@@ -37,9 +38,10 @@ from hf_watermark.methods.watermas.replacing import find_substitutions
 SECTIONS = ("attacks", "interception", "fidelity", "capacity", "imperceptibility")
 VARIANTS: dict[str, dict[str, Any]] = {
     "sharpened": {},
+    "sharp": {"strength": 1.0, "radius": 0.25},
     "frozen": {"strength": 0.0},
-    "random": {"direction": "random"},
-    "paper": {name: getattr(WaterMASConfig.paper(), name) for name in ("preset", "every", "strength")},
+    "random": {"strength": 1.0, "radius": 0.25, "direction": "random"},
+    "paper": {"preset": "paper", "every": 1},
 }
 NOISE, PRUNE = (0.1, 0.2, 0.3, 0.5, 1.0), (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 QUANTIZE, RATES = (8, 6, 5, 4, 3, 2), (0.1, 1.0, 3.0, 10.0, 30.0)
@@ -294,7 +296,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with `cifar10` and `camvid`")
     parser.add_argument("--models", default=",".join(RECIPES), help=f"some of {','.join(RECIPES)}")
     parser.add_argument("--sections", default="attacks", help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--variants", default="sharpened,frozen,random", help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--variants", default="sharp,frozen,random", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--attack-epochs", type=float, default=1, help="of fine-tuning on all training images")
     parser.add_argument("--attack-images", type=int, default=2000, help="test images of attacked models")

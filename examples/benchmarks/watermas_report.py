@@ -4,7 +4,7 @@ What the rows of `watermas.py` say together: means over seeds, what sharpening a
     python examples/benchmarks/watermas_report.py runs/watermas_1.json runs/watermas_2.json --output runs/watermas.json --plot runs
 
 Several files are several runs with one config, each with models or sections of its own. The cost of an attack is the task metric before it
-minus the metric after it. What sharpening adds is that cost for sharpened carriers minus the same for frozen ones, paired by seed, with a 95 %
+minus the metric after it. What sharpening adds is that cost for one variant minus the same for frozen carriers, paired by seed, with a 95 %
 interval (Student's t over seeds).
 """
 
@@ -23,7 +23,7 @@ from watermas import NOISE, PRUNE, QUANTIZE, RATES, save
 Row = dict[str, Any]
 PANELS = {"noise": NOISE, "prune": PRUNE, "quantise": QUANTIZE, "fine-tune": RATES}
 AXES = ("noise / layer's std", "share pruned", "bits per weight", "rate / training rate")
-COLOURS = {"sharpened": "#0b6e99", "frozen": "#c2410c", "random": "#4d7c0f", "paper": "#7c3aed"}
+COLOURS = {"sharpened": "#0b6e99", "sharp": "#be185d", "frozen": "#c2410c", "random": "#4d7c0f", "paper": "#7c3aed"}
 # Attacks that leave a working model and that a thief does not choose the seed of: what the sentence about sharpening is made of.
 JUDGED = ("noise 0.2", "noise 0.3", "prune 0.6", "prune 0.7")
 

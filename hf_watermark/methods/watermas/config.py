@@ -38,10 +38,9 @@ class WaterMASConfig(WatermarkConfig):
             Share of the training after which the carriers are replaced, once the layers have found their scale; 0 replaces at once.
         lowest (`float`, *optional*, defaults to 0.5):
             A carrier's magnitude is that of a random weight of its layer between this quantile and the 99 % quantile of magnitudes.
-        strength (`float`, *optional*, defaults to 1.0):
-            Weight lambda of the sharpness against the task loss in a step with an ascent; 0 freezes the carriers only. Default and `radius`
-            were chosen on held-out training images (`examples/benchmarks/choose_watermas.py`).
-        radius (`float`, *optional*, defaults to 0.25):
+        strength (`float`, *optional*, defaults to 0.2):
+            Weight lambda of the sharpness against the task loss; 0 freezes the carriers only.
+        radius (`float`, *optional*, defaults to 0.5):
             Root mean square of the ascent step, in units of the carriers' own root mean square in each layer.
         every (`int`, *optional*, defaults to 4):
             Optimizer steps per ascent; each one costs a second pass over the step's batch.
@@ -50,7 +49,7 @@ class WaterMASConfig(WatermarkConfig):
         layers (`list[str]`, *optional*):
             Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
         preset (`str`, *optional*, defaults to `"default"`):
-            `"paper"` ascends in each step, with a quarter of the weight.
+            `"paper"` ascends in each step.
     """
 
     method: ClassVar[str] = "watermas"
@@ -63,8 +62,8 @@ class WaterMASConfig(WatermarkConfig):
     repetition: int = field(default=5, metadata={"help": "Carrier weights per bit of the payload's code word."})
     switch_in: float = field(default=0.2, metadata={"help": "Share of the training before carriers are replaced."})
     lowest: float = field(default=0.5, metadata={"help": "Smallest quantile of a carrier's magnitude in its layer."})
-    strength: float = field(default=1.0, metadata={"help": "Weight of the sharpness against the task loss."})
-    radius: float = field(default=0.25, metadata={"help": "Ascent step in units of the carriers' root mean square."})
+    strength: float = field(default=0.2, metadata={"help": "Weight of the sharpness against the task loss."})
+    radius: float = field(default=0.5, metadata={"help": "Ascent step in units of the carriers' root mean square."})
     every: int = field(default=4, metadata={"help": "Optimizer steps per ascent."})
     direction: str = field(default="ascent", metadata={"help": "`ascent`, or `random` for comparison."})
     layers: list[str] | None = field(default=None, metadata={"help": "Carrier roles or tensor names to use."})
@@ -84,8 +83,8 @@ class WaterMASConfig(WatermarkConfig):
         require(1 <= self.repetition <= 64, "repetition", self.repetition, "choose 1 to 64; 5 is the default")
         require(0 <= self.switch_in < 1, "switch_in", self.switch_in, "choose a share in [0, 1); 0.2 is the default")
         require(0 <= self.lowest <= 0.95, "lowest", self.lowest, "choose a quantile in [0, 0.95]; 0.5 is the default")
-        require(0 <= self.strength <= 10, "strength", self.strength, "choose 0 to 10; 1 is the default")
-        require(0 < self.radius <= 10, "radius", self.radius, "choose a number in (0, 10]; 0.25 is the default")
+        require(0 <= self.strength <= 10, "strength", self.strength, "choose 0 to 10; 0.2 is the default")
+        require(0 < self.radius <= 10, "radius", self.radius, "choose a number in (0, 10]; 0.5 is the default")
         require(1 <= self.every <= 1000, "every", self.every, "choose 1 to 1000; 4 is the default")
         require(self.direction in ("ascent", "random"), "direction", self.direction, "choose 'ascent' or 'random'")
         require(
@@ -96,8 +95,8 @@ class WaterMASConfig(WatermarkConfig):
 
     @classmethod
     def paper(cls) -> "WaterMASConfig":
-        """One ascent in each step, as in a plain sharpness-aware optimizer; twice the cost of a step, and the same push on average."""
-        return cls(every=1, strength=0.25, preset="paper")
+        """One ascent in each step, as in a plain sharpness-aware optimizer; twice the cost of a step."""
+        return cls(every=1, preset="paper")
 
     def to_dict(self) -> dict[str, Any]:
         # JSON has no bytes; text would not say whether it is hexadecimal.
