@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matrix_runs
 import pytest
+import torch
 from matrix_runs import TINY
 
 from hf_watermark import InvalidInput, WatermarkKey, verify
@@ -202,6 +203,18 @@ def test_a_child_knows_of_no_process_group():
     assert lonely_environment(environment, 1) == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1"}
     assert lonely_environment({"CUDA_VISIBLE_DEVICES": "4,6"}, 1) == {"CUDA_VISIBLE_DEVICES": "6"}
     assert lonely_environment({"CUDA_VISIBLE_DEVICES": ""}, 1) == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_slow_arithmetic_is_announced(tmp_path, monkeypatch, capability, warned):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(CellRunner, "run", lambda *_: [])
+    lines: list[str] = []
+
+    with pytest.raises(InvalidInput, match="no cell of this config is finished"):
+        run_matrix(changed(precision="bf16"), tmp_path / "run", on_result=lines.append)
+
+    assert any("precision: fp32" in line for line in lines) == warned
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
