@@ -74,13 +74,13 @@ def from_watermas(name: str, record: Any) -> Iterator[Entry]:
         fidelity, data = rows.get("fidelity", {}), "camvid" if rows["metric"] == "mIoU" else "cifar10"
         for label, row in fidelity.items():
             kind, _, seed = label.partition(", seed ")
-            if kind == "sharpened" and f"twin, seed {seed}" in fidelity:
+            if kind == "default" and f"twin, seed {seed}" in fidelity:
                 value = row[rows["metric"]] - fidelity[f"twin, seed {seed}"][rows["metric"]]
                 yield entry("fidelity", ["watermas"], data, backbone, int(seed), value)
         for label, row in rows.get("attacks", {}).items():
             place, _, attack = label.partition(" | ")
             kind, _, seed = place.partition(", seed ")
-            if kind == "sharpened" and attack != "none":
+            if kind == "default" and attack != "none":
                 yield entry("rate", ["watermas"], data, backbone, int(seed), 1 - row["ber"], attack)
 
 

@@ -6,13 +6,13 @@ WaterMAS on five small models: attacks over their range, ablations, key intercep
     python examples/benchmarks/watermas_report.py runs/watermas.json --plot runs
 
 The JSON is rewritten after every row; a row that is there is not measured again, so an interrupted run goes on where it stopped. Models and
-their secret keys stay in `--folder`. All models are narrow, all data sets are cut (see `watermas_recipes.py`): the whole run is meant for about
-two hours of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
+their secret keys stay in `--folder`. All models are narrow, all data sets are cut (see `watermas_recipes.py`): everything with all variants took
+three hours of one core, so accuracies are far from what the architectures reach, and only differences between rows say something.
 
-Variants: `sharpened` is the mark as it comes; `sharp` pushes harder (see `choose_watermas.py`); `frozen` replaces and freezes the same number
+Variants: `default` is the mark as it comes; `sharp` pushes harder (see `choose_watermas.py`); `frozen` replaces and freezes the same number
 of weights with lambda = 0; `random` is `sharp` in a random direction instead of along the gradient; `paper` is the preset, one ascent in
-each step. Bit error rate: share
-of the evidence bits that are read wrong; a carrier that is exactly zero, a pruned one say, has no sign and counts as erased (`erased`).
+each step. Bit error rate: share of the evidence bits that are read wrong; a carrier that is exactly zero, a pruned one say, has no sign and
+counts as erased (`erased`).
 """
 
 import argparse
@@ -37,7 +37,7 @@ from hf_watermark.methods.watermas.replacing import find_substitutions
 
 SECTIONS = ("attacks", "interception", "fidelity", "capacity", "imperceptibility")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "sharpened": {},
+    "default": {},
     "sharp": {"strength": 1.0, "radius": 0.25},
     "frozen": {"strength": 0.0},
     "random": {"strength": 1.0, "radius": 0.25, "direction": "random"},
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with `cifar10` and `camvid`")
     parser.add_argument("--models", default=",".join(RECIPES), help=f"some of {','.join(RECIPES)}")
     parser.add_argument("--sections", default="attacks", help=f"some of {','.join(SECTIONS)}")
-    parser.add_argument("--variants", default="sharp,frozen,random", help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--attack-epochs", type=float, default=1, help="of fine-tuning on all training images")
     parser.add_argument("--attack-images", type=int, default=2000, help="test images of attacked models")

@@ -23,7 +23,7 @@ from watermas import NOISE, PRUNE, QUANTIZE, RATES, save
 Row = dict[str, Any]
 PANELS = {"noise": NOISE, "prune": PRUNE, "quantise": QUANTIZE, "fine-tune": RATES}
 AXES = ("noise / layer's std", "share pruned", "bits per weight", "rate / training rate")
-COLOURS = {"sharpened": "#0b6e99", "sharp": "#be185d", "frozen": "#c2410c", "random": "#4d7c0f", "paper": "#7c3aed"}
+COLOURS = {"default": "#0b6e99", "sharp": "#be185d", "frozen": "#c2410c", "random": "#4d7c0f", "paper": "#7c3aed"}
 # Attacks that leave a working model and that a thief does not choose the seed of: what the sentence about sharpening is made of.
 JUDGED = ("noise 0.2", "noise 0.3", "prune 0.6", "prune 0.7")
 
@@ -89,11 +89,15 @@ def added(attacks: dict[tuple[str, str], dict[int, Row]], variant: str, metric: 
     def cost(kind: str, attack: str, seed: int) -> float:
         return attacks[kind, "none"][seed][metric] - attacks[kind, attack][seed][metric]
 
-    seeds = sorted(attacks[variant, "none"].keys() & attacks["frozen", "none"].keys())
-    labels = [label for kind, label in attacks if kind == variant and label != "none"]
-    more = {label: [cost(variant, label, seed) - cost("frozen", label, seed) for seed in seeds] for label in labels}
-    result = {label: spread(values) for label, values in more.items()}
-    return {"judged": spread([mean(more[label][place] for label in JUDGED) for place in range(len(seeds))])} | result
+    more: dict[str, dict[int, float]] = {}
+    for label in (label for kind, label in attacks if kind == variant and label != "none"):
+        # An interrupted run has fewer seeds of its last attacks.
+        seeds = attacks[variant, label].keys() & attacks["frozen", label].keys()
+        more[label] = {seed: cost(variant, label, seed) - cost("frozen", label, seed) for seed in sorted(seeds)}
+    whole = set.intersection(*(set(more.get(label, ())) for label in JUDGED))
+    judged = [mean(more[label][seed] for label in JUDGED) for seed in sorted(whole)]
+    rows = {"judged": judged} | {label: [*values.values()] for label, values in more.items()}
+    return {label: spread(values) for label, values in rows.items() if values}
 
 
 def plot(name: str, model: Row, folder: Path) -> None:
@@ -149,7 +153,7 @@ def main() -> None:
         for variant, row in rows["fidelity"].items():
             print(f"{name}: fidelity of {variant}: {json.dumps(row)}")
         for label in (label for label in rows if label.endswith("of attacks")):
-            print(f"{name}: {label} {json.dumps(rows[label]['judged'])}")
+            print(f"{name}: {label} {json.dumps(rows[label].get('judged'))}")
         if options.plot:
             plot(name, model, options.plot)
     if options.output:
