@@ -20,10 +20,10 @@ from soft_label_run import Run, answers_of, quality, reading
 from transformers.utils import logging
 
 
-SETTINGS = tuple(
+SETTINGS: tuple[dict[str, Any], ...] = tuple(
     {"pool_per_class": 200, "strength": strength, "mass": mass}
     for strength, mass in ((0.15, 0.03), (0.25, 0.02), (0.25, 0.03), (0.25, 0.05), (0.4, 0.03), (0.6, 0.03))
-)
+) + tuple({"pool_per_class": 200, "strength": strength, "mass": 0.03, "amplitude": 2.0} for strength in (0.15, 0.25))
 ATTACK = "fine-tune 0.1x"
 ALLOWED_LOSS = 0.0059
 ATTACK_EPOCHS = 2
