@@ -205,14 +205,15 @@ def test_a_child_knows_of_no_process_group():
     assert lonely_environment({"CUDA_VISIBLE_DEVICES": ""}, 1) == {"CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.parametrize("field", [{"precision": "bf16"}, {"precision_of": {"stacked": "bf16"}}])
 @pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
-def test_slow_arithmetic_is_announced(tmp_path, monkeypatch, capability, warned):
+def test_slow_arithmetic_is_announced(tmp_path, monkeypatch, capability, warned, field):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(CellRunner, "run", lambda *_: [])
     lines: list[str] = []
 
     with pytest.raises(InvalidInput, match="no cell of this config is finished"):
-        run_matrix(changed(precision="bf16"), tmp_path / "run", on_result=lines.append)
+        run_matrix(changed(**field), tmp_path / "run", on_result=lines.append)
 
     assert any("precision: fp32" in line for line in lines) == warned
 

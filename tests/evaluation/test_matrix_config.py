@@ -53,6 +53,7 @@ def with_change(path: str, value):
         ("seeds", [], "seeds"),
         ("seeds", [1, 1], "a seed is listed twice"),
         ("seeds", ["one"], "seeds.0"),
+        ("precision_of", {"usp": "fp32"}, "precision_of.usp: is no method of this config"),
         ("methods.greedy", {"greedy": {}}, "method 'greedy' does not exist"),
         ("methods.greedy", {"greedy_residuals": {"bits": 0}}, "`bits` is 0"),
         ("methods.greedy", {"greedy_residuals": {"bites": 1}}, "unknown field 'bites'"),
@@ -140,6 +141,16 @@ def test_twins_share_all_seeds_and_attacks_have_their_own_identity():
     assert len({marked.seed_for(purpose) for purpose in ("training", "initialisation")}) == 2
     cells = [AttackCell(marked, "a", None, images) for images in (1, 2)]
     assert cells[0].id != cells[1].id
+
+
+def test_a_method_of_another_precision_brings_its_own_twins():
+    plain = model_cells(parse_config(TINY))
+    mixed = model_cells(parse_config(TINY | {"precision_of": {"stacked": "bf16"}}))
+    precisions = {"unmarked": "fp32", "greedy": "fp32", "stacked": "bf16"}
+
+    assert [cell.method for cell in mixed] == ["unmarked", "unmarked", "greedy", "stacked"]
+    assert {cell.id for cell in plain if cell.method != "stacked"} <= {cell.id for cell in mixed}
+    assert all(cell.precision == cell.twin.precision == precisions[cell.method] for cell in mixed[2:])
 
 
 def test_processes_that_read_the_stored_config_have_the_same_cells(tmp_path):

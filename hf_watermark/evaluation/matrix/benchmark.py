@@ -72,7 +72,8 @@ def run_matrix(
     if reuse is not None:
         taken = take_over(config, store, read_table(reuse))
         say(f"{taken} finished checks taken over from {reuse}")
-    if not only_table and config.precision == "bf16" and config.device == "cpu" and bfloat16_is_emulated():
+    bf16 = any(cell.precision == "bf16" for cell in model_cells(config))
+    if not only_table and bf16 and config.device == "cpu" and bfloat16_is_emulated():
         say(
             "this processor has no bfloat16 arithmetic and trains with it about eight times as slowly; `precision: fp32` is faster here"
         )

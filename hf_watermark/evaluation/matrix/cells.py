@@ -141,8 +141,9 @@ def model_cells(config: MatrixConfig) -> list[ModelCell]:
     for data, data_spec in config.data.items():
         for backbone, backbone_spec in config.backbones.items():
             for seed in config.seeds:
-                spec = (backbone_spec, data_spec, config.threads, config.device, config.precision)
                 for method in config.methods:
+                    precision = config.precision_of.get(method, config.precision)
+                    spec = (backbone_spec, data_spec, config.threads, config.device, precision)
                     configs = tuple(item.to_dict() for item in config.method_configs(method))
                     cell = ModelCell(method, backbone, data, seed, configs, *spec)
                     cells.setdefault(cell.twin.id, cell.twin)

@@ -21,6 +21,7 @@ BATTERIES: dict[str, Callable[..., dict[str, Attack]]] = {"standard": standard_b
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
 Positive = Annotated[float, Field(gt=0, lt=1e6)]
+Precision = Literal["fp32", "bf16"]
 
 
 class Training(Strict):
@@ -120,6 +121,8 @@ class MatrixConfig(Strict):
             Threads of each process. More than one may change the last digits, so it is part of what determines a cell.
         precision (`str`):
             Of every training, the owner's and the attackers': `bf16` is mixed precision, with weights and marks in float32.
+        precision_of (`dict`):
+            By label of a method, another precision of it and of the unmarked twins that it is compared with.
     """
 
     name: Label
@@ -129,13 +132,16 @@ class MatrixConfig(Strict):
     data: Annotated[dict[Label, DataSpec], Field(min_length=1)]
     attacks: list[AttackGroup] = []
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    precision_of: dict[Label, Precision] = {}
     device: Literal["cpu", "cuda"] = "cpu"
 
     @model_validator(mode="after")
     def _usable(self) -> "MatrixConfig":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is listed twice")
+        for label in self.precision_of.keys() - self.methods.keys():
+            raise ValueError(f"precision_of.{label}: is no method of this config; it has: {', '.join(self.methods)}")
         for label in self.methods:
             self.method_configs(label)
         for spec in self.data.values():
