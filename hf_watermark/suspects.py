@@ -1,5 +1,6 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -147,6 +148,24 @@ class Suspect:
         state = module.state_dict()
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
         return cls(name, state, shapes, _ask_module(lambda: module), module=lambda: module)
+
+    def mirrored(self) -> "Suspect":
+        """
+        The same suspect, whose answers are those to mirrored images: it finds black-box marks behind a filter that mirrors its inputs, which
+        costs a network nothing that was trained on mirrored images too. Weights, and tests that change them, are what they were. Checking
+        it beside the plain suspect is a second look: give `looks=2`.
+
+        Example:
+
+        ```python
+        >>> evidence = verify(Suspect.open(endpoint).mirrored(), key, looks=2)
+        ```
+        """
+        other = copy.copy(self)
+        other.name, other.queries, other.budget = f"{self.name}, mirrored", 0, None
+        ask = self._answer
+        other._answer = None if ask is None else lambda images: ask(images.flip(-1))
+        return other
 
     @property
     def access(self) -> set[Access]:

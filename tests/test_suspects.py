@@ -30,6 +30,18 @@ def test_a_suspect_stays_itself(make_resnet):
     assert Suspect.open(suspect) is suspect
 
 
+def test_a_mirrored_suspect_answers_to_mirrored_images(make_resnet):
+    suspect = Suspect.open(make_resnet())
+    expected = suspect.ask(IMAGES.flip(-1))
+    suspect.budget = 8
+    mirrored = suspect.mirrored()
+
+    assert torch.equal(mirrored.ask(IMAGES), expected) and not torch.equal(mirrored.ask(IMAGES.flip(-1)), expected)
+    assert mirrored.weights is suspect.weights and (mirrored.queries, suspect.queries) == (14, 7)
+    with pytest.raises(AccessError, match="cannot be queried"):
+        Suspect("weights only", weights={}).mirrored().ask(IMAGES)
+
+
 def test_training_mode_comes_back_even_after_a_crash(make_resnet):
     model = make_resnet().train()
     suspect = Suspect.open(model)

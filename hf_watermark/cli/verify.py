@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -51,6 +51,13 @@ def verify(
     sequential: Annotated[
         bool,
         typer.Option("--sequential", help="Ask a few images at a time and stop as soon as the evidence suffices."),
+    ] = False,
+    mirrored: Annotated[
+        bool,
+        typer.Option(
+            "--mirrored",
+            help="Ask mirrored images, for a suspect that mirrors its inputs: a second check, for which --looks is doubled.",
+        ),
     ] = False,
     beacon: Annotated[
         str | None,
@@ -113,6 +120,7 @@ def verify(
     from ..evidence import Verdict
     from ..mapping import verify as check
     from ..mapping import verify_sequentially
+    from ..suspects import Suspect
 
     if reference is not None and (sequential or is_address(suspect)):
         raise InvalidInput("--reference needs the suspect's weights; leave out --sequential and addresses")
@@ -122,7 +130,10 @@ def verify(
     nulls = None if null_table is None else find_null_table(null_table)
     if nulls is not None and sequential:
         raise InvalidInput("--null-table is about the full check; leave out --sequential")
-    source = open_address(suspect, claim, api, api_name, mean, std) if is_address(suspect) else suspect
+    source: Any = open_address(suspect, claim, api, api_name, mean, std) if is_address(suspect) else suspect
+    if mirrored:
+        source = Suspect.open(source, getattr(claim, "backbone", None)).mirrored()
+        looks *= 2
     with Console(stderr=True).status("Checking ..."):
         if sequential:
             evidence = verify_sequentially(source, claim, budget=budget, beacon=known, looks=looks).evidence

@@ -42,6 +42,13 @@ def test_looks_are_charged(run, shop):
     assert json.loads(result.stdout)["log2_p"] == -60
 
 
+def test_mirrored_images_are_two_looks(run, shop):
+    check = ["verify", shop / "both", "--key", shop / "keys" / "both", "--json"]
+    plain, mirrored = (json.loads(run(*check, *option).stdout) for option in ([], ["--mirrored"]))
+    assert (plain["looks"], mirrored["looks"]) == (1, 2)
+    assert mirrored["details"]["queries"] == plain["details"]["queries"] > 0
+
+
 def test_one_row_per_method(run, shop):
     result = run("verify", shop / "both", "--key", shop / "keys" / "both")
     assert result.exit_code == 0

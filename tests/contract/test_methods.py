@@ -289,6 +289,23 @@ def test_black_box_methods_need_a_function_only(method, marked_by, answer):
 
 
 @pytest.mark.parametrize("method", BLACK_BOX)
+def test_a_mirrored_look_undoes_mirrored_inputs(method, marked_by):
+    marked = marked_by(method)
+
+    def endpoint(images):
+        with torch.no_grad():
+            return marked.model(images).logits.softmax(dim=1)
+
+    def behind_a_mirror(images):
+        return endpoint(images.flip(-1))
+
+    plain, mirror = check(endpoint, marked), check(behind_a_mirror, marked)
+    again = verify(Suspect.open(behind_a_mirror).mirrored(), marked.key, looks=2, beacon=marked.key.beacon)
+    assert plain.found and not mirror.found and again.found
+    assert again.log2_p == plain.log2_p + 1 and again.details["queries"] == plain.details["queries"]
+
+
+@pytest.mark.parametrize("method", BLACK_BOX)
 def test_black_box_methods_say_what_they_need(method, marked_by):
     marked = marked_by(method)
     with pytest.raises(AccessError, match=f"needs {METHODS[method].access} of the suspect, .* offers weights"):
