@@ -1,6 +1,7 @@
 """The words that public documents are made of, and one strict way to validate them."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -57,12 +58,35 @@ def validated(model: type[Model], document: Any, name: str) -> Model:
 
 
 def parsed(model: type[Model], raw: bytes, name: str) -> Model:
-    """Strict JSON, then the schema; the same error for both."""
+    """
+    Strict JSON, then the schema; the same error for both. The file must state every field, also those with a default: what is
+    signed is then what stands in the file, to its last word.
+    """
     try:
         document = parse_json(raw)
     except InvalidInput as error:
         raise InvalidInput(f"{name}: {error}") from None
-    return validated(model, document, name)
+    found = validated(model, document, name)
+    absent = _absent(found.plain(), document)
+    if absent is not None:
+        raise InvalidInput(f"{name}: {absent}: Field required")
+    return found
+
+
+def _absent(full: Any, document: Any) -> str | None:
+    """Path of the first field of `full`, a validated document, that the document left to its default."""
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(full, dict):
+        pairs = full.items()
+    elif isinstance(full, list):
+        pairs = enumerate(full)
+    for name, value in pairs:
+        if isinstance(full, dict) and name not in document:
+            return str(name)
+        below = _absent(value, document[name])
+        if below is not None:
+            return f"{name}.{below}"
+    return None
 
 
 def without_floats(value: Any) -> Any:

@@ -85,12 +85,25 @@ def leaves(document: Any, path: tuple = ()) -> Iterator[tuple]:
         yield path
 
 
+def fields(document: Any, path: tuple = ()) -> Iterator[tuple]:
+    pairs = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for name, value in pairs:
+        if isinstance(document, dict):
+            yield (*path, name)
+        yield from fields(value, (*path, name))
+
+
+def holder(document: Any, path: tuple) -> Any:
+    for part in path[:-1]:
+        document = document[part]
+    return document
+
+
 def replaced(document: Any, path: tuple, value: Any) -> Any:
     document = copy.deepcopy(document)
-    inner = document
-    for part in path[:-1]:
-        inner = inner[part]
-    inner[path[-1]] = value
+    holder(document, path)[path[-1]] = value
     return document
 
 
@@ -150,6 +163,22 @@ def test_every_field_of_the_statement_eight_values_each(dated, tmp_path):
     assert accepted == []
     # Many of them are well-formed and stopped by nothing but the signature.
     assert tried == 8 * len(list(leaves(document))) >= 8 * 80 and plausible >= 200
+
+
+def test_no_field_can_be_left_out(repository, dated):
+    """Also none with a default: the file would say less than what is signed."""
+    path = repository / "watermark" / "statement.json"
+    document = json.loads(path.read_text())
+    places = list(fields(document))
+    assert ("statement", "precommit_timestamps", 1, "kind") in places and ("timestamps",) in places
+    for place in places:
+        tampered = copy.deepcopy(document)
+        del holder(tampered, place)[place[-1]]
+        path.write_text(json.dumps(tampered))
+        report = check(repository, dated.roots)
+        assert report["V0"].outcome is Outcome.FAILED and report.reached is None, place
+        if place[-1] == "kind":
+            assert f"{'.'.join(map(str, place))}: Field required" in reasons(report)
 
 
 @pytest.mark.parametrize(
