@@ -50,6 +50,7 @@ def row(method="greedy", attack="noise", seed=0, accuracy=0.8, log2_p=-200.0, ve
         "train_images": 100,
         "test_images": 50,
         "training_epochs": 2.0,
+        "precision": "fp32",
         "device": "cpu",
         "hardware": "one core",
         "versions": "torch 2",
@@ -122,7 +123,7 @@ def test_cards_come_from_the_table_only(tmp_path):
 
     cards = write_cards(table, tmp_path / "cards", "hf-watermark benchmark x.yaml --output y")
 
-    assert [path.name for path in cards] == ["net_pictures_greedy.md", "net_pictures_other.md"]
+    assert [path.name for path in cards[:3]] == ["net_pictures_greedy.md", "net_pictures_other.md", "README.md"]
     text = cards[0].read_text()
     assert file_digest(table) in text and "hf-watermark benchmark x.yaml --output y" in text and "one core" in text
     assert "| finetune | 1 of 2 | -3 | 80.0 % | +2.0 points |" in text
@@ -130,6 +131,31 @@ def test_cards_come_from_the_table_only(tmp_path):
 
     results = {result.metric_type: result.metric_value for result in ModelCard.load(cards[0]).data.eval_results}
     assert results == {"accuracy": 0.81, "twin_accuracy": 0.82, "watermark_survival": pytest.approx(1 / 3, abs=1e-4)}
+
+
+def test_the_index_compares_the_cards(tmp_path):
+    table = write_table(ROWS, tmp_path / "results.parquet")
+
+    written = write_cards(table, tmp_path / "cards", "hf-watermark benchmark x.yaml --output y")
+
+    index = (tmp_path / "cards" / "README.md").read_text()
+    assert file_digest(table) in index and "hf-watermark benchmark x.yaml --output y" in index
+    assert (
+        "| [greedy](net_pictures_greedy.md) | 81.0 % | 82.0 % | fp32 | 2 of 2 | 0 of 2 | 1 of 3 | removed by finetune (+2.0 points) |"
+        in index
+    )
+    assert all((tmp_path / "cards" / name).is_file() for name in re.findall(r"\]\(([^)]+)\)", index))
+    for plot in (path for path in written if path.suffix == ".png"):
+        assert f"]({plot.name})" in index and plot.read_bytes().startswith(b"\x89PNG")
+    write_cards(table, tmp_path / "again", "hf-watermark benchmark x.yaml --output y")
+    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in written)
+
+
+def test_the_index_of_models_without_attacks_has_one_plot(tmp_path):
+    written = write_cards(write_table(ROWS[:1], tmp_path / "results.parquet"), tmp_path)
+
+    assert [path.name for path in written if path.suffix == ".png"] == ["net_pictures_heat.png"]
+    assert "not attacked yet" in (tmp_path / "README.md").read_text()
 
 
 def test_the_table_survives_the_disk(tmp_path):

@@ -1,27 +1,39 @@
-"""`model_cards/<backbone>_<data>_<method>.md`: what a benchmark measured about one method, made from the table and nothing else."""
+"""
+`model_cards/`: what a benchmark measured, made from the table and nothing else. One card per backbone, data set and method, and
+`README.md`, an index that compares them, with plots.
+"""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ...hub.card import TAG, escape
 from ...serialization import write_bytes_atomic
+from ..plots import SETTINGS
 from ..report import TEMPLATES, percent
-from .plots import words
-from .report import bits, points, sentence
+from .plots import benchmark_plots, words
+from .report import bits, place_sections, points, sentence
 from .summary import AFFORDABLE_LOSS, is_attack, method_summaries, outcomes
 from .table import file_digest, read_table
 
 
 Row = Mapping[str, Any]
+INDEX = "README.md"
+PLOTS = {
+    "heat": "Evidence after each attack",
+    "retention": "Stealing loss against retention",
+    "cost": "Cost of attack",
+}
 
 
 def write_cards(table: Path, folder: Path, command: str = "") -> list[Path]:
     """
-    One card per backbone, data set and method of a table.
+    One card per backbone, data set and method of a table, and the index with its plots.
 
     Args:
         table (`Path`):
@@ -37,7 +49,26 @@ def write_cards(table: Path, folder: Path, command: str = "") -> list[Path]:
         path = folder / f"{backbone}_{data}_{method}.md"
         write_bytes_atomic(path, render_card(own, table.name, digest, command).encode())
         written.append(path)
-    return written
+    return [*written, *write_index(rows, folder, table.name, digest, command)]
+
+
+def write_index(rows: Sequence[Row], folder: Path, table: str, digest: str, command: str) -> list[Path]:
+    """The comparison of all cards, and its plots as PNG; arguments as of [`render_card`]."""
+    sections, written = place_sections(rows), []
+    for section in sections:
+        section["plots"] = {}
+        for kind, figure in benchmark_plots(section["outcomes"]).items():
+            path = folder / f"{section['name']}_{kind}.png"
+            with matplotlib.rc_context(SETTINGS):
+                figure.savefig(image := io.BytesIO(), format="png", dpi=110, pil_kwargs={"optimize": True})
+            write_bytes_atomic(path, image.getvalue())
+            section["plots"][kind] = path.name
+            written.append(path)
+    index = folder / INDEX
+    fields = {"table": table, "digest": digest, "command": command, "affordable": 100 * AFFORDABLE_LOSS}
+    text = _environment().get_template("matrix_index.md.jinja").render(sections=sections, titles=PLOTS, **fields)
+    write_bytes_atomic(index, text.encode())
+    return [index, *written]
 
 
 def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> str:
@@ -53,24 +84,32 @@ def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> s
     first = rows[0]
     [summary] = method_summaries(rows)
     found = outcomes(rows)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "points": points, "bits": bits, "words": words, "plain": escape}
-    text = environment.get_template("matrix_card.md.jinja").render(
-        row=first,
-        summary=summary,
-        sentence=sentence(summary),
-        attacks=[outcome for outcome in found if is_attack(outcome)],
-        seeds=sorted({row["seed"] for row in rows}),
-        affordable=100 * AFFORDABLE_LOSS,
-        table=table,
-        digest=digest,
-        command=command,
-        hardware=sorted({row["hardware"] for row in rows}),
-        versions=sorted({row["versions"] for row in rows}),
+    text = (
+        _environment()
+        .get_template("matrix_card.md.jinja")
+        .render(
+            row=first,
+            summary=summary,
+            sentence=sentence(summary),
+            attacks=[outcome for outcome in found if is_attack(outcome)],
+            seeds=sorted({row["seed"] for row in rows}),
+            affordable=100 * AFFORDABLE_LOSS,
+            table=table,
+            digest=digest,
+            command=command,
+            hardware=sorted({row["hardware"] for row in rows}),
+            versions=sorted({row["versions"] for row in rows}),
+        )
     )
     return str(ModelCard(f"---\n{card_data(rows).to_yaml()}\n---\n{text}"))
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= {"percent": percent, "points": points, "bits": bits, "words": words, "plain": escape}
+    return made
 
 
 def card_data(rows: Sequence[Row]) -> ModelCardData:

@@ -1,4 +1,4 @@
-"""Plots of a benchmark as inline SVG: stealing loss against retention, survival heat map, cost of attack."""
+"""Plots of a benchmark: stealing loss against retention, survival heat map, cost of attack."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ...evidence import LEVEL_B, LEVEL_N
-from ..plots import FAINT, INK, SETTINGS, STYLES, WIDTH, inline_svg
+from ..plots import FAINT, INK, SETTINGS, STYLES, WIDTH
 from .cells import NO_ATTACK, ON_TWIN
 from .summary import AFFORDABLE_LOSS, Outcome, is_attack, pareto_front
 
@@ -27,7 +27,16 @@ def words(label: str) -> str:
     return label.replace("_", " ")
 
 
-def retention_plot(found: Sequence[Outcome], methods: Sequence[str]) -> str:
+def benchmark_plots(found: Sequence[Outcome]) -> dict[str, Figure]:
+    """All plots that the outcomes allow, by kind: `heat`, and with attacks `retention` and `cost`."""
+    methods = list(dict.fromkeys(outcome.method for outcome in found))
+    plots = {"heat": survival_heat_map(found, methods)}
+    if any(is_attack(outcome) and outcome.applies for outcome in found):
+        plots |= {"retention": retention_plot(found, methods), "cost": cost_plot(found, methods)}
+    return plots
+
+
+def retention_plot(found: Sequence[Outcome], methods: Sequence[str]) -> Figure:
     """
     Stealing loss against retention, one panel per method: each point is an attack (mean over seeds), the line is the Pareto front, and the
     thief wants to be in the lower left corner, which is shaded.
@@ -43,7 +52,7 @@ def retention_plot(found: Sequence[Outcome], methods: Sequence[str]) -> str:
             axes.set_visible(False)
         figure.supxlabel("stealing loss (points of accuracy)", fontsize=9.5)
         figure.supylabel("retention (0.5: threshold at p = 0.05)", fontsize=9.5)
-        return inline_svg(figure, "retention")
+        return figure
 
 
 def _retention_panel(axes: Any, attacks: Sequence[Outcome]) -> None:
@@ -68,7 +77,7 @@ def _retention_panel(axes: Any, attacks: Sequence[Outcome]) -> None:
     axes.grid(color=GRID, zorder=0)
 
 
-def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str]) -> str:
+def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str]) -> Figure:
     """
     The weakest evidence over seeds in bits, one row per attack and one column per method. Bold: the mark is not found at an affordable
     loss. A dot: the accuracy is lost too. Grey: the attack cannot be run on this model.
@@ -91,7 +100,7 @@ def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str]) -> str:
         axes.tick_params(length=0)
         for side in axes.spines.values():
             side.set_visible(False)
-        return inline_svg(figure, "heat")
+        return figure
 
 
 def _heat_cell(axes: Any, row: int, column: int, outcome: Outcome | None, colours: Any) -> None:
@@ -111,7 +120,7 @@ def _heat(bits: float) -> float:
     return 0.5 * bits / middle if bits < middle else min(1.0, 0.5 + 0.5 * (bits - middle) / (-LEVEL_N * 1.6 - middle))
 
 
-def cost_plot(found: Sequence[Outcome], methods: Sequence[str]) -> str:
+def cost_plot(found: Sequence[Outcome], methods: Sequence[str]) -> Figure:
     """What each attack costs the thief: seconds of one core (mean over methods), and whether it removes anything at an affordable loss."""
     attacks = {o.attack for o in found if is_attack(o) and o.applies}
     costs = []
@@ -136,4 +145,4 @@ def cost_plot(found: Sequence[Outcome], methods: Sequence[str]) -> str:
         axes.margins(x=0.12)
         axes.set_xlabel("seconds of one core, attack and check (mean over methods and seeds)")
         axes.grid(axis="x", color=GRID)
-        return inline_svg(figure, "cost")
+        return figure

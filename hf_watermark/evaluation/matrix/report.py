@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from markupsafe import Markup
 
 from ...serialization import write_bytes_atomic
+from ..plots import SETTINGS, inline_svg
 from ..report import environment
-from .plots import cost_plot, retention_plot, survival_heat_map, words
+from .plots import benchmark_plots, words
 from .summary import AFFORDABLE_LOSS, MethodSummary, Outcome, is_attack, method_summaries, outcomes
 
 
@@ -25,11 +27,14 @@ def render_matrix_report(rows: Sequence[Row], name: str, open_cells: int = 0) ->
         open_cells (`int`, *optional*):
             Checks that are not finished yet; the page says so.
     """
-    places = list(dict.fromkeys((row["backbone"], row["data"]) for row in rows))
-    sections = [
-        _section(backbone, data, [row for row in rows if (row["backbone"], row["data"]) == (backbone, data)], number)
-        for number, (backbone, data) in enumerate(places)
-    ]
+    sections = place_sections(rows)
+    with matplotlib.rc_context(SETTINGS):
+        for number, section in enumerate(sections):
+            # The only values that are markup: drawn by matplotlib, which escapes the labels in them. No two sections share an id.
+            section["plots"] = {
+                kind: Markup(inline_svg(figure, f"{kind}{number}"))
+                for kind, figure in benchmark_plots(section["outcomes"]).items()
+            }
     made = environment()
     made.filters |= {"words": words, "points": points, "bits": bits}
     return made.get_template("matrix.html.jinja").render(
@@ -48,21 +53,22 @@ def write_matrix_report(rows: Sequence[Row], path: Path, name: str, open_cells: 
     return path
 
 
-def _section(backbone: str, data: str, rows: Sequence[Row], number: int) -> dict[str, Any]:
-    found = outcomes(rows)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    attacked = [outcome for outcome in found if is_attack(outcome)]
-    # The only values that are markup: drawn by matplotlib, which escapes the labels in them.
-    plots = {"heat": survival_heat_map(found, methods)}
-    if any(outcome.applies for outcome in attacked):
-        plots |= {"retention": retention_plot(found, methods), "cost": cost_plot(found, methods)}
-    first = rows[0]
+def place_sections(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What there is to say about each backbone and data set, without plots; for the page and for the index of the cards."""
+    return [
+        _section(backbone, data, [row for row in rows if (row["backbone"], row["data"]) == (backbone, data)])
+        for backbone, data in dict.fromkeys((row["backbone"], row["data"]) for row in rows)
+    ]
+
+
+def _section(backbone: str, data: str, rows: Sequence[Row]) -> dict[str, Any]:
+    found, first = outcomes(rows), rows[0]
     return {
+        "name": f"{backbone}_{data}",
         "title": f"{backbone} on {data}",
         "methods": [(summary, sentence(summary)) for summary in method_summaries(rows)],
-        # Ids of two sections on one page must differ.
-        "plots": {kind: Markup(svg.replace(f"{kind}-", f"{kind}{number}-")) for kind, svg in plots.items()},
-        "attacks": attacked,
+        "outcomes": found,
+        "attacks": [outcome for outcome in found if is_attack(outcome)],
         "parameters": first["parameters"],
         "train_images": first["train_images"],
         "test_images": first["test_images"],

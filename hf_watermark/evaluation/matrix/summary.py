@@ -143,6 +143,8 @@ class MethodSummary:
     What a reader wants to know first about one method.
 
     Args:
+        precision (`str`):
+            Of every training, see [`~config.MatrixConfig`].
         weakest (`list[Outcome]`):
             Attacks that remove the mark at an affordable loss, cheapest for the thief first.
         costly (`list[Outcome]`):
@@ -150,6 +152,7 @@ class MethodSummary:
     """
 
     method: str
+    precision: str
     accuracy: float | None
     half_width: float | None
     twin_accuracy: float | None
@@ -179,6 +182,7 @@ def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
     plain = [row for row in rows if row["attack"] == NO_ATTACK]
     return MethodSummary(
         method=method,
+        precision=rows[0]["precision"],
         accuracy=mean(accuracies),
         half_width=half_width(accuracies),
         twin_accuracy=mean(known(per_seed, "twin_accuracy")),
