@@ -16,7 +16,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from .backbones import backbone_record
+from .backbones import backbone_record, full_parameter, is_sharded, run_on_backbone
 from .configuration import WatermarkConfig
 from .evidence import Evidence
 from .hub import Extras, publish
@@ -184,6 +184,15 @@ class WatermarkTrainer(Trainer):
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(cast(nn.Module, self.model))
 
+    def _whole_model(self) -> nn.Module:
+        """The bare model; where FSDP2 keeps shards, a copy with the gathered weights, for code that copies or changes modules."""
+        model = self._bare_model()
+        if not is_sharded(model) or not self.key.backbone:
+            return model
+        gathered = {name: full_parameter(value) for name, value in model.state_dict().items()}
+        whole: nn.Module = run_on_backbone(self.key.backbone, gathered)
+        return whole.to(self.args.device)
+
     # Training
 
     def watermark_loss(self) -> torch.Tensor | None:
@@ -256,7 +265,7 @@ class WatermarkTrainer(Trainer):
         """
         Evidence for `suspect` (the model in training by default) under `trainer.key`.
         """
-        source = self._bare_model() if suspect is None else suspect
+        source = self._whole_model() if suspect is None else suspect
         verifiers = {cls.method: cls.verifier_class for cls in self.method_classes()}
         claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
         bound = self.key.beacon != NO_BEACON

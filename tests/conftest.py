@@ -142,7 +142,7 @@ def arguments(tmp_path: Path) -> Callable[..., TrainingArguments]:
     return lambda **changes: training_arguments(tmp_path / "output", **changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_configs() -> dict[str, WatermarkConfig]:
     return dict(SMALL_CONFIGS)
 

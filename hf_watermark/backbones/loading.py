@@ -53,7 +53,17 @@ def wrap_timm(
 
 def full_parameter(parameter: torch.Tensor) -> torch.Tensor:
     """The whole tensor of a parameter, gathered when it is an FSDP2 shard (`DTensor`)."""
-    return parameter.full_tensor() if isinstance(parameter, torch.distributed.tensor.DTensor) else parameter
+    if not isinstance(parameter, torch.distributed.tensor.DTensor):
+        return parameter
+    # Processes may draw different noise and triggers, so their gradients are averaged, as those of the forward pass are.
+    return parameter.full_tensor(
+        grad_placements=[torch.distributed.tensor.Partial("avg")] * parameter.device_mesh.ndim
+    )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 keeps only a part of each parameter in this process."""
+    return any(isinstance(parameter, torch.distributed.tensor.DTensor) for parameter in model.parameters())
 
 
 def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -153,7 +153,7 @@ class CertifiedTrainer(WatermarkTrainer):
         share = self._share if self.accelerator.num_processes > 1 else None
         return certify(
             self._certified_claim,
-            self._bare_model(),
+            self._whole_model(),
             radii,
             confidence,
             draws,

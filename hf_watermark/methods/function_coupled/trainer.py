@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ...backbones import is_sharded
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput, tensor_set_digest
 from ...trainer import Plan, WatermarkTrainer
@@ -76,6 +77,11 @@ class FunctionCoupledTrainer(WatermarkTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         config = self.config_of(FunctionCoupledConfig)
+        if config.masking != "none" and is_sharded(model):
+            raise ValueError(
+                f"`masking` is {config.masking!r}: it writes to whole weights, and FSDP2 keeps a shard of each in a process; choose "
+                "masking='none', or train with DDP"
+            )
         with masked(self._maskable, config.masking, self.state.global_step, self._generator(b"mask")):
             return super().training_step(model, inputs, *args, **kwargs)
 

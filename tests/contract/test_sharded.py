@@ -1,0 +1,80 @@
+"""FSDP2 (`fully_shard`) in two processes: every method trains the model that DDP trains, with the same mark."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sharded_runs
+from safetensors.torch import load_file
+from tiny import patterned_images, tiny_resnet, training_arguments
+
+from hf_watermark import AutoTrainer, Owner
+from hf_watermark.mapping import METHODS
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory, small_configs) -> Path:
+    """The folder into which two processes under torchrun (gloo) wrote what they saw."""
+    folder = tmp_path_factory.mktemp("sharded")
+    configs = small_configs | {"masking": small_configs["function_coupled"]}
+    configs["function_coupled"] = replace(configs["function_coupled"], masking="none")
+    for name, config in configs.items():
+        planner = AutoTrainer.for_method(config.method)(
+            model=tiny_resnet(),
+            args=training_arguments(folder / "out"),
+            train_dataset=patterned_images(variety=0.3),
+            watermark=config,
+            owner=Owner.create(),
+        )
+        planner.key.bind_beacon(b"\x07" * 32, "a value of a test").save(folder / "keys" / name)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            sharded_runs.__file__,
+            str(folder),
+        ],
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(Path(sharded_runs.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sharded_training_ends_where_replicated_training_ends(two_processes, method):
+    ddp, fsdp = (
+        [load_file(two_processes / f"{method}-{way}-rank{rank}.safetensors") for rank in (0, 1)]
+        for way in sharded_runs.WAYS
+    )
+    start = dict(tiny_resnet().named_parameters())
+    for name, wanted in ddp[0].items():
+        moved = (wanted - start[name].detach()).norm()
+        assert moved > 0, name
+        for other in (ddp[1], *fsdp):
+            assert (other[name] - wanted).norm() <= 0.01 * moved + 1e-6, name
+    for rank in (0, 1):
+        facts = json.loads((two_processes / f"facts-rank{rank}.json").read_text())
+        replicated, shards = (facts[f"{method}-{way}"] for way in sharded_runs.WAYS)
+        assert (replicated["kinds"], shards["kinds"]) == (["Parameter"], ["DTensor"])
+        assert shards["matches"] == replicated["matches"]
+
+
+def test_masking_of_shards_is_refused(two_processes):
+    facts = json.loads((two_processes / "facts-rank1.json").read_text())
+    assert "`masking` is 'forward'" in facts["masking"] and "masking='none'" in facts["masking"]
