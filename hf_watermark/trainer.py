@@ -16,7 +16,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from .backbones import backbone_record, full_parameter, is_sharded, run_on_backbone
+from .backbones import backbone_record, gathered_model
 from .configuration import WatermarkConfig
 from .evidence import Evidence
 from .hub import Extras, publish
@@ -185,13 +185,8 @@ class WatermarkTrainer(Trainer):
         return self.accelerator.unwrap_model(cast(nn.Module, self.model))
 
     def _whole_model(self) -> nn.Module:
-        """The bare model; where FSDP2 keeps shards, a copy with the gathered weights, for code that copies or changes modules."""
-        model = self._bare_model()
-        if not is_sharded(model) or not self.key.backbone:
-            return model
-        gathered = {name: full_parameter(value) for name, value in model.state_dict().items()}
-        whole: nn.Module = run_on_backbone(self.key.backbone, gathered)
-        return whole.to(self.args.device)
+        """The bare model, gathered where FSDP2 keeps shards: for code that copies or changes modules."""
+        return gathered_model(self._bare_model(), self.key.backbone)
 
     # Training
 

@@ -150,6 +150,14 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     return model.eval()
 
 
+def gathered_model(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
+    """The model itself, or a copy with the gathered weights of FSDP2 shards, if `record` (see [`backbone_record`]) says how to build one."""
+    if not is_sharded(model) or not record:
+        return model
+    whole: nn.Module = run_on_backbone(record, {n: full_parameter(value) for n, value in model.state_dict().items()})
+    return whole.to(next(model.parameters()).device)
+
+
 def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     state = dict(tensors)
     for prefix in WRAPPER_PREFIXES:

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_watermark import WatermarkKey
-from hf_watermark.backbones.loading import live_weights
+from hf_watermark.backbones import live_weights
 from hf_watermark.mapping import METHODS, AutoTrainer, AutoWatermarkConfig
 from hf_watermark.trainer import WatermarkTrainer
 
@@ -30,23 +30,19 @@ def sharded(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def make_trainer(key: WatermarkKey, folder: Path) -> WatermarkTrainer:
+def train(key: WatermarkKey, way: str, folder: Path) -> WatermarkTrainer:
+    """
+    The steps that `Trainer.train` takes. Accelerate shards a model after the trainer was made, so it is done here too. Both processes see
+    the same images, each with its own triggers.
+    """
     config = AutoWatermarkConfig.from_dict(key.assignments[0].config)
-    return AutoTrainer.for_method(config.method)(
+    trainer = AutoTrainer.for_method(config.method)(
         model=tiny_resnet().train(),
         args=training_arguments(folder, optim="sgd", learning_rate=0.05, max_steps=STEPS),
         train_dataset=patterned_images(variety=0.3),
         watermark=config,
         key=key,
     )
-
-
-def train(key: WatermarkKey, way: str, folder: Path) -> WatermarkTrainer:
-    """
-    The steps that `Trainer.train` takes. Accelerate shards a model after the trainer was made, so it is done here too. Both processes see
-    the same images, each with its own triggers.
-    """
-    trainer = make_trainer(key, folder)
     wrapped = sharded(trainer.model) if way == "fsdp2" else DistributedDataParallel(trainer.model)
     trainer.current_gradient_accumulation_steps = 1
     optimizer = trainer.create_optimizer()
@@ -78,9 +74,8 @@ def main(folder: Path) -> None:
             save_file(weights, folder / f"{method}-{way}-rank{rank}.safetensors")
             kinds = {type(weight).__name__ for weight in trainer.model.parameters()}
             facts[f"{method}-{way}"] = {"matches": trainer.verify().matches, "kinds": sorted(kinds)}
-    masking = train(WatermarkKey.load(folder / "keys" / "masking"), "ddp", folder / "out")
     try:
-        train(masking.key, "fsdp2", folder / "out")
+        train(WatermarkKey.load(folder / "keys" / "masking"), "fsdp2", folder / "out")
     except ValueError as error:
         facts["masking"] = str(error)
     (folder / f"facts-rank{rank}.json").write_text(json.dumps(facts))
