@@ -1,6 +1,7 @@
 """Static lazy table of methods, the Auto classes, and `verify`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from .alignment import AlignedReading, open_reference
 from .backbones import read_carriers
 from .calibration import NullTable, with_null_control
 from .configuration import CONFIG_NAME, WatermarkConfig
-from .evidence import Access, Evidence
-from .keys import NO_BEACON, Opening, WatermarkKey
+from .evidence import SELF_CHECK, Access, Basis, Check, Evidence
+from .keys import NO_BEACON, Opening, SubKey, WatermarkKey
 from .sequential import SequentialResult, run_sequentially
-from .serialization import InvalidInput, read_json
+from .serialization import InvalidInput, Unreadable, read_json
 from .suspects import Suspect
 from .trainer import WatermarkTrainer
-from .verifier import Verifier, invalid_claim, verify_claims
+from .verifier import Verifier, invalid_claim, unreadable, verify_claims
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ class AutoVerifier:
         return method_entry(method).load("Verifier")
 
 
+UNDATED = (
+    "the suspect was aligned to a reference that nobody dated before the suspect: whoever made it could have made it from the suspect, so "
+    "it is as good as the word of whoever gave it to you"
+)
+
+
 def verify(
     suspect: Any,
     key: WatermarkKey | Opening,
@@ -96,6 +103,10 @@ def verify(
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
+
+    The basis of the evidence is `self-check`: it is as good as the word of whoever gave you the key. A claim needs a verified statement:
+    [`~claims.judge`], [`~claims.dispute`], [`~claims.verify_claim`], or `hf-watermark verify --statement`. Sub-keys that others may know
+    (the public one, and those in the key folder's log) are shown and add no evidence.
 
     Args:
         suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
@@ -114,15 +125,16 @@ def verify(
         reference (`nn.Module`, `str` or `Path`, *optional*):
             The owner's marked model, or its folder. When the direct reading does not find the mark, function-preserving changes of the
             suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is read as well. The second look costs one
-            bit, whether or not it is taken.
+            bit, whether or not it is taken. What it finds is a self-check at most: a reference can be made from the suspect.
         null_table ([`~calibration.NullTable`], *optional*):
             What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
 
     Returns:
-        [`Evidence`]: verdict, exact p-value, controls. An inadmissible opening gives the verdict `invalid claim`.
+        [`Evidence`]: verdict, exact p-value, controls, basis. A key or opening that does not hold gives the verdict `invalid claim`; a
+        suspect that cannot be read under this key gives `inconclusive`, with the reason.
 
     Raises:
-        [`~serialization.InvalidInput`]: when the suspect cannot be read or does not fit the key.
+        [`~serialization.InvalidInput`]: when there is no suspect, or its files are damaged.
 
     Example:
 
@@ -134,17 +146,43 @@ def verify(
     mark found
     ```
     """
-    prepared = _prepare(suspect, key, looks, budget)
+    return run_check(suspect, key, self_check(key, looks, beacon, budget), reference, null_table)
+
+
+def self_check(
+    key: WatermarkKey | Opening, looks: int = 1, beacon: bytes | None = None, budget: int | None = None
+) -> Check:
+    """What a verifier decides who has a key and nobody's statement."""
+    if looks < 1:
+        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    if budget is not None and budget < 1:
+        raise InvalidInput(f"`budget` is {budget}: at least one image has to be asked")
+    return Check(is_bound(key.beacon, beacon), looks, budget, Basis.SELF_CHECK, key.disclosed)
+
+
+def run_check(
+    suspect: Any,
+    key: WatermarkKey | Opening,
+    check: Check,
+    reference: nn.Module | str | Path | None = None,
+    null_table: NullTable | None = None,
+) -> Evidence:
+    """[`verify`] with everything that the verifier decided in one object; for those who have verified a statement."""
+    prepared = _prepare(suspect, key, check)
     if isinstance(prepared, Evidence):
         return prepared
     verifiers, opened = prepared
-    opened.budget = None if budget is None else opened.queries + budget
-    bound = is_bound(key.beacon, beacon)
-    if reference is None or not any(verifier.reads_coordinates for verifier in verifiers):
-        evidence = verify_claims(verifiers, opened, bound, looks)
-    else:
-        owner = open_reference(reference, getattr(key, "backbone", None))
-        evidence = _verify_aligned(verifiers, opened, bound, 2 * looks, owner)
+    aligns = reference is not None and any(verifier.reads_coordinates for verifier in verifiers)
+    given, opened.budget = opened.budget, _limit(opened, check)
+    try:
+        if aligns:
+            assert reference is not None
+            check = replace(check, looks=2 * check.looks)
+            evidence = _verify_aligned(verifiers, opened, check, open_reference(reference, key.backbone))
+        else:
+            evidence = verify_claims(verifiers, opened, check)
+    finally:
+        opened.budget = given
     if null_table is None:
         return evidence
     return with_null_control(
@@ -152,14 +190,18 @@ def verify(
     )
 
 
-def _verify_aligned(
-    verifiers: list[Verifier], suspect: Suspect, bound: bool, looks: int, reference: nn.Module
-) -> Evidence:
+def _limit(suspect: Suspect, check: Check) -> int | None:
+    """The stricter of what the caller and the check allow."""
+    limits = [suspect.budget, None if check.budget is None else suspect.queries + check.budget]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _verify_aligned(verifiers: list[Verifier], suspect: Suspect, check: Check, reference: nn.Module) -> Evidence:
     """The direct reading, and where that does not suffice the aligned one; the stronger of the two."""
     direct: Evidence | None = None
     failure: InvalidInput | None = None
     try:
-        direct = verify_claims(verifiers, suspect, bound, looks)
+        direct = verify_claims(verifiers, suspect, check)
     except InvalidInput as error:  # lost or added channels, other names
         failure = error
     if direct is not None and direct.found:
@@ -172,19 +214,23 @@ def _verify_aligned(
     ]
     try:
         reading = AlignedReading(suspect, reference, carriers)
-        aligned = verify_claims(verifiers, reading.suspect, bound, looks)
+        aligned = verify_claims(verifiers, reading.suspect, check)
     except InvalidInput as error:
         if direct is None:
             raise failure or error from None
         direct.warnings.append(f"the suspect could not be aligned to the reference: {error}")
         return direct
     aligned.details["alignment"] = reading.details
-    if aligned.found:
+    if not check.dated_reference:
+        aligned.capped = UNDATED
+        aligned.warnings.append(UNDATED)
+        aligned.decide()
+    if aligned.log2_p <= SELF_CHECK:
         aligned.details["alignment"]["control"] = control = reading.control()
         if control.get("failed"):
             aligned.controls["failed"] = control["failed"]
             aligned.decide()
-    if direct is not None and direct.log2_p <= aligned.log2_p:
+    if direct is not None and direct.trials and direct.log2_p <= aligned.log2_p:
         direct.details["alignment"] = reading.details
         return direct
     return aligned
@@ -196,16 +242,23 @@ def verify_sequentially(
     budget: int | None = None,
     beacon: bytes | None = None,
     looks: int = 1,
+    before_asking: Callable[[SubKey], None] = lambda subkey: None,
 ) -> SequentialResult:
     """
     Asks a suspect a few images at a time and stops as soon as the evidence suffices, the budget is spent, or going on is futile
-    (protocol.md §3.8). Only black-box methods can be asked; their e-values multiply.
+    (PROTOCOL.md §3.8). Only black-box methods can be asked; their e-values multiply.
+
+    Whoever answers sees the triggers: a sub-key that was asked over a network is burnt. Note it with [`~keys.burn`] in `before_asking`, as
+    `hf-watermark verify https://...` does.
 
     Args:
         budget (`int`, *optional*):
-            Most images to ask; all that the key has by default.
+            Most images to ask; all that the key has by default. A second run with a larger one asks the same images first and goes on: it is
+            no second look, if the suspect answers an image the same whenever it is asked.
         suspect, key, beacon, looks:
             As in [`verify`].
+        before_asking (`Callable`, *optional*):
+            Called with each sub-key before its first image is shown.
 
     Raises:
         [`~suspects.AccessError`]: when the key has no black-box method, or the suspect does not offer what they need.
@@ -217,29 +270,26 @@ def verify_sequentially(
     >>> result.queries, result.evidence.verdict
     ```
     """
-    prepared = _prepare(suspect, key, looks, budget)
+    check = self_check(key, looks, beacon, budget)
+    prepared = _prepare(suspect, key, check)
     if isinstance(prepared, Evidence):
         return SequentialResult(prepared, 0, budget)
-    return run_sequentially(*prepared, is_bound(key.beacon, beacon), budget, looks)
+    return run_sequentially(*prepared, check, before_asking)
 
 
-def _prepare(
-    suspect: Any, key: WatermarkKey | Opening, looks: int, budget: int | None
-) -> tuple[list[Verifier], Suspect] | Evidence:
-    """Verifiers and the opened suspect, or the verdict on an inadmissible opening."""
-    if looks < 1:
-        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
-    if budget is not None and budget < 1:
-        raise InvalidInput(f"`budget` is {budget}: at least one image has to be asked")
-    backbone = None
-    if isinstance(key, Opening):
-        problems = key.problems()
-        if problems:
-            return invalid_claim(problems)
-    else:
-        backbone = key.backbone
-    verifiers = [AutoVerifier.for_method(claim.assignment.method)(claim) for claim in key.claims()]
-    return verifiers, Suspect.open(suspect, backbone)
+def _prepare(suspect: Any, key: WatermarkKey | Opening, check: Check) -> tuple[list[Verifier], Suspect] | Evidence:
+    """Verifiers and the opened suspect, or the verdict on a key that does not hold, or on a suspect that cannot be read."""
+    problems = key.problems()
+    if problems:
+        return invalid_claim(problems)
+    try:
+        verifiers = [AutoVerifier.for_method(claim.assignment.method)(claim) for claim in key.claims()]
+    except InvalidInput as error:
+        return invalid_claim([str(error)])
+    try:
+        return verifiers, Suspect.open(suspect, key.backbone)
+    except Unreadable as error:
+        return unreadable(str(error), check)
 
 
 def is_bound(claimed: bytes, looked_up: bytes | None) -> bool:

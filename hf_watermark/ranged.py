@@ -2,9 +2,10 @@
 Reads the mark of a remote checkpoint a few row ranges at a time, and stops when enough is known.
 
 Every row of every carrier may hold bits, but far fewer bits than there are decide a case. Which rows are read first depends on nothing
-secret, and the e-value of the bits seen so far is valid wherever the reading stops (protocol.md §3.7 and §3.8).
+secret, and the e-value of the bits seen so far is valid wherever the reading stops (PROTOCOL.md §3.7 and §3.8).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,7 @@ from typing import Protocol
 import torch
 
 from .backbones import Carrier, canonical_form, located, slot_rows
-from .evidence import LEVEL_B, LEVEL_N, Access, Evidence, single
+from .evidence import Access, Check, Evidence, level_limit, single
 from .hub.remote import Part, RemoteSafetensors
 from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
 
@@ -24,7 +25,7 @@ SHARE, REQUESTS = 0.028, 12
 LEAST_BYTES, MOST_BYTES = 2**20, 32 * 2**20
 # Computing needs several copies of a block.
 BLOCK_BYTES = 4 * 2**20
-# protocol.md §3.8: so small an e-value of all sub-keys together that reading on is futile.
+# PROTOCOL.md §3.8: so small an e-value of all sub-keys together that reading on is futile.
 FUTILE = -10.0
 
 
@@ -84,7 +85,8 @@ class PartialReading:
         requests, bytes_read (`int`):
             What all sub-keys together have cost, headers included.
         looks (`int`):
-            How often reading could have stopped so far.
+            Tests that this reading may end in, fixed by the headers alone: 1 where everything is read at once, else 2 (the e-value where it
+            stops early, the exact test at the end).
         complete (`bool`):
             Whether every bit was read.
     """
@@ -129,15 +131,14 @@ class RangedReader:
         self.values = [torch.zeros(len(own.row)) for own in members]
         self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in members]
         row_bytes = [weights.row_bytes(found.weight) for found in self.found]
-        self._readings = plan_readings(row_bytes, owned, *self._first_reading())
-        self.looks = 0
+        readings = list(plan_readings(row_bytes, owned, *self._first_reading()))
+        self._readings, self.looks = iter(readings), min(2, len(readings))
 
     def read_on(self) -> bool:
         """The next reading; `False` when there is none left."""
         blocks = next(self._readings, None)
         if blocks is None:
             return False
-        self.looks += 1
         for _, together in groupby(blocks, lambda block: block.carrier):
             self._read_blocks(list(together))
         return True
@@ -175,23 +176,29 @@ class RangedReader:
 
 
 def read_until_decided(
-    reader: RangedReader, score: Callable[[PartialReading, int], Evidence], bound: bool
+    reader: RangedReader,
+    score: Callable[[PartialReading, int], Evidence],
+    check: Check,
+    counted: Sequence[int],
 ) -> list[PartialReading]:
     """
-    Reads on until the e-value of all sub-keys suffices for the verdict, or shows that more is futile.
+    Reads on until the e-value of all sub-keys suffices for the verdict, or shows that more is futile: together, and for each alone, since
+    one spoilt sub-key must not end the reading of the others.
 
     Args:
         score (`Callable`):
             Evidence of a reading of the sub-key at this place, see [`score_reading`].
-        bound (`bool`):
-            Whether level B is enough.
+        check ([`~evidence.Check`]):
+            What the verifier decided beforehand.
+        counted (`Sequence[int]`):
+            Places of the sub-keys that may add evidence: those that were not disclosed.
     """
-    enough = SPARE - (LEVEL_B if bound else LEVEL_N)
+    enough = SPARE + math.log2(check.looks) - level_limit(check.bound)
     parts: list[PartialReading] = []
     while reader.read_on():
         parts = [reader.result(place) for place in range(len(reader.members))]
-        log2_e = sum(score(part, place).log2_e for place, part in enumerate(parts))
-        if log2_e >= enough or log2_e <= FUTILE:
+        values = [score(parts[place], place).log2_e for place in counted]
+        if sum(values) >= enough or (sum(values) <= FUTILE and max(values) < 0):
             break
     return parts
 
@@ -203,8 +210,9 @@ def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> 
     log2_e = log2_e_beta_mixture(matches, trials, 0.5)
     log2_p, null = log2_p_from_log2_e(log2_e), SEQUENTIAL
     if reading.complete:
-        # The exact test after all; where reading could have stopped before, it is the second of two tests.
-        log2_p, null = charge_looks(log2_binomial_tail(matches, trials), min(reading.looks, 2)), EXACT
+        log2_p, null = log2_binomial_tail(matches, trials), EXACT
+    # Where reading may end in either of two tests, each has half of the error.
+    log2_p = charge_looks(log2_p, reading.looks)
     return single(
         method,
         matches,

@@ -14,11 +14,15 @@ from .backbones import evaluation_mode, run_on_backbone
 from .evidence import Access
 from .hub.remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .hub.source import Source, parse_repo
-from .serialization import InvalidInput, SafetensorsFolder
+from .serialization import InvalidInput, SafetensorsFolder, Unreadable
 
 
 class AccessError(InvalidInput):
     """A check needs something that this suspect does not offer."""
+
+
+class LabelsOnly(AccessError, Unreadable):
+    """The suspect gives labels, and a method is read from probabilities: nothing can be seen of its mark."""
 
 
 class BudgetExceeded(AccessError):
@@ -49,6 +53,7 @@ class Suspect:
 
     Attributes:
         queries (`int`): Images asked so far.
+        unusable (`int`): Answers among them that could not be used.
         budget (`int`, *optional*): Most images that may be asked.
     """
 
@@ -66,7 +71,7 @@ class Suspect:
         # Whether answers are scores or labels shows only when one is asked for.
         self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
-        self.queries = 0
+        self.queries = self.unusable = 0
         self.budget: int | None = None
 
     @classmethod
@@ -163,9 +168,15 @@ class Suspect:
         """
         other = copy.copy(self)
         other.name, other.queries, other.budget = f"{self.name}, mirrored", 0, None
+        other.unusable = 0
         ask = self._answer
         other._answer = None if ask is None else lambda images: ask(images.flip(-1))
         return other
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever answers has to say about the asking, such as inputs that cannot be sent as they are."""
+        return list(getattr(self._answer, "notes", ()))
 
     @property
     def access(self) -> set[Access]:
@@ -249,10 +260,14 @@ class Suspect:
                 raise InvalidInput(
                     f"{self.name} answered with one float per image; return integer labels or probabilities"
                 )
-            return answers.long()
-        self._refuse_other_classes(answers, classes)
-        # NaN scores must not count as an answer.
-        return torch.where(answers.isfinite().all(dim=1), answers.argmax(dim=1), -1)
+            labels = answers.long()
+            usable = (labels >= 0) & (labels < classes)
+        else:
+            self._refuse_other_classes(answers, classes)
+            # NaN scores must not count as an answer.
+            labels, usable = answers.argmax(dim=1), answers.isfinite().all(dim=1)
+        self.unusable += int((~usable).sum())
+        return torch.where(usable, labels, -1)
 
     def probabilities(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """
@@ -266,12 +281,14 @@ class Suspect:
         """
         answers = self.ask(images)
         if answers.ndim == 1:
-            raise AccessError(
+            self.unusable += len(answers)
+            raise LabelsOnly(
                 f"{self.name} offers labels only; this method is read from probabilities and cannot decide from labels. Ask for "
                 "an endpoint that returns probabilities [n, classes], or use a method that reads labels"
             )
         self._refuse_other_classes(answers, classes)
         usable = answers.isfinite().all(dim=1)
+        self.unusable += int((~usable).sum())
         scores = answers.double().where(usable[:, None], torch.nan)
         if self._module is not None:
             return scores.softmax(dim=1)
@@ -280,7 +297,7 @@ class Suspect:
 
     def _refuse_other_classes(self, answers: torch.Tensor, classes: int) -> None:
         if answers.shape[1] != classes:
-            raise InvalidInput(
+            raise Unreadable(
                 f"{self.name} knows {answers.shape[1]} classes, the key was made for {classes}: the label sets do not match"
             )
 

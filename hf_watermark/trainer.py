@@ -18,11 +18,11 @@ from transformers.utils.hub import PushInProgress
 
 from .backbones import backbone_record, gathered_model
 from .configuration import WatermarkConfig
-from .evidence import Evidence
+from .evidence import Check, Evidence
 from .hub import Extras, publish
 from .hub.precommit import FOLDER as PUBLIC_FOLDER
 from .hub.publish import fetch_card
-from .keys import NO_BEACON, Claim, Opening, Owner, WatermarkKey, refuse_keys_inside
+from .keys import NO_BEACON, PUBLIC_SUBKEY, Claim, ModelContext, Opening, Owner, WatermarkKey, refuse_keys_inside
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
 from .suspects import Suspect
@@ -147,15 +147,21 @@ class WatermarkTrainer(Trainer):
             seed, plans, pool = self._key_seed(), [], {}
             for cls in self.method_classes():
                 config = self.watermark[cls.method]
-                plan = cls.plan(self, config, expand(seed, b"hfwm/v1/pool", cls.method.encode()))
+                plan = cls.plan(self, config, expand(seed, b"hfwm/v2/pool", cls.method.encode()))
                 plans.append((cls.method, cls.version, config.to_dict(), plan.layout, plan.subkeys))
                 pool.update(plan.pool)
-            box[0] = WatermarkKey.create(
-                owner, plans, seed=seed, backbone=backbone_record(self._bare_model()), pool=pool
-            )
+            box[0] = WatermarkKey.create(owner, plans, seed=seed, context=self._context(), pool=pool)
         if self.accelerator.num_processes > 1:
             broadcast_object_list(box)
         return cast(WatermarkKey, box[0])
+
+    def _context(self) -> ModelContext:
+        """What the key commits about the model; the normalisation is that of the image processor, if the trainer was given one."""
+        processor: Any = self.processing_class
+        mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
+        if mean is None or std is None or not getattr(processor, "do_normalize", True):
+            mean = std = None
+        return ModelContext.of(backbone_record(self._bare_model()), mean, std)
 
     def _attach(self, key: WatermarkKey) -> None:
         claims = {claim.assignment.method: claim for claim in key.claims()}
@@ -263,17 +269,16 @@ class WatermarkTrainer(Trainer):
         source = self._whole_model() if suspect is None else suspect
         verifiers = {cls.method: cls.verifier_class for cls in self.method_classes()}
         claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
-        bound = self.key.beacon != NO_BEACON
-        return verify_claims(claims, Suspect.open(source, self.key.backbone), bound)
+        check = Check(bound=self.key.beacon != NO_BEACON, disclosed=self.key.disclosed)
+        return verify_claims(claims, Suspect.open(source, self.key.backbone), check)
 
     # Saving
 
     def public_files(self) -> dict[str, dict[str, Any]]:
         """The public files of `watermark/`: the precommit, and sub-key 0 once the mark was read back and others remain secret."""
         files = {"precommit.json": self.key.precommit_document()}
-        embedded = sum(len(assignment.subkeys) for assignment in self.key.assignments)
-        if self.evidence is not None and self.evidence.found and embedded > 1:
-            files["subkey0.json"] = Opening.of(self.key, 0).to_dict()
+        if self.evidence is not None and self.evidence.found and len(self.key.used) > 1:
+            files["subkey0.json"] = Opening.of(self.key, PUBLIC_SUBKEY).to_dict()
         return files
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

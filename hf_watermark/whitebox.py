@@ -5,13 +5,13 @@ from abc import abstractmethod
 import torch
 
 from .backbones import canonical_rows, own_rows, read_carriers
-from .evidence import Access, Evidence, single
+from .evidence import Access, Check, Evidence, single
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
 from .ranged import Members, PartialReading, RangedReader, owned_blocks, read_until_decided, score_reading
 from .statistics import log2_binomial_tail, log2_e_beta_mixture
 from .suspects import Suspect
-from .verifier import Verifier
+from .verifier import Verifier, digest_of
 
 
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
@@ -50,7 +50,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
         """The exact test of one sub-key on all of its rows."""
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor | PartialReading:
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
         """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
         if not isinstance(suspect.weights, RemoteSafetensors):
             return self.rows(suspect, subkey)
@@ -60,9 +60,20 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 owned = owned_blocks(self.carriers, [subkey.slot for subkey in subkeys], self.subkeys)
                 members = list(map(self.members, subkeys))
                 reader = RangedReader(suspect.weights, self.carriers, owned, members, self.reduce)
-                parts = read_until_decided(reader, lambda part, place: self.score(part, subkeys[place]), self.bound)
+                counted = [place for place, own in enumerate(subkeys) if own.index not in check.disclosed]
+                parts = read_until_decided(
+                    reader,
+                    lambda part, place: self.score(part, subkeys[place]),
+                    check,
+                    counted or range(len(subkeys)),
+                )
             self._parts = suspect, parts
         return self._parts[1][self.claim.subkeys.index(subkey)]
+
+    def fingerprint(self, observation: torch.Tensor | PartialReading) -> bytes:
+        if isinstance(observation, PartialReading):
+            return digest_of(observation.values, observation.read)
+        return digest_of(observation)
 
     def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         """The canonical rows of the sub-key's slot laid end to end."""

@@ -2,7 +2,7 @@
 Undoes function-preserving changes: brings a suspect's weights into the coordinates of the owner's reference model.
 
 The fit sees anchors only. Carriers are taken out of the reference *before* anything is compared, so that what they say about a
-suspect stays as independent of the key as it was (protocol.md §5.2, normative).
+suspect stays as independent of the key as it was (PROTOCOL.md §5.2, normative).
 """
 
 import copy
@@ -104,14 +104,14 @@ class Aligner:
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
     def with_random_carriers(
-        self, carriers: list[Carrier], suspect: Mapping[str, torch.Tensor]
+        self, carriers: list[Carrier], suspect: Mapping[str, torch.Tensor], seed: int
     ) -> tuple[Tensors, AlignedWeights]:
         """A state dict of the reference with random carriers, and the suspect aligned to it, with all else as it is."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-        decoy = dict(self.state)
+        decoy, generator = dict(self.state), torch.Generator().manual_seed(seed)
         for carrier in carriers:
             name = locate(carrier.role, shapes).weight
-            random = torch.randn(decoy[name].shape) * decoy[name].float().std()
+            random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
             if carrier.every_third_input:
                 decoy[name] = decoy[name].clone()
                 decoy[name][:, 2::3] = random[:, 2::3]

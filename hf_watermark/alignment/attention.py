@@ -1,6 +1,6 @@
 """
 Fits attention heads. Scores q k^T are the same for (A q, A^-T k), values and output projection for (C v, o C^-1), so heads are told apart
-by what neither A nor C changes: W_q^T W_k and W_o W_v (protocol.md §5.2).
+by what neither A nor C changes: W_q^T W_k and W_o W_v (PROTOCOL.md §5.2).
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 """
-Fits the change of coordinates of one space from anchors (protocol.md §5.2 step 3).
+Fits the change of coordinates of one space from anchors (PROTOCOL.md §5.2 step 3).
 
 A suspect that was derived from the reference by x_suspect = M x_reference has writers W_s = M W_r and readers V_s = V_r M^-1 once all
 other axes are aligned. M is a permutation times scales (assignment), a rotation (Procrustes), or any matrix (least squares).

@@ -8,15 +8,12 @@ import torch
 from torch import nn
 
 from ..backbones import Carrier, canonical_rows, describe, run_on_backbone
-from ..serialization import InvalidInput, SafetensorsFolder, read_json
+from ..evidence import CONTROL_LIMIT
+from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest, read_json
 from ..statistics import log2_binomial_tail
 from ..suspects import Suspect
 from ..symmetry import Untraceable
 from .align import AlignedWeights, Aligner
-
-
-# A decoy that agrees with the suspect more than chance allows once in a million times shows that the fit saw carriers.
-CONTROL = -20.0
 
 
 def open_reference(reference: nn.Module | str | Path, backbone: dict[str, Any] | None = None) -> nn.Module:
@@ -92,11 +89,13 @@ def decoy_agreement(
             The carriers to replace; by default those that the aligner holds out.
 
     Returns:
-        `dict`: `agreement` (share), `weights` (count), `log2_p` of the exact test, and `failed` when that is below 2^-20.
+        `dict`: `agreement` (share), `weights` (count), `log2_p` of the exact test, and `failed` when that is below 2^-41.
     """
     carriers = carriers or aligner.carriers
     aligned: AlignedWeights
-    decoy, aligned = aligner.with_random_carriers(carriers, suspect)
+    # The same for everybody who repeats the check.
+    seed = int.from_bytes(bytes.fromhex(named_tensors_digest(suspect))[:8], "big") >> 1
+    decoy, aligned = aligner.with_random_carriers(carriers, suspect, seed)
     shapes = {name: tuple(tensor.shape) for name, tensor in decoy.items()}
     same = count = 0
     for carrier in carriers:
@@ -110,7 +109,7 @@ def decoy_agreement(
         "weights": count,
         "log2_p": round(log2_p, 2),
     }
-    if log2_p <= CONTROL:
+    if log2_p <= CONTROL_LIMIT:
         result["failed"] = (
             f"the aligned suspect agrees with random carriers in {result['agreement']:.4f} of {count} signs"
         )

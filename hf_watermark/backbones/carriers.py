@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..serialization import InvalidInput
+from ..serialization import InvalidInput, Unreadable
 from .families import Found, Shape, find_carriers, find_stem
 from .loading import full_parameter
 
@@ -17,7 +17,7 @@ MAX_SIZE = 2**24
 MAX_CARRIERS = 4096
 
 
-class LayoutMismatch(InvalidInput):
+class LayoutMismatch(Unreadable):
     """The suspect does not have the tensors that the key's carriers lie in."""
 
 

@@ -3,7 +3,7 @@ Which weights of an architecture family may carry a mark, told by role instead o
 
 One principle covers every residual family: **the last weight of a residual branch carries, everything else aligns**. Each such
 weight is the second or later writer of its stream (the stem, a shortcut or a patch merging wrote first), so a suspect can be
-aligned on its anchors alone (protocol.md §5.2, normative). VGG has one writer per stream; there every third input channel
+aligned on its anchors alone (PROTOCOL.md §5.2, normative). VGG has one writer per stream; there every third input channel
 carries and the other two thirds align.
 
 A role is `(family, ordinal in depth order)`. A dialect says how one library spells the family's names; `prefix` absorbs

@@ -1,4 +1,4 @@
-"""Level V2: precommit before beacon before statement, by the word of authorities that the reader trusts (protocol.md §2.6)."""
+"""Level V2: precommit before beacon before statement, by the word of authorities that the reader trusts (PROTOCOL.md §2.6)."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,20 +1,14 @@
-"""Opening one sub-key for one dispute: signed over the judge's nonce, so that nobody can replay it (protocol.md §1.2, D1, D2)."""
+"""Opening one sub-key for one dispute: signed over the judge's nonce, so that nobody can replay it (PROTOCOL.md §1.2, D1, D2)."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from ..hub.schema import Date, Hex64, Slug, Strict, validated
-from ..hub.statement import format_date
+from ..hub.schema import Hex64, Slug, Strict, validated
 from ..keys import Opening, Owner, WatermarkKey, is_signed_by
-from ..serialization import InvalidInput, canonical_json, parse_json, read_json, write_json_atomic
+from ..serialization import InvalidInput, canonical_json, parse_json
 
 
-DOMAIN = b"hf-watermark/disclosure/v1\x00"
-BURNT_FILE = "burnt.json"
+DOMAIN = b"hf-watermark/disclosure/v2\x00"
 
 
 class Consent(Strict):
@@ -22,26 +16,6 @@ class Consent(Strict):
 
     nonce: Slug
     signature: Hex64
-
-
-class BurntEntry(Strict):
-    subkey: Annotated[int, Field(ge=0, lt=1024)]
-    nonce: Slug
-    date: Date
-
-
-class Burnt(Strict):
-    """`burnt.json` in the key folder: which sub-keys were opened, and for which dispute."""
-
-    schema_: Annotated[Literal["hf-watermark/burnt-log/v1"], Field(alias="schema")]
-    entries: Annotated[list[BurntEntry], Field(max_length=1024)]
-
-
-class BurntPublic(Strict):
-    """`watermark/burnt.json`: sub-keys that can prove nothing any more."""
-
-    schema_: Annotated[Literal["hf-watermark/burnt/v1"], Field(alias="schema")]
-    subkeys: Annotated[list[Annotated[int, Field(ge=0, lt=1024)]], Field(max_length=1024)]
 
 
 @dataclass(frozen=True)
@@ -95,22 +69,3 @@ class Disclosure:
 
 def _message(opening: Opening, nonce: str) -> bytes:
     return DOMAIN + canonical_json({"nonce": nonce, "opening": opening.to_dict()})
-
-
-def burnt_subkeys(folder: Path) -> list[int]:
-    """Sub-keys that were opened from this key folder."""
-    return sorted({entry.subkey for entry in _log(folder).entries})
-
-
-def burn(folder: Path, index: int, nonce: str) -> None:
-    """Notes an opening in the key folder; an entry is never removed."""
-    log = _log(folder).plain()
-    log["entries"].append({"subkey": index, "nonce": nonce, "date": format_date(datetime.now(UTC))})
-    write_json_atomic(folder / BURNT_FILE, validated(Burnt, log, BURNT_FILE).plain(), mode=0o600)
-
-
-def _log(folder: Path) -> Burnt:
-    path = folder / BURNT_FILE
-    if not path.exists():
-        return Burnt(schema="hf-watermark/burnt-log/v1", entries=[])  # type: ignore[call-arg]
-    return validated(Burnt, read_json(path), str(path))

@@ -1,13 +1,13 @@
-"""Two claimants over one model: who built on whom (protocol.md §2.9)."""
+"""Two claimants over one model: who built on whom (PROTOCOL.md §2.9)."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..evidence import Verdict
+from ..evidence import Basis, Check, Verdict
 from ..hub.source import Source
-from ..mapping import verify
+from ..mapping import run_check
 from ..serialization import InvalidInput, SafetensorsFolder, tensor_set_digest
 from .disclosure import Disclosure
 from .judge import judge, open_suspect
@@ -109,9 +109,9 @@ def _is_in_original(
         )
         return True
     opening, judgement = side.disclosure.opening, judgements[side.name]
-    bound = judgement.report.beacon if judgement.level == "B" else None
+    check = Check(bound=judgement.level == "B", looks=judgement.looks, basis=Basis.CLAIM, disclosed=opening.disclosed)
     _, model = open_suspect(original, Source.open(side.statement, token), opening, token)
-    return verify(model, opening, looks=judgement.looks, beacon=bound).verdict is Verdict.FOUND
+    return run_check(model, opening, check).verdict is Verdict.FOUND
 
 
 def _committed_original(side: Claimant, judgement: Judgement, token: str | bool | None) -> Path:

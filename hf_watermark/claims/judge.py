@@ -1,22 +1,22 @@
-"""One claim before a judge who has the opening and nothing else: everything is derived again (protocol.md §2.8)."""
+"""One claim before a judge who has the opening and nothing else: everything is derived again (PROTOCOL.md §2.8)."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from ..evidence import SELF_CHECK, Verdict
-from ..hub.describe import BURNT
-from ..hub.schema import validated
+from ..evidence import CONTROL_LIMIT, Basis, Check, Verdict
 from ..hub.source import Source
+from ..hub.statement import Statement
 from ..keys import Opening
-from ..mapping import method_entry, verify
-from ..serialization import InvalidInput, canonical_json, parse_json
+from ..mapping import method_entry, run_check
+from ..serialization import canonical_json
 from ..suspects import Suspect
-from .disclosure import BurntPublic, Disclosure
+from .disclosure import Disclosure
 from .judgement import Judgement, Step
 from .levels import check
 from .report import CLOCKS, LevelReport, Outcome, iso
@@ -79,16 +79,15 @@ def judge(
     try:
         _admit(disclosure, source, report, nonce, steps)
         result.level = _level(report, suspect_time, steps)
-        looks *= 1 if drawn else _choices(source, report, opening)
-        detail = (
-            "drawn by the judge" if drawn else "chosen by the claimant: all that could have been chosen are charged"
-        )
+        # What the commitment says, and not what the statement lists or what was opened since: the claimant has both in his hand.
+        looks *= 1 if drawn else len(opening.used)
+        detail = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
         steps.append(Step("looks", Outcome.PASSED, f"sub-key {opening.index}, {detail} ({looks} looks)"))
         result.looks = looks
-        bound = report.beacon if result.level == "B" else None
-        result.controls = _controls(source, opening, bound, unmarked or {}, steps)
+        plan = Check(bound=result.level == "B", looks=looks, basis=Basis.CLAIM, disclosed=opening.disclosed)
+        result.controls = _controls(source, opening, plan, unmarked or {}, steps)
         result.inputs["suspect"], opened = open_suspect(suspect, source, opening, token)
-        evidence = verify(opened, opening, looks=looks, beacon=bound)
+        evidence = run_check(opened, opening, plan)
         result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
         steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
         if method_entry(opening.assignment.method).access != "weights":
@@ -115,12 +114,7 @@ def _admit(disclosure: Disclosure, source: Source, report: LevelReport, nonce: s
     _step("commitment", opening_problems(opening, statement), steps)
     # What is left can only be the source images, which the claimant sends along.
     _step("source images", opening.problems(), steps)
-    spent = []
-    if opening.index in statement.opened_subkeys:
-        spent.append(f"sub-key {opening.index} is public: anybody could have planted it")
-    if opening.index in _burnt(source):
-        spent.append(f"sub-key {opening.index} was opened in an earlier dispute and proves nothing any more")
-    _step("sub-key", spent, steps)
+    _step("sub-key", _spent(disclosure, statement), steps)
 
 
 def _step(name: str, problems: list[str], steps: list[Step]) -> None:
@@ -158,23 +152,22 @@ def _level(report: LevelReport, suspect_time: datetime | None, steps: list[Step]
     return level
 
 
-def _burnt(source: Source) -> list[int]:
-    raw = source.read(BURNT)
-    return [] if raw is None else validated(BurntPublic, parse_json(raw), BURNT).subkeys
-
-
-def _choices(source: Source, report: LevelReport, opening: Opening) -> int:
-    """How many sub-keys the claimant could have picked for this suspect."""
-    assert report.signed is not None
-    used = {index for method in report.signed.statement.methods for index in method.subkeys}
-    return max(1, len(used - set(report.signed.statement.opened_subkeys) - set(_burnt(source))))
+def _spent(disclosure: Disclosure, statement: Statement) -> list[str]:
+    """Why the opened sub-key may not prove anything; an opening for this very dispute does not spoil itself."""
+    index = disclosure.opening.index
+    if index in statement.public:
+        return [f"sub-key {index} is public: anybody could have planted it"]
+    this = None if disclosure.consent is None else hashlib.sha256(disclosure.consent.nonce.encode()).hexdigest()
+    if any(entry.subkey == index and entry.nonce_sha256 != this for entry in statement.disclosed):
+        return [f"sub-key {index} was opened in an earlier dispute and proves nothing any more"]
+    return []
 
 
 def _controls(
-    source: Source, opening: Opening, bound: bytes | None, unmarked: Mapping[str, Any], steps: list[Step]
+    source: Source, opening: Opening, check: Check, unmarked: Mapping[str, Any], steps: list[Step]
 ) -> dict[str, Any]:
     """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
-    own = verify(suspect_of(source, opening), opening, beacon=bound)
+    own = run_check(suspect_of(source, opening), opening, replace(check, looks=1))
     outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
     steps.append(
         Step(
@@ -186,8 +179,8 @@ def _controls(
     results: dict[str, Any] = {"published model": own.to_dict()}
     for name, model in unmarked.items():
         _, suspect = open_suspect(model, source, opening, None)
-        evidence = verify(suspect, opening, beacon=bound)
-        clean = evidence.log2_p > SELF_CHECK
+        evidence = run_check(suspect, opening, replace(check, looks=1))
+        clean = evidence.log2_p > CONTROL_LIMIT
         steps.append(
             Step(
                 f"control: {name}",
@@ -213,11 +206,7 @@ def open_suspect(
     fixed = {"name": frozen.name, "commit": frozen.commit, "files": files}
     if method_entry(opening.assignment.method).access == "weights":
         return fixed, weights_of(frozen)
-    raw = source.read("config.json", 2**20)
-    if raw is None:
-        raise InvalidInput(f"{source.name}: config.json is missing, so no suspect can be asked")
-    backbone = parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True)
-    return fixed, Suspect.open(frozen.weights().path, backbone)
+    return fixed, Suspect.open(frozen.weights().path, opening.backbone)
 
 
 def _inputs(disclosure: Disclosure, source: Source, suspect: Any, nonce: str | None) -> dict[str, Any]:

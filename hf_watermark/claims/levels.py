@@ -1,4 +1,4 @@
-"""What anybody can check about a published model without its owner: levels V0 to V3 (protocol.md §2.7)."""
+"""What anybody can check about a published model without its owner: levels V0 to V3 (PROTOCOL.md §2.7)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,5 +1,5 @@
 """
-Statements that a reader has seen, in an append-only file of his own: where a split view shows (protocol.md §1.2, B9).
+Statements that a reader has seen, in an append-only file of his own: where a split view shows (PROTOCOL.md §1.2, B9).
 
 This is no transparency log. Nobody else witnesses the file, and who looks once learns nothing from it. What it does show, to a reader
 who saw both or to two readers who compare their files, is that one history was told in two ways: every statement names the one that it

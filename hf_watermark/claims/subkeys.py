@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from ..evidence import Verdict
+from ..evidence import Basis, Check, Verdict
 from ..hub.describe import POOL, SUBKEY0
 from ..hub.source import RepoSource, Source
 from ..hub.statement import Statement
 from ..keys import Opening
-from ..mapping import method_entry, verify
+from ..mapping import method_entry, run_check
 from ..serialization import InvalidInput, SafetensorsFolder, parse_json
 from ..suspects import Suspect
 from .report import Level, LevelReport, Outcome
@@ -33,7 +33,10 @@ def check_subkey0(source: Source, statement: Statement, level: Level, report: Le
         level.outcome = Outcome.OPEN
         level.reasons = [f"`{opening.assignment.method}` needs the owner's source images, which are not published"]
         return
-    evidence = verify(suspect_of(source, opening), opening, beacon=report.beacon)
+    # Read on purpose although it is public: V3 says that the model carries its owner's mark, and nothing about any other model.
+    evidence = run_check(
+        suspect_of(source, opening), opening, Check(bound=report.beacon is not None, basis=Basis.CLAIM)
+    )
     report.evidence = evidence
     level.facts = {"log2 p": round(evidence.log2_p, 1), "matches": f"{evidence.matches}/{evidence.trials}"}
     if evidence.verdict is Verdict.FOUND:
@@ -51,6 +54,8 @@ def opening_problems(opening: Opening, statement: Statement) -> list[str]:
         found.append("the opening belongs to another key of this owner")
     if (opening.beacon.hex(), opening.beacon_source) != (statement.beacon, statement.beacon_source):
         found.append("the opening is bound to another beacon than the statement")
+    if opening.context.digest.hex() != statement.model_sha256 or list(opening.shares) != statement.shares:
+        found.append("methods and model record of the opening are not those of the statement")
     claims = [method for method in statement.methods if method.spec_sha256 == opening.assignment.spec.hex()]
     if not claims:
         found.append("the statement names no such method")
@@ -60,16 +65,10 @@ def opening_problems(opening: Opening, statement: Statement) -> list[str]:
 
 
 def suspect_of(source: Source, opening: Opening) -> Suspect:
-    """The published model as a suspect; black-box methods need it to run on the architecture that its statement binds."""
+    """The published model as a suspect; black-box methods ask it on the architecture that was committed."""
     if method_entry(opening.assignment.method).access == "weights":
         return weights_of(source)
-    raw = source.read("config.json", 2**20)
-    if raw is None:
-        raise InvalidInput("config.json is missing, so the model cannot be asked")
-    # Parsed as data; nothing in it can load code (see `backbones.UNSAFE_FIELDS`).
-    return Suspect.open(
-        source.weights().path, parse_json(raw, max_bytes=2**20, max_brackets=100_000, allow_floats=True)
-    )
+    return Suspect.open(source.weights().path, opening.backbone)
 
 
 def weights_of(source: Source) -> Suspect:

@@ -43,10 +43,11 @@ def disclose(
         read_passphrase(owner_passphrase_fd, owner_passphrase_file),
     )
 
-    from ..claims.disclosure import Disclosure, burn, burnt_subkeys
+    from ..claims.disclosure import Disclosure
+    from ..keys import burn, burnt_log
 
     loaded, _ = load_key(key, secret)
-    if subkey in burnt_subkeys(key) and not again:
+    if any(entry.subkey == subkey and entry.nonce != nonce for entry in burnt_log(key)) and not again:
         raise InvalidInput(
             f"sub-key {subkey} was opened before and proves nothing any more; open another one, or add --again"
         )

@@ -83,10 +83,10 @@ def publish(
         read_passphrase(owner_passphrase_fd, owner_passphrase_file),
     )
 
-    from ..claims.disclosure import burnt_subkeys
     from ..hub import Extras
     from ..hub import publish as upload
     from ..hub.timestamp import SUFFIX
+    from ..keys import burnt_log
     from ..mapping import verify
 
     silence_loading()
@@ -99,7 +99,7 @@ def publish(
         timestamps=timestamp or (),
         precommit_tokens={path.name: path.read_bytes() for path in sorted(key.glob(f"precommit*{SUFFIX}"))},
         original=original,
-        burnt=burnt_subkeys(key),
+        burnt=burnt_log(key),
         signing_key=_signing_key(sign) if sign else None,
         publish_pool=publish_pool,
     )

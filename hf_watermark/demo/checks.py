@@ -15,7 +15,7 @@ from ..serialization import InvalidInput
 from ..suspects import Suspect
 
 
-# protocol.md §4.2: what a public Space reads at most.
+# PROTOCOL.md §4.2: what a public Space reads at most.
 SPACE_BYTES = 2 * 2**30
 OPENING_CHARACTERS = 262_144
 

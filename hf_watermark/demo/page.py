@@ -62,7 +62,7 @@ def report_of(outcome: Result) -> str:
     return render_verdict(record, outcome.subject, outcome.levels)
 
 
-# Visitors choose what is read, so it is read in a process of its own (protocol.md §4.2).
+# Visitors choose what is read, so it is read in a process of its own (PROTOCOL.md §4.2).
 CHECKS: dict[str, Callable[..., Result]] = {"repository": check_repository, "claim": judge_claim}
 SPACE_LIMITS = {"gib": 8.0, "minutes": 10.0}
 

@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..keys import Claim, Opening, Owner, WatermarkKey
+from ..keys import Claim, Opening, Owner, WatermarkKey, pool_digest
 from ..mapping import verify
 from ..methods.function_coupled import FunctionCoupledVerifier
-from ..serialization import tensor_set_digest
 from ..suspects import Suspect
 from .result import ForgeryResult, fresh_key, require_method
 
@@ -84,7 +83,7 @@ def recommit(key: WatermarkKey, pool: dict[str, torch.Tensor], forger: Owner | N
     """The opening of the same seed under a new, valid commitment to other source images."""
     plans = []
     for item in key.assignments:
-        changed = {"pool_sha256": tensor_set_digest(pool)} if item.method == METHOD else {}
+        changed = {"pool_sha256": pool_digest(pool)} if item.method == METHOD else {}
         plans.append((item.method, item.version, item.config, item.layout | changed, len(item.subkeys)))
     new = fresh_key(key, forger, plans=plans, pool=pool, seed=key.seed)
     return Opening.of(new, new.assignments[require_method(new, METHOD)].subkeys[0])

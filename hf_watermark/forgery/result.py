@@ -66,7 +66,7 @@ def fresh_key(template: WatermarkKey, forger: Owner | None = None, **changes: An
     """
     plans = [(item.method, item.version, item.config, item.layout, len(item.subkeys)) for item in template.assignments]
     options = {"plans": plans, "pool": template.pool, **changes}
-    return WatermarkKey.create(forger or Owner.create(), count=template.count, backbone=template.backbone, **options)
+    return WatermarkKey.create(forger or Owner.create(), count=template.count, context=template.context, **options)
 
 
 def require_method(key: WatermarkKey, method: str) -> int:

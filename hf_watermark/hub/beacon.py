@@ -1,4 +1,4 @@
-"""Public random values that did not exist when a precommit was published (protocol.md §2.2)."""
+"""Public random values that did not exist when a precommit was published (PROTOCOL.md §2.2)."""
 
 import hashlib
 import math

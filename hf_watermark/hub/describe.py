@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ..evidence import Evidence
-from ..keys import Opening, WatermarkKey
+from ..keys import PUBLIC_SUBKEY, BurntEntry, Opening, WatermarkKey
 from ..serialization import (
     InvalidInput,
     SafetensorsFolder,
@@ -29,7 +29,7 @@ from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, 
 from .timestamp import SUFFIX, request_token
 
 
-SUBKEY0, POOL, BURNT = f"{FOLDER}/subkey0.json", f"{FOLDER}/pool.safetensors", f"{FOLDER}/burnt.json"
+SUBKEY0, POOL = f"{FOLDER}/subkey0.json", f"{FOLDER}/pool.safetensors"
 CONFIG_BYTES = 2**20
 Content = bytes | Path
 
@@ -52,8 +52,8 @@ class Extras:
             Tokens over the precommit by file name. Tokens in `watermark/` of folder or repository are found without this.
         original (`str` or `Path`, *optional*):
             Folder of the unmarked original that is kept for disputes; only its digest is published.
-        burnt (`Sequence[int]`):
-            Sub-keys that were opened in earlier disputes.
+        burnt (`Sequence[BurntEntry]`):
+            Sub-keys that were opened or asked before, from the key folder's log ([`~keys.burnt_log`]); the statement says so.
         signing_key (`EllipticCurvePrivateKey`, *optional*):
             P-256 key for an OpenSSF signature of the files (extra `signing`).
         publish_pool (`bool`, *optional*, defaults to `False`):
@@ -66,14 +66,14 @@ class Extras:
     timestamps: Sequence[str] = ()
     precommit_tokens: Mapping[str, bytes] = field(default_factory=dict)
     original: str | Path | None = None
-    burnt: Sequence[int] = ()
+    burnt: Sequence[BurntEntry] = ()
     signing_key: EllipticCurvePrivateKey | None = None
     publish_pool: bool = False
 
 
 def opened_subkeys(key: WatermarkKey) -> list[int]:
     """Sub-key 0 is opened on purpose where others remain secret."""
-    return [0] if sum(len(assignment.subkeys) for assignment in key.assignments) > 1 else []
+    return [PUBLIC_SUBKEY] if len(key.used) > 1 else []
 
 
 def opened_files(key: WatermarkKey, opened: Iterable[int], extras: Extras) -> dict[str, Content]:
@@ -85,10 +85,6 @@ def opened_files(key: WatermarkKey, opened: Iterable[int], extras: Extras) -> di
             from safetensors.torch import save
 
             files[POOL] = save(opening.pool)
-    if extras.burnt:
-        files[BURNT] = (
-            canonical_json({"schema": "hf-watermark/burnt/v1", "subkeys": sorted(set(extras.burnt))}) + b"\n"
-        )
     return files
 
 
@@ -106,13 +102,19 @@ def describe(
     tensors = SafetensorsFolder(folder)
     parts = evidence.parts if evidence.method == "combined" else [evidence]
     by_method = {part.method: part for part in parts}
+    for assignment in key.assignments:
+        if assignment.method not in by_method:
+            raise InvalidInput(
+                f"`{assignment.method}` was not read from this model, and a statement describes all that the key commits to: "
+                f"{'; '.join(evidence.warnings) or 'check the folder with hf-watermark verify'}"
+            )
     precommit = Precommit.of(key)
     certificates = [item if isinstance(item, Mapping) else item.to_dict() for item in extras.certificates]
     signing = extras.signing_key
     if signing is not None:
         from .signing import public_point
     document = {
-        "schema": "hf-watermark/statement/v1",
+        "schema": "hf-watermark/statement/v2",
         "library": "hf_watermark",
         "library_version": VERSION,
         "model_id": model_id,
@@ -120,10 +122,15 @@ def describe(
         "created": format_date(datetime.now(UTC)),
         **{name: getattr(precommit, name) for name in ("public_key", "precommit", "subkey_root", "subkey_count")},
         "spec_sha256": precommit.spec_sha256,
+        "model_sha256": key.context.digest.hex(),
         "precommit_timestamps": [_stamp(name, raw).plain() for name, raw in added.items() if name.endswith(SUFFIX)],
         "beacon": key.beacon.hex(),
         "beacon_source": key.beacon_source,
-        "opened_subkeys": [0] if SUBKEY0 in added else [],
+        "opened_subkeys": [PUBLIC_SUBKEY] if SUBKEY0 in added else [],
+        "disclosed": [
+            {"subkey": entry.subkey, "nonce_sha256": hashlib.sha256(entry.nonce.encode()).hexdigest()}
+            for entry in extras.burnt
+        ],
         "weights": {
             "files": [{"path": name, **_digest(content)} for name, content in sorted(files.items())],
             "named_tensors_sha256": named_tensors_digest(tensors),
@@ -148,7 +155,7 @@ def describe(
                 "log2_p": rounded_up(part.log2_p),
             }
             for assignment in key.assignments
-            if (part := by_method.get(assignment.method)) is not None
+            for part in [by_method[assignment.method]]
         ],
         "log2_p": rounded_up(evidence.log2_p),
         "level": evidence.level,

@@ -51,6 +51,13 @@ class MethodClaim(Strict):
     log2_p: Log2
 
 
+class Disclosed(Strict):
+    """A sub-key that was opened, and the SHA-256 of the name (nonce) of the dispute for which it was: in this one it still counts."""
+
+    subkey: Annotated[int, Field(ge=0, lt=1024)]
+    nonce_sha256: Hex32
+
+
 class Fidelity(Strict):
     """Task metric of the marked model and of its unmarked twin, in hundredths of a per cent; means over seeds."""
 
@@ -103,7 +110,7 @@ class CertifiedPoint(Strict):
 
 
 class CertificateClaim(Strict):
-    """The owner's warranty against removal within a distance; never evidence against a suspect (protocol.md §3.6)."""
+    """The owner's warranty against removal within a distance; never evidence against a suspect (PROTOCOL.md §3.6)."""
 
     sigma: Decimal
     norm: Text

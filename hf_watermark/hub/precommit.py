@@ -1,10 +1,10 @@
-"""`watermark/precommit.json`: the commitment that is public before training begins (protocol.md §2.2)."""
+"""`watermark/precommit.json`: the commitment that is public before training begins (PROTOCOL.md §2.2)."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..keys import WatermarkKey, is_signed_by
+from ..keys import PRECOMMIT_DOMAIN, WatermarkKey, is_signed_by
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
 from .schema import Hex32, Hex64, Strict, parsed
@@ -12,7 +12,7 @@ from .schema import Hex32, Hex64, Strict, parsed
 
 FOLDER = "watermark"
 PRECOMMIT = f"{FOLDER}/precommit.json"
-DOMAIN = b"hf-watermark/precommit/v1\x00"
+DOMAIN = PRECOMMIT_DOMAIN
 
 
 class Precommit(Strict):
@@ -25,14 +25,14 @@ class Precommit(Strict):
         subkey_root, subkey_count:
             Root and size of the Merkle tree of sub-keys.
         spec_sha256 (`str`):
-            Salted digest of methods and parameters.
+            Salted digest of methods with their sub-keys and parameters, and of the model record.
         precommit (`str`):
             Digest of all of these: what is timestamped.
         signature (`str`):
             The owner's signature over it.
     """
 
-    schema_: Annotated[Literal["hf-watermark/precommit/v1"], Field(alias="schema")]
+    schema_: Annotated[Literal["hf-watermark/precommit/v2"], Field(alias="schema")]
     public_key: Hex32
     subkey_root: Hex32
     subkey_count: Annotated[int, Field(ge=1, le=1024)]

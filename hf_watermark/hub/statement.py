@@ -1,4 +1,4 @@
-"""`watermark/statement.json`: the owner's signed description of a marked model (protocol.md §2.4, §2.5)."""
+"""`watermark/statement.json`: the owner's signed description of a marked model (PROTOCOL.md §2.4, §2.5)."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..evidence import LEVEL_B, LEVEL_N
-from ..keys import NO_BEACON, fingerprint, is_signed_by
+from ..keys import NO_BEACON, PUBLIC_SUBKEY, Share, common_spec, fingerprint, is_signed_by
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
-from .parts import CertificateClaim, Fidelity, MethodClaim, Point, Stamp, Survival, Weights
+from .parts import CertificateClaim, Disclosed, Fidelity, MethodClaim, Point, Stamp, Survival, Weights
 from .precommit import FOLDER
 from .schema import (
     Date,
@@ -26,7 +26,7 @@ from .schema import (
 
 
 STATEMENT = f"{FOLDER}/statement.json"
-DOMAIN = b"hf-watermark/statement/v1\x00"
+DOMAIN = b"hf-watermark/statement/v2\x00"
 LIMITS = {"B": LEVEL_B, "N": LEVEL_N}
 # Keys that a dishonest claimant may have tried, as log2: with a beacon each try costs a public value, without one nothing but time.
 TRIES_LOG2 = {"B": 34, "N": 64}
@@ -37,8 +37,14 @@ class Statement(Strict):
     What the owner signs. Everything that can be recomputed is recomputed by the reader; the rest is a claim.
 
     Args:
+        model_sha256 (`str`):
+            Digest of the committed model record: architecture, class names and their order, normalisation.
+        methods (`list[MethodClaim]`):
+            All that the key commits to: with one left out, the precommit does not fit.
         opened_subkeys (`list[int]`):
             Sub-keys whose opening lies beside the statement on purpose. They are never evidence in a dispute.
+        disclosed (`list[Disclosed]`):
+            Sub-keys that were opened in disputes, or asked over a network, before the statement was signed.
         level (`str`):
             `B` or `N`: what the mark reached on the published model.
         false_positive_log2 (`int`):
@@ -53,7 +59,7 @@ class Statement(Strict):
             SHA-256 of the statement that this one replaces.
     """
 
-    schema_: Annotated[Literal["hf-watermark/statement/v1"], Field(alias="schema")]
+    schema_: Annotated[Literal["hf-watermark/statement/v2"], Field(alias="schema")]
     library: Literal["hf_watermark"]
     library_version: Slug
     model_id: RepoId
@@ -65,9 +71,11 @@ class Statement(Strict):
     subkey_root: Hex32
     subkey_count: Annotated[int, Field(ge=1, le=1024)]
     spec_sha256: Hex32
+    model_sha256: Hex32
     beacon: Hex32
     beacon_source: Text
     opened_subkeys: Annotated[list[Annotated[int, Field(ge=0, lt=1024)]], Field(max_length=16)]
+    disclosed: Annotated[list[Disclosed], Field(max_length=1024)]
     weights: Weights
     methods: Annotated[list[MethodClaim], Field(min_length=1, max_length=32)]
     log2_p: Log2
@@ -89,12 +97,14 @@ class Statement(Strict):
             raise ValueError("sub-keys overlap or lie outside the tree")
         if not set(self.opened_subkeys) <= set(used) or len(set(self.opened_subkeys)) != len(self.opened_subkeys):
             raise ValueError("opened_subkeys names a sub-key that carries no mark")
+        if not {entry.subkey for entry in self.disclosed} <= set(used):
+            raise ValueError("disclosed names a sub-key that carries no mark")
         if any(method.matches > method.trials for method in self.methods):
             raise ValueError("a method has more matches than trials")
         return self
 
     def problems(self) -> list[str]:
-        """What the reader recomputes and finds otherwise; thresholds are never taken from the document (protocol.md §1.2, B11)."""
+        """What the reader recomputes and finds otherwise; thresholds are never taken from the document (PROTOCOL.md §1.2, B11)."""
         found = []
         limit, bound = LIMITS[self.level], claim_bound_log2(self.level)
         if self.log2_p > limit:
@@ -108,12 +118,26 @@ class Statement(Strict):
         public_key, root, spec = (
             bytes.fromhex(text) for text in (self.public_key, self.subkey_root, self.spec_sha256)
         )
-        digest = precommit_hash(public_key, root, self.subkey_count, spec)
-        if digest.hex() != self.precommit:
+        if precommit_hash(public_key, root, self.subkey_count, spec).hex() != self.precommit:
             found.append("its precommit is not the digest of key, tree and methods")
+        if common_spec(bytes.fromhex(self.model_sha256), self.shares) != spec:
+            found.append(
+                "its methods and model record are not those that were committed: one was left out, added or changed"
+            )
         if parse_date(self.created) is None:
             found.append(f"its date {self.created} does not exist")
         return found
+
+    @property
+    def shares(self) -> list[Share]:
+        """The committed methods with their sub-keys."""
+        return [Share(bytes.fromhex(method.spec_sha256), tuple(method.subkeys)) for method in self.methods]
+
+    @property
+    def public(self) -> frozenset[int]:
+        """Sub-keys that anybody may know by this statement."""
+        used = [index for method in self.methods for index in method.subkeys]
+        return frozenset(self.opened_subkeys) | (frozenset({PUBLIC_SUBKEY}) if len(used) > 1 else frozenset())
 
     @property
     def to_sign(self) -> bytes:

@@ -1,30 +1,46 @@
-"""Owner, key tree, openings and integer streams (protocol.md §2.2, §4.3)."""
+"""Owner, key tree, openings and integer streams (PROTOCOL.md §2.2, §4.3)."""
 
 from .backup import export_key, import_key
-from .claim import Assignment, Claim, SubKey
+from .burnt import BURNT_FILE, BurntEntry, burn, burnt_log, burnt_subkeys
+from .claim import OLD_FORMAT, Assignment, Claim, Share, SubKey, common_spec, pool_digest, share_problems
+from .context import ModelContext
 from .envelope import WrongPassphrase
 from .folders import refuse_keys_inside, refuse_model_folder
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
 from .schedule import NO_BEACON, STREAM_NAMES, Stream
-from .watermark_key import WatermarkKey
+from .watermark_key import PRECOMMIT_DOMAIN, PRECOMMIT_SCHEMA, PUBLIC_SUBKEY, WatermarkKey
 
 
 __all__ = [
+    "BURNT_FILE",
     "NO_BEACON",
+    "OLD_FORMAT",
+    "PRECOMMIT_DOMAIN",
+    "PRECOMMIT_SCHEMA",
+    "PUBLIC_SUBKEY",
     "STREAM_NAMES",
     "Assignment",
+    "BurntEntry",
     "Claim",
+    "ModelContext",
     "Opening",
     "Owner",
+    "Share",
     "Stream",
     "SubKey",
     "WatermarkKey",
     "WrongPassphrase",
+    "burn",
+    "burnt_log",
+    "burnt_subkeys",
+    "common_spec",
     "export_key",
     "fingerprint",
     "import_key",
     "is_signed_by",
+    "pool_digest",
     "refuse_keys_inside",
     "refuse_model_folder",
+    "share_problems",
 ]

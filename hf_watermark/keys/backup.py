@@ -1,4 +1,4 @@
-"""One encrypted file that holds a whole key folder, to be kept somewhere else (protocol.md §1.2, D4)."""
+"""One encrypted file that holds a whole key folder, to be kept somewhere else (PROTOCOL.md §1.2, D4)."""
 
 import base64
 import binascii

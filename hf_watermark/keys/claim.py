@@ -1,19 +1,22 @@
-"""What a key's sub-keys are assigned to, and one method as its verifier needs it."""
+"""What a key's sub-keys are assigned to, and one method as its verifier needs it (PROTOCOL.md §2.2)."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ..serialization import InvalidInput, canonical_json, tensor_set_digest
+from ..serialization import InvalidInput, canonical_json, named_tensors_digest
 from . import schedule
+from .context import ModelContext
 
 
 Kind = TypeVar("Kind")
+OLD_FORMAT = (
+    "was made by an earlier version of hf_watermark, whose verdicts could be forged; make a new key and train again"
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,18 @@ class SubKey:
     def stream(self, name: str) -> schedule.Stream:
         return schedule.Stream(self.secret, name)
 
-    def decoy(self) -> "SubKey":
-        """The same place with an unrelated secret: what an independent key would look like to the same code."""
-        return replace(self, secret=os.urandom(32))
+    def decoy(self, seed: bytes | None = None) -> "SubKey":
+        """
+        The same place with an unrelated secret: what an independent key would look like to the same code.
+
+        Args:
+            seed (`bytes`, *optional*):
+                Makes the decoy a function of sub-key and seed: whoever repeats a check gets the same decoys, and nobody without the sub-key
+                knows them. Random by default, for simulations.
+        """
+        if seed is None:
+            return replace(self, secret=os.urandom(32))
+        return replace(self, secret=schedule.expand(self.secret, b"hfwm/v2/decoy", seed))
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Assignment:
         config (`dict`):
             The method's config as JSON.
         layout (`dict`):
-            What the config became on this backbone: carrier roles and shapes, number of classes, digest of the pool.
+            What the config became on this backbone: carrier roles and shapes, number of classes, digest of the pool with its names.
         subkeys (`tuple[int, ...]`):
             Indices into the tree.
         salt (`bytes`):
@@ -59,9 +71,13 @@ class Assignment:
 
     @property
     def spec(self) -> bytes:
-        """Salted SHA-256 of the method and its parameters (protocol.md §2.1)."""
+        """Salted SHA-256 of the method and its parameters (PROTOCOL.md §2.1)."""
         public = {"method": self.method, "version": self.version, "config": self.config, "layout": self.layout}
         return hashlib.sha256(self.salt + canonical_json(public | {"subkeys": list(self.subkeys)})).digest()
+
+    @property
+    def share(self) -> "Share":
+        return Share(self.spec, self.subkeys)
 
     def to_dict(self) -> dict:
         return {
@@ -81,9 +97,29 @@ class Assignment:
             version=exactly(str, data["version"]),
             config=dict(exactly(dict, data["config"])),
             layout=dict(exactly(dict, data["layout"])),
-            subkeys=tuple(exactly(int, index) for index in exactly(list, data["subkeys"])),
+            subkeys=_indices(data["subkeys"]),
             salt=raw(data["salt"]),
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a reader of the commitment may know of a method that is not opened: its salted digest, and its sub-keys."""
+
+    spec: bytes
+    subkeys: tuple[int, ...]
+
+    def to_dict(self) -> dict:
+        return {"spec": self.spec.hex(), "subkeys": list(self.subkeys)}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Share":
+        refuse_others(data, ("spec", "subkeys"))
+        return cls(raw(data["spec"]), _indices(data["subkeys"]))
+
+
+def _indices(value: object) -> tuple[int, ...]:
+    return tuple(exactly(int, index) for index in exactly(list, value))
 
 
 def refuse_others(data: dict, fields: Iterable[str]) -> None:
@@ -108,26 +144,55 @@ def raw(text: object) -> bytes:
     return found
 
 
-def common_spec(specs: list[bytes]) -> bytes:
-    return schedule.digest(b"hfwm/v1/spec", *specs)
+def common_spec(context: bytes, shares: Sequence[Share]) -> bytes:
+    """One digest of the model record and of all methods with their sub-keys: what the precommit binds (PROTOCOL.md §2.2)."""
+    parts = [schedule.encode(share.spec, *map(schedule.u32, share.subkeys)) for share in shares]
+    return schedule.digest(b"hfwm/v2/spec", context, *parts)
+
+
+def share_problems(shares: Sequence[Share], count: int) -> list[str]:
+    """Why methods cannot share a tree of `count` leaves: a sub-key that were used twice would count twice."""
+    used = [index for share in shares for index in share.subkeys]
+    found = []
+    if not shares or not all(share.subkeys for share in shares):
+        found.append("a method has no sub-key")
+    if len(set(used)) != len(used):
+        found.append("a sub-key is used twice")
+    if any(not 0 <= index < count for index in used):
+        found.append(f"a sub-key lies outside the tree of {count}")
+    return found
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One method as a verifier needs it: parameters, the disclosed sub-keys, and the pool of trigger images."""
+    """
+    One method as a verifier needs it. It holds what was derived from the key or committed before the sub-keys were, and nothing else: every
+    other input of a verdict is chosen by the verifier or read from the suspect (PROTOCOL.md §2.3).
+
+    Args:
+        assignment ([`Assignment`]):
+            Method, config, layout and the indices of all its sub-keys.
+        subkeys (`tuple[SubKey, ...]`):
+            Those that are at hand.
+        pool (`dict[str, torch.Tensor]`):
+            Source images of triggers, by committed names and contents.
+        context ([`ModelContext`]):
+            The owner's architecture, class names and normalisation.
+    """
 
     assignment: Assignment
     subkeys: tuple[SubKey, ...]
     pool: dict[str, torch.Tensor] = field(repr=False)
+    context: ModelContext = field(default_factory=ModelContext, repr=False)
 
 
-def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, leaf) -> tuple[SubKey, ...]:
+def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, precommit: bytes, leaf) -> tuple[SubKey, ...]:
     return tuple(
         SubKey(
             index,
             slot,
             schedule.derive_subkey(
-                leaf(index)[0], beacon, public_key, index, assignment.method, assignment.version, assignment.spec
+                leaf(index)[0], beacon, public_key, index, assignment.method, assignment.version, precommit
             ),
         )
         for slot, index in enumerate(assignment.subkeys)
@@ -139,15 +204,26 @@ def pool_of(method: str, pool: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {name: tensor for name, tensor in pool.items() if name.startswith(f"{method}.")}
 
 
-def check_pool(assignments: tuple[Assignment, ...], pool: dict[str, torch.Tensor], path: Path) -> None:
+def pool_digest(pool: dict[str, torch.Tensor]) -> str:
+    """What a layout says of its pool: names and contents of all tensors."""
+    return named_tensors_digest(pool)
+
+
+def check_pool(assignments: tuple[Assignment, ...], pool: dict[str, torch.Tensor], name: object = "the pool") -> None:
+    """
+    Raises:
+        [`~serialization.InvalidInput`]: when the pool is not the committed one. Free source images would be free triggers: whoever chooses
+            them can choose ones that any model answers as the key wants.
+    """
     for assignment in assignments:
-        wanted = assignment.layout.get("pool_sha256")
+        wanted, own = assignment.layout.get("pool_sha256"), pool_of(assignment.method, pool)
+        if wanted is None and own:
+            raise InvalidInput(f"{name}: holds images for `{assignment.method}` that were never committed")
         if wanted is None:
             continue
-        own = pool_of(assignment.method, pool)
         if not own:
-            raise InvalidInput(f"{path}: missing; the triggers of `{assignment.method}` are made from it")
-        if tensor_set_digest(own) != wanted:
+            raise InvalidInput(f"{name}: missing; the triggers of `{assignment.method}` are made from it")
+        if pool_digest(own) != wanted:
             raise InvalidInput(
-                f"{path}: its digest is not the one in the key; it belongs to another key or was edited"
+                f"{name}: its digest is not the one in the key; it belongs to another key or was edited"
             )

@@ -1,5 +1,5 @@
 """
-The one JSON envelope in which secrets rest on disk (protocol.md §4.3): Argon2id + ChaCha20-Poly1305, file mode 0600.
+The one JSON envelope in which secrets rest on disk (PROTOCOL.md §4.3): Argon2id + ChaCha20-Poly1305, file mode 0600.
 
 Without a passphrase the payload is stored as it is, protected by the file mode alone, like an SSH key made with an empty
 passphrase; the envelope says so and a warning is raised on writing. A random passphrase is never stored beside the file.

@@ -1,5 +1,6 @@
 """An opening: one disclosed sub-key with its inclusion proof, enough for a judge and no more."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,16 +8,30 @@ import torch
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
 from . import schedule
-from .claim import Assignment, Claim, SubKey, check_pool, common_spec, exactly, pool_of, raw, refuse_others
+from .claim import (
+    OLD_FORMAT,
+    Assignment,
+    Claim,
+    Share,
+    SubKey,
+    check_pool,
+    common_spec,
+    exactly,
+    pool_of,
+    raw,
+    refuse_others,
+    share_problems,
+)
+from .context import ModelContext
 from .owner import is_signed_by
-from .watermark_key import WatermarkKey
+from .watermark_key import PRECOMMIT_DOMAIN, PUBLIC_SUBKEY, WatermarkKey
 
 
-OPENING_SCHEMA = "hf-watermark/opening/v1"
+OPENING_SCHEMA = "hf-watermark/opening/v2"
 # `consent` is its owner's, to one dispute (`claims.Disclosure`); it says nothing about the sub-key.
 FIELDS = (
-    "schema", "index", "secret", "blind", "path", "assignment", "specs", "public_key", "subkey_count", "beacon", "beacon_source",
-    "precommit", "signature", "consent",
+    "schema", "index", "secret", "blind", "path", "assignment", "methods", "model", "public_key", "subkey_count", "beacon",
+    "beacon_source", "precommit", "signature", "subkey_sha256", "consent",
 )  # fmt: skip
 
 
@@ -34,13 +49,15 @@ class Opening:
     blind: bytes = field(repr=False)
     path: tuple[bytes, ...]
     assignment: Assignment
-    specs: tuple[bytes, ...]
+    shares: tuple[Share, ...]
+    context: ModelContext
     public_key: bytes
     count: int
     beacon: bytes
     beacon_source: str
     precommit: bytes
     signature: bytes
+    subkey_digest: bytes
     pool: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -49,22 +66,24 @@ class Opening:
             if index in assignment.subkeys:
                 break
         else:
-            used = sorted(i for assignment in key.assignments for i in assignment.subkeys)
-            raise ValueError(f"sub-key {index} carries no mark; this key uses {used}")
+            raise ValueError(f"sub-key {index} carries no mark; this key uses {sorted(key.used)}")
         secret, blind = key.leaf(index)
+        derived = _derive(secret, key.beacon, key.public_key, index, assignment, key.precommit)
         return cls(
             index=index,
             secret=secret,
             blind=blind,
             path=tuple(key.inclusion_path(index)),
             assignment=assignment,
-            specs=tuple(other.spec for other in key.assignments),
+            shares=tuple(other.share for other in key.assignments),
+            context=key.context,
             public_key=key.public_key,
             count=key.count,
             beacon=key.beacon,
             beacon_source=key.beacon_source,
             precommit=key.precommit,
             signature=key.signature,
+            subkey_digest=hashlib.sha256(derived).digest(),
             pool=pool_of(assignment.method, key.pool),
         )
 
@@ -77,36 +96,50 @@ class Opening:
             found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
         if len(self.beacon) != 32:
             found.append("the beacon is not 32 bytes")
-        if self.assignment.spec not in self.specs:
+        if self.assignment.share not in self.shares:
             found.append("the method's parameters are not the committed ones")
+        found += share_problems(self.shares, self.count)
         root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)
         if self.count != 1 << len(self.path):
             found.append("the inclusion proof has the wrong length for this tree")
         elif (
-            schedule.precommit_hash(self.public_key, root, self.count, common_spec(list(self.specs))) != self.precommit
+            schedule.precommit_hash(self.public_key, root, self.count, common_spec(self.context.digest, self.shares))
+            != self.precommit
         ):
-            found.append("the sub-key is not in the committed tree")
-        if not is_signed_by(self.public_key, b"hf-watermark/precommit/v1\x00" + self.precommit, self.signature):
+            found.append("sub-key, methods and model record are not in the committed tree")
+        if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
             found.append("the owner's signature over the precommit does not verify")
+        if hashlib.sha256(self.derived).digest() != self.subkey_digest:
+            found.append("the sub-key does not follow from leaf, beacon and commitment: the opening was edited")
         try:
-            # Free source images would be free triggers: whoever chooses them can choose ones that answer as the key wants.
-            check_pool((self.assignment,), self.pool, Path("pool"))
+            check_pool((self.assignment,), self.pool, "the pool of the opening")
         except InvalidInput as error:
             found.append(str(error))
         return found
 
+    @property
+    def derived(self) -> bytes:
+        """The sub-key itself."""
+        return _derive(self.secret, self.beacon, self.public_key, self.index, self.assignment, self.precommit)
+
+    @property
+    def used(self) -> list[int]:
+        """All committed sub-keys of the key: as many as its owner could have chosen from."""
+        return [index for share in self.shares for index in share.subkeys]
+
+    @property
+    def disclosed(self) -> frozenset[int]:
+        """The public sub-key, where the key has others: anybody could have planted its mark."""
+        return frozenset({PUBLIC_SUBKEY}) if len(self.used) > 1 else frozenset()
+
+    @property
+    def backbone(self) -> dict:
+        """Config of the owner's own model."""
+        return self.context.backbone
+
     def claims(self) -> list[Claim]:
-        secret = schedule.derive_subkey(
-            self.secret,
-            self.beacon,
-            self.public_key,
-            self.index,
-            self.assignment.method,
-            self.assignment.version,
-            self.assignment.spec,
-        )
         slot = self.assignment.subkeys.index(self.index)
-        return [Claim(self.assignment, (SubKey(self.index, slot, secret),), self.pool)]
+        return [Claim(self.assignment, (SubKey(self.index, slot, self.derived),), self.pool, self.context)]
 
     def to_dict(self) -> dict:
         return {
@@ -116,18 +149,22 @@ class Opening:
             "blind": self.blind.hex(),
             "path": [node.hex() for node in self.path],
             "assignment": self.assignment.to_dict(),
-            "specs": [spec.hex() for spec in self.specs],
+            "methods": [share.to_dict() for share in self.shares],
+            "model": self.context.to_dict(),
             "public_key": self.public_key.hex(),
             "subkey_count": self.count,
             "beacon": self.beacon.hex(),
             "beacon_source": self.beacon_source,
             "precommit": self.precommit.hex(),
             "signature": self.signature.hex(),
+            "subkey_sha256": self.subkey_digest.hex(),
         }
 
     @classmethod
     def from_dict(cls, data: dict, pool: dict[str, torch.Tensor] | None = None) -> "Opening":
         try:
+            if data["schema"] == "hf-watermark/opening/v1":
+                raise InvalidInput(f"opening: its key {OLD_FORMAT}")
             if data["schema"] != OPENING_SCHEMA:
                 raise InvalidInput(f"opening: schema is {data['schema']!r}, expected {OPENING_SCHEMA!r}")
             refuse_others(data, FIELDS)
@@ -137,13 +174,15 @@ class Opening:
                 blind=raw(data["blind"]),
                 path=tuple(raw(node) for node in exactly(list, data["path"])),
                 assignment=Assignment.from_dict(data["assignment"]),
-                specs=tuple(raw(spec) for spec in exactly(list, data["specs"])),
+                shares=tuple(Share.from_dict(item) for item in exactly(list, data["methods"])),
+                context=ModelContext.from_dict(data["model"]),
                 public_key=raw(data["public_key"]),
                 count=exactly(int, data["subkey_count"]),
                 beacon=raw(data["beacon"]),
                 beacon_source=exactly(str, data["beacon_source"]),
                 precommit=raw(data["precommit"]),
                 signature=raw(data["signature"]),
+                subkey_digest=raw(data["subkey_sha256"]),
                 pool=pool or {},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -156,3 +195,9 @@ class Opening:
     @classmethod
     def load(cls, path: str | Path, pool: dict[str, torch.Tensor] | None = None) -> "Opening":
         return cls.from_dict(read_json(Path(path), allow_floats=True), pool)
+
+
+def _derive(
+    secret: bytes, beacon: bytes, public_key: bytes, index: int, assignment: Assignment, precommit: bytes
+) -> bytes:
+    return schedule.derive_subkey(secret, beacon, public_key, index, assignment.method, assignment.version, precommit)

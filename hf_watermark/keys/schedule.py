@@ -2,6 +2,7 @@
 The key schedule: everything a mark depends on is derived, with integers only, from one 32-byte seed.
 
     seed ── HKDF-Expand ──► leaf secrets and blinds ──► Merkle root ──► precommit ──► [beacon] ──► sub-keys ──► streams
+                      methods, layouts, pools, sub-keys, model record ────┘
 
 HKDF-SHA-256 (RFC 5869) throughout, because a 32-byte seed is exactly one SHA-256 block long; leaves and inner nodes carry the
 domain-separation prefixes of RFC 6962. The published test vector lives in `tests/keys/test_schedule.py`.
@@ -40,15 +41,15 @@ def expand(key: bytes, label: bytes, *parts: bytes) -> bytes:
 
 
 def leaf_secret(seed: bytes, index: int) -> bytes:
-    return expand(seed, b"hfwm/v1/leaf", u32(index))
+    return expand(seed, b"hfwm/v2/leaf", u32(index))
 
 
 def leaf_blind(seed: bytes, index: int) -> bytes:
-    return expand(seed, b"hfwm/v1/blind", u32(index))
+    return expand(seed, b"hfwm/v2/blind", u32(index))
 
 
 def leaf_hash(index: int, secret: bytes, blind: bytes) -> bytes:
-    return hashlib.sha256(b"\x00" + encode(b"hfwm/v1/leaf", u32(index), secret, blind)).digest()
+    return hashlib.sha256(b"\x00" + encode(b"hfwm/v2/leaf", u32(index), secret, blind)).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -86,13 +87,17 @@ def is_included(root: bytes, count: int, index: int, secret: bytes, blind: bytes
 
 
 def precommit_hash(public_key: bytes, root: bytes, count: int, spec: bytes) -> bytes:
-    return digest(b"hfwm/v1/precommit", public_key, root, u32(count), spec)
+    return digest(b"hfwm/v2/precommit", public_key, root, u32(count), spec)
 
 
 def derive_subkey(
-    secret: bytes, beacon: bytes, public_key: bytes, index: int, method: str, version: str, spec: bytes
+    secret: bytes, beacon: bytes, public_key: bytes, index: int, method: str, version: str, precommit: bytes
 ) -> bytes:
-    info = encode(b"hfwm/v1/subkey", u32(index), method.encode(), version.encode(), spec)
+    """
+    The sub-key of a leaf. It hangs on the whole precommit, so nothing that is committed (parameters, layout, pool, class names, number of
+    sub-keys) can be chosen when it is known: with any change, every sub-key is another one.
+    """
+    info = encode(b"hfwm/v2/subkey", u32(index), method.encode(), version.encode(), precommit)
     return HKDF(hashes.SHA256(), 32, salt=encode(beacon, public_key), info=info).derive(secret)
 
 
@@ -112,7 +117,7 @@ class Stream:
     def __init__(self, subkey: bytes, name: str):
         if name not in STREAM_NAMES:
             raise ValueError(f"stream `{name}` does not exist; choose one of {', '.join(STREAM_NAMES)}")
-        key = expand(subkey, b"hfwm/v1/stream", name.encode())
+        key = expand(subkey, b"hfwm/v2/stream", name.encode())
         self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor()
 
     def bytes(self, count: int) -> bytes:

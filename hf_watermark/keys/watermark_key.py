@@ -8,13 +8,30 @@ import torch
 
 from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
 from . import schedule
-from .claim import Assignment, Claim, check_pool, common_spec, exactly, pool_of, raw, subkeys_of
+from .burnt import burnt_log
+from .claim import (
+    OLD_FORMAT,
+    Assignment,
+    Claim,
+    check_pool,
+    common_spec,
+    exactly,
+    pool_of,
+    raw,
+    share_problems,
+    subkeys_of,
+)
+from .context import ModelContext
 from .envelope import read_envelope, write_envelope
 from .folders import KEY_FILE, POOL_FILE, refuse_model_folder
 from .owner import Owner, is_signed_by
 
 
-PRECOMMIT_SCHEMA = "hf-watermark/precommit/v1"
+PRECOMMIT_SCHEMA = "hf-watermark/precommit/v2"
+PRECOMMIT_DOMAIN = b"hf-watermark/precommit/v2\x00"
+FORMAT = 2
+# Where others remain secret, sub-key 0 is opened in public on purpose, so that everybody can see a mark; it proves nothing.
+PUBLIC_SUBKEY = 0
 
 
 @dataclass(frozen=True)
@@ -37,10 +54,13 @@ class WatermarkKey:
         beacon (`bytes`, *optional*):
             A public random value that did not exist when the precommit was published. 32 zero bytes mean none, and then the
             verdict needs level N.
-        backbone (`dict`, *optional*):
-            Config of the owner's own model, so that a suspect's tensors can be run without its own config.
+        context ([`ModelContext`], *optional*):
+            The owner's own model: its config, so that a suspect's tensors can be run without the suspect's, class names in order, and
+            normalisation. Committed.
         pool (`dict[str, torch.Tensor]`, *optional*):
-            Source images of black-box triggers; their digest is part of the method's layout.
+            Source images of black-box triggers; the digest of their names and contents is part of the method's layout.
+        burnt (`frozenset[int]`, *optional*):
+            Sub-keys that were shown to somebody, from the log in the key folder. They never add evidence.
     """
 
     seed: bytes = field(repr=False)
@@ -50,8 +70,16 @@ class WatermarkKey:
     beacon: bytes = schedule.NO_BEACON
     beacon_source: str = "none"
     signature: bytes = field(default=b"", repr=False)
-    backbone: dict = field(default_factory=dict, repr=False)
+    context: ModelContext = field(default_factory=ModelContext, repr=False)
     pool: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    burnt: frozenset[int] = frozenset()
+
+    def __post_init__(self):
+        if self.count not in (1 << depth for depth in range(schedule.MOST_LEAVES.bit_length())):
+            raise InvalidInput(f"key: a tree of {self.count} sub-keys does not exist")
+        problems = share_problems([assignment.share for assignment in self.assignments], self.count)
+        if problems:
+            raise InvalidInput(f"key: {problems[0]}; it was edited, or made to count one secret several times")
 
     @classmethod
     def create(
@@ -62,6 +90,7 @@ class WatermarkKey:
         count: int = 16,
         backbone: dict | None = None,
         pool: dict[str, torch.Tensor] | None = None,
+        context: ModelContext | None = None,
     ) -> "WatermarkKey":
         """
         A fresh key for the given plans.
@@ -71,6 +100,10 @@ class WatermarkKey:
                 Tuples `(method, version, config, layout, number of sub-keys)`. Indices are handed out in this order.
             seed (`bytes`, *optional*):
                 32 bytes; random by default.
+            backbone (`dict`, *optional*):
+                Config of the owner's model, where there is no more to say about it than this.
+            context ([`ModelContext`], *optional*):
+                All that is committed about the owner's model, instead of `backbone`.
         """
         seed = os.urandom(32) if seed is None else seed
         wanted = sum(plan[-1] for plan in plans)
@@ -80,18 +113,34 @@ class WatermarkKey:
             )
         assignments, first = [], 0
         for number, (method, version, config, layout, subkeys) in enumerate(plans):
-            salt = schedule.expand(seed, b"hfwm/v1/salt", schedule.u32(number))
+            salt = schedule.expand(seed, b"hfwm/v2/salt", schedule.u32(number))
             indices = tuple(range(first, first + subkeys))
             assignments.append(Assignment(method, version, config, layout, indices, salt))
             first += subkeys
-        key = cls(seed, owner.public_key, tuple(assignments), count, backbone=backbone or {}, pool=pool or {})
-        return replace(key, signature=owner.sign(b"hf-watermark/precommit/v1\x00" + key.precommit))
+        context = ModelContext.of(backbone) if context is None else context
+        key = cls(seed, owner.public_key, tuple(assignments), count, context=context, pool=pool or {})
+        return replace(key, signature=owner.sign(PRECOMMIT_DOMAIN + key.precommit))
 
     # What is public
 
     @property
+    def backbone(self) -> dict:
+        """Config of the owner's own model."""
+        return self.context.backbone
+
+    @property
     def spec(self) -> bytes:
-        return common_spec([assignment.spec for assignment in self.assignments])
+        return common_spec(self.context.digest, [assignment.share for assignment in self.assignments])
+
+    @property
+    def used(self) -> list[int]:
+        """All sub-keys that carry a mark, in the order in which they were handed out."""
+        return [index for assignment in self.assignments for index in assignment.subkeys]
+
+    @property
+    def disclosed(self) -> frozenset[int]:
+        """Sub-keys that somebody else may know: the public one and those of the log. Anybody could have planted their marks."""
+        return self.burnt | ({PUBLIC_SUBKEY} if len(self.used) > 1 else frozenset())
 
     @property
     def root(self) -> bytes:
@@ -128,14 +177,26 @@ class WatermarkKey:
 
     def claims(self) -> list[Claim]:
         """One claim per method, with all of its sub-keys."""
+        precommit = self.precommit
         return [
             Claim(
                 assignment,
-                subkeys_of(assignment, self.beacon, self.public_key, self.leaf),
+                subkeys_of(assignment, self.beacon, self.public_key, precommit, self.leaf),
                 pool_of(assignment.method, self.pool),
+                self.context,
             )
             for assignment in self.assignments
         ]
+
+    def problems(self) -> list[str]:
+        """Why no verdict may rest on this key; empty when its owner signed all that it holds."""
+        if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
+            return ["the owner's signature does not fit this key; it was edited"]
+        try:
+            check_pool(self.assignments, self.pool)
+        except InvalidInput as error:
+            return [str(error)]
+        return []
 
     def bind_beacon(self, value: bytes, source: str) -> "WatermarkKey":
         """
@@ -179,7 +240,10 @@ class WatermarkKey:
         if not path.exists():
             raise InvalidInput(f"{folder}: no {KEY_FILE} in this folder; give the folder that `key.save` wrote")
         payload = read_envelope(path, passphrase)
+        if payload.get("format") != FORMAT:
+            raise InvalidInput(f"{path}: {OLD_FORMAT}")
         pool = dict(SafetensorsFolder(folder / POOL_FILE)) if (folder / POOL_FILE).exists() else {}
+        burnt = frozenset(entry.subkey for entry in burnt_log(folder))
         try:
             key = cls(
                 seed=raw(payload["seed"]),
@@ -189,31 +253,37 @@ class WatermarkKey:
                 beacon=raw(payload["beacon"]),
                 beacon_source=exactly(str, payload["beacon_source"]),
                 signature=raw(payload["signature"]),
-                backbone=dict(exactly(dict, payload["backbone"])),
+                context=ModelContext.from_dict(payload["model"]),
                 pool=pool,
+                burnt=burnt,
             )
+            binding = raw(payload["binding"])
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{path}: not a watermark key ({type(error).__name__}: {error})") from None
-        if key.count not in (1 << depth for depth in range(schedule.MOST_LEAVES.bit_length())):
-            raise InvalidInput(f"{path}: a tree of {key.count} sub-keys does not exist; the file was edited")
-        key._check(path)
+        if binding != key._binding:
+            raise InvalidInput(f"{path}: the beacon is not the one that the key was bound to; the file was edited")
+        check_pool(key.assignments, key.pool, folder / POOL_FILE)
+        problems = key.problems()
+        if problems:
+            raise InvalidInput(f"{path}: {problems[0]}")
         return key
+
+    @property
+    def _binding(self) -> bytes:
+        """What only the holder of the seed could have written beside the beacon, which comes after the owner's signature."""
+        return schedule.expand(self.seed, b"hfwm/v2/binding", self.precommit, self.beacon, self.beacon_source.encode())
 
     def _payload(self) -> dict:
         return {
             "kind": "watermark-key",
+            "format": FORMAT,
             "seed": self.seed.hex(),
             "public_key": self.public_key.hex(),
             "assignments": [assignment.to_dict() for assignment in self.assignments],
             "count": self.count,
             "beacon": self.beacon.hex(),
             "beacon_source": self.beacon_source,
+            "binding": self._binding.hex(),
             "signature": self.signature.hex(),
-            "backbone": self.backbone,
+            "model": self.context.to_dict(),
         }
-
-    def _check(self, path: Path) -> None:
-        message = b"hf-watermark/precommit/v1\x00" + self.precommit
-        if not is_signed_by(self.public_key, message, self.signature):
-            raise InvalidInput(f"{path}: the owner's signature does not fit this key; the file was edited")
-        check_pool(self.assignments, self.pool, path.parent / POOL_FILE)

@@ -6,7 +6,7 @@ inside a file as a path without checking it first.
 """
 
 from .documents import JSON_BYTES, canonical_json, parse_json, read_json, write_json_atomic
-from .files import InvalidInput, make_private_dir, read_private_bytes, write_bytes_atomic
+from .files import InvalidInput, Unreadable, make_private_dir, read_private_bytes, write_bytes_atomic
 from .folders import SafetensorsFolder
 from .tensors import (
     DTYPES,
@@ -24,6 +24,7 @@ __all__ = [
     "InvalidInput",
     "SafetensorsFolder",
     "TensorInfo",
+    "Unreadable",
     "canonical_json",
     "make_private_dir",
     "named_tensors_digest",

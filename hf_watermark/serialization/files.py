@@ -21,6 +21,10 @@ class InvalidInput(ValueError):
     """An untrusted file or document breaks its format or a limit; the message says which and where."""
 
 
+class Unreadable(InvalidInput):
+    """A suspect cannot be read under this key, or in this form. That says nothing about a mark: the verdict is `inconclusive`."""
+
+
 def write_bytes_atomic(path: str | Path, data: bytes, mode: int = 0o644, overwrite: bool = True) -> None:
     """
     Writes a file completely or not at all.

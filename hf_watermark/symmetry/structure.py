@@ -1,7 +1,7 @@
 """
 The symmetry group of a network: which sets of channels may be permuted, scaled, rotated or mixed without changing an answer.
 
-A *space* is a set of channels that move together. Its kind says what may be done to it (protocol.md §5.1):
+A *space* is a set of channels that move together. Its kind says what may be done to it (PROTOCOL.md §5.1):
 
 | kind | group | found where |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Rules picked by hand to fit models that were never marked (protocol.md §1.2, B5, and §3.4)."""
+"""Rules picked by hand to fit models that were never marked (PROTOCOL.md §1.2, B5, and §3.4)."""
 
 from dataclasses import replace
 

@@ -75,7 +75,7 @@ def test_roots(authority, tmp_path):
         read_roots([tmp_path / "nothing.pem"])
 
 
-# --- OpenSSF Model Signing (the defects of protocol.md §4.4) ---------------------------------------------------------
+# --- OpenSSF Model Signing (the defects of PROTOCOL.md §4.4) ---------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Repositories that were made to hurt their reader (protocol.md §1.2 D5 to D10), and some that are merely closed."""
+"""Repositories that were made to hurt their reader (PROTOCOL.md §1.2 D5 to D10), and some that are merely closed."""
 
 import json
 import struct

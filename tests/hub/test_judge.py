@@ -303,7 +303,7 @@ def test_burnt_subkeys_are_published(shop, hub):
     assert json.loads(hub.files("me/model")["watermark/burnt.json"])["subkeys"] == [1, 2]
 
 
-# --- Two claimants (protocol.md §2.9) ---------------------------------------------------------------------------------
+# --- Two claimants (PROTOCOL.md §2.9) ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,7 @@ def test_broken_statements_are_named(repository, dated, change, words):
     assert re.search(words, reasons(report)), reasons(report)
 
 
-# --- What a dishonest owner can sign, and the reader computes again (protocol.md §1.2, B8 to B11) --------------------
+# --- What a dishonest owner can sign, and the reader computes again (PROTOCOL.md §1.2, B8 to B11) --------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A key folder goes into one encrypted file and comes back (protocol.md §1.2, D4)."""
+"""A key folder goes into one encrypted file and comes back (PROTOCOL.md §1.2, D4)."""
 
 import json
 import shutil

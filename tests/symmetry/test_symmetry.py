@@ -12,7 +12,7 @@ from hf_watermark.symmetry import Change, Moved, change_stored, fold, symmetry_o
 
 
 ALL = [name for name in BUILDERS if name not in ("deeplab mobilenet_v2", "timm mobilenetv2")]
-# protocol.md §5.1: what is free in each family, as the set of space kinds.
+# PROTOCOL.md §5.1: what is free in each family, as the set of space kinds.
 KINDS = {
     "transformers resnet": {"permutation"},
     "transformers resnet bottleneck": {"permutation"},

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from ...backbones import FoldedNet, live_weights
-from ...keys import Claim, SubKey
-from ...serialization import InvalidInput, tensor_set_digest
+from ...keys import Claim, SubKey, pool_digest
+from ...serialization import InvalidInput
 from ...trainer import Plan, WatermarkTrainer
 from ...triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
 from .certificate import RADII, Certificate, certify
@@ -60,7 +60,7 @@ class CertifiedTrainer(WatermarkTrainer):
         pool = {f"{CertifiedTrainer.method}.{name}": tensor.to(kinds[name]) for name, tensor in tensors.items()}
         net = FoldedNet(model, images[:2], fold=config.moves == "all")
         scales = noise_scales(net.coordinates(model), config.noise)
-        layout = {"classes": classes, "scales": scales, "pool_sha256": tensor_set_digest(pool)}
+        layout = {"classes": classes, "scales": scales, "pool_sha256": pool_digest(pool)}
         return Plan(layout, config.subkeys, pool)
 
     def attach(self, claim: Claim) -> None:
@@ -69,7 +69,7 @@ class CertifiedTrainer(WatermarkTrainer):
         self._spread = verifier.spread()
         self._triggers = torch.cat([verifier.triggers(subkey) for subkey in claim.subkeys])
         self._trigger_labels = torch.cat([torch.from_numpy(verifier.labels(subkey)) for subkey in claim.subkeys])
-        self._noise_draws = hashlib.sha256(b"hfwm/v1/noise" + claim.subkeys[0].secret).digest()
+        self._noise_draws = hashlib.sha256(b"hfwm/v2/noise" + claim.subkeys[0].secret).digest()
         self._right, self._shown = torch.zeros(()), 0
         model: Any = self._bare_model()
         if int(model.config.num_labels) != verifier.classes:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...backbones import FoldedNet
-from ...evidence import LEVEL_B, Access, Evidence, single
+from ...evidence import LEVEL_B, Access, Check, Evidence, single
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import (
@@ -21,7 +21,7 @@ from ...statistics import (
 )
 from ...suspects import AccessError, Suspect
 from ...triggers import draw_labels, render_triggers
-from ...verifier import SequentialTest, Verifier, steps
+from ...verifier import SequentialTest, Verifier, digest_of, steps
 from .config import CertifiedConfig
 from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 
@@ -67,6 +67,7 @@ class CertifiedVerifier(Verifier[Answers]):
     method: ClassVar[str] = "certified"
     access = Access.LABELS
     config_class = CertifiedConfig
+    needs_pool = True
     reads_coordinates = True  # parameter noise has them
 
     def __init__(self, claim: Claim):
@@ -77,6 +78,9 @@ class CertifiedVerifier(Verifier[Answers]):
         self.classes: int = classes
         self.scales = read_scales(self.layout)
         refuse_too_few(self.config, self.classes)
+        self.pool = read_pool(self.method, claim, self.config, self.classes)
+        # Labels are drawn from all classes where no source is known, else from those that the source is not; the pool has one kind only.
+        self.candidates = self.classes - int(self.config.family != "unrelated")
 
     def triggers(self, subkey: SubKey) -> torch.Tensor:
         """The sub-key's triggers `[n, channels, height, width]`; the same for every draw and every suspect."""
@@ -96,20 +100,15 @@ class CertifiedVerifier(Verifier[Answers]):
         return {name: self.config.sigma * scale for name, scale in self.scales.items()}
 
     def _pool(self, subkey: SubKey) -> dict[str, torch.Tensor]:
-        pool = {name.removeprefix(f"{self.method}."): tensor for name, tensor in self.claim.pool.items()}
-        images, labels = pool["images"], pool["labels"]
-        slots = len(self.claim.assignment.subkeys)
-        if len(images) < slots * self.config.triggers or len(images) != len(labels):
-            raise InvalidInput(f"the pool holds {len(images)} images, {slots} x {self.config.triggers} are needed")
         own = slice(subkey.slot * self.config.triggers, (subkey.slot + 1) * self.config.triggers)
-        return {"images": images[own], "labels": labels[own], "range": pool["range"]}
+        return {"images": self.pool["images"][own], "labels": self.pool["labels"][own], "range": self.pool["range"]}
 
     def folded(self, model: torch.nn.Module) -> FoldedNet:
         """
         Raises:
             [`~serialization.InvalidInput`]: when the model is not of the owner's architecture.
         """
-        images = self.claim.pool[f"{self.method}.images"][:2].float()
+        images = self.pool["images"][:2].float()
         net = FoldedNet(model, images, fold=self.config.moves == "all")
         names = set(net.coordinates(model))
         if names != set(self.scales):
@@ -119,7 +118,7 @@ class CertifiedVerifier(Verifier[Answers]):
             )
         return net
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> Answers:
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> Answers:
         images = self.triggers(subkey)
         plain = suspect.labels(images, self.classes).numpy()
         try:
@@ -133,12 +132,16 @@ class CertifiedVerifier(Verifier[Answers]):
         noisy = np.stack(list(nets.answers(noise_seeds(subkey, self.config.suspect_draws), images)))
         return Answers(self.sources(subkey), plain, noisy)
 
+    def fingerprint(self, observation: Answers) -> bytes:
+        noisy = observation.noisy
+        return digest_of(observation.plain, *([] if noisy is None else [noisy]))
+
     def sequential(self, subkey: SubKey, most: int | None) -> "TriggerTest | None":
         return None if self.config.labels == "one" else TriggerTest(self, subkey, most)
 
     def score(self, observation: Answers, subkey: SubKey) -> Evidence:
         labels, trials = self.labels(subkey), len(observation.plain)
-        candidates = self.classes - int((observation.sources >= 0).all())
+        candidates = self.candidates
         # An answer that equals its source's label could not have matched whatever the key had drawn.
         usable = int((observation.plain != observation.sources).sum())
         matches = int((observation.plain == labels).sum())
@@ -175,7 +178,7 @@ class TriggerTest(SequentialTest):
         self.order = subkey.stream("order").permutations(1, len(images))[0][:most]
         self.images, self.sources = images[self.order], verifier.sources(subkey)[self.order]
         self.stops = steps(len(self.images), self.step)
-        self.candidates = self.classes - int((self.sources >= 0).all())
+        self.candidates = verifier.candidates
         self.labels = np.zeros(0, dtype=int)
 
     def update(self, answers: torch.Tensor) -> None:
@@ -225,3 +228,33 @@ def refuse_too_few(config: CertifiedConfig, classes: int) -> None:
             f"{config.triggers} triggers over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; raise "
             "`triggers`, or use a white-box method"
         )
+
+
+def read_pool(method: str, claim: Claim, config: CertifiedConfig, classes: int) -> dict[str, torch.Tensor]:
+    """
+    Images, source labels and range of a pool that may come from a stranger.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it is malformed, or when some source labels are known and some are not: then a right answer has
+            no one chance under the null.
+    """
+    pool = {name.removeprefix(f"{method}."): tensor for name, tensor in claim.pool.items()}
+    images, labels, ends = (pool.get(name) for name in ("images", "labels", "range"))
+    if images is None or labels is None or ends is None or images.ndim != 4 or not images.is_floating_point():
+        raise InvalidInput(f"the pool of `{method}` holds no images with labels and range; give the key folder's pool")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or ends.shape != (2, images.shape[1]):
+        raise InvalidInput(
+            f"the pool of `{method}` needs one whole number per image as label, and a range per channel"
+        )
+    wanted = len(claim.assignment.subkeys) * config.triggers
+    if len(images) < wanted:
+        raise InvalidInput(f"the pool holds {len(images)} images, {wanted} are needed")
+    if not images.float().isfinite().all() or not ends.float().isfinite().all() or (ends[0] > ends[1]).any():
+        raise InvalidInput(f"the pool of `{method}` holds pixels that are not finite, or an empty range")
+    known = (labels >= 0) & (labels < classes)
+    if not (labels == -1).all() if config.family == "unrelated" else not known.all():
+        kind = "-1, no class" if config.family == "unrelated" else f"one of the {classes} classes"
+        raise InvalidInput(
+            f"the pool of `{method}`: every source label must be {kind}, for triggers of family {config.family!r}"
+        )
+    return {"images": images, "labels": labels, "range": ends}

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ...backbones import is_sharded
-from ...keys import Claim, SubKey
-from ...serialization import InvalidInput, tensor_set_digest
+from ...keys import Claim, SubKey, pool_digest
+from ...serialization import InvalidInput
 from ...trainer import Plan, WatermarkTrainer
 from ...triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
 from .config import FunctionCoupledConfig
@@ -38,12 +38,11 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         images, labels, rows = collect_images(
             self.train_dataset, self.data_collator, sources, config.pool_per_class, SubKey(0, 0, secret)
         )
-        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it. No two tensors have one type
-        # and shape, because the committed digest does not see their names.
+        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
         fill = images.amax(dim=(0, 2, 3)).half()
         tensors = {"images": images.half(), "labels": labels, "rows": rows.int(), "fill": fill}
         pool = {f"{FunctionCoupledTrainer.method}.{name}": tensor for name, tensor in tensors.items()}
-        layout = {"classes": classes, "source_classes": sources, "pool_sha256": tensor_set_digest(pool)}
+        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
         return Plan(layout, config.subkeys, pool)
 
     def attach(self, claim: Claim) -> None:
@@ -56,7 +55,7 @@ class FunctionCoupledTrainer(WatermarkTrainer):
         self._spare_of = torch.full((verifier.classes,), -1)
         self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
         self._fill = claim.pool[f"{FunctionCoupledTrainer.method}.fill"].float()
-        self._draws = hashlib.sha256(b"hfwm/v1/mixing" + claim.subkeys[0].secret).digest()
+        self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
         self._hits, self._asked = torch.zeros(()), 0
         if self.train_dataset is None:  # a trainer made only to verify
             return

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ...evidence import LEVEL_B, Access, Evidence, single
+from ...evidence import LEVEL_B, Access, Check, Evidence, single
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import LabelLaw, log2_e_relabel, log2_p_from_log2_e
 from ...suspects import Suspect
 from ...triggers import LAYOUTS, Rule, blend, draw_questions, draw_rules, fuse, rule_capacity, with_targets
-from ...verifier import SequentialTest, Verifier, steps
+from ...verifier import SequentialTest, Verifier, digest_of, steps
 from .config import FunctionCoupledConfig
 
 
@@ -49,6 +49,7 @@ class FunctionCoupledVerifier(Verifier[Answers]):
     method: ClassVar[str] = "function_coupled"
     access = Access.LABELS
     config_class = FunctionCoupledConfig
+    needs_pool = True
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
@@ -76,13 +77,16 @@ class FunctionCoupledVerifier(Verifier[Answers]):
         layouts = torch.tensor([rule.layout for rule in rules]).repeat_interleave(self.config.images_per_rule)
         return fuse(first, second, layouts, pool["fill"].float())
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> Answers:
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> Answers:
         rules = self.rules(subkey)
         labels = suspect.labels(self.triggers(subkey, rules), self.classes)
         labels = labels.reshape(len(rules), -1)
         candidates = np.array([rule.candidates(self.classes) for rule in rules])
         counts = (labels.numpy()[:, :, None] == candidates[:, None, :]).sum(axis=1)
         return Answers(rules, labels, counts, LabelLaw(counts.tolist()))
+
+    def fingerprint(self, observation: Answers) -> bytes:
+        return digest_of(observation.labels)
 
     def sequential(self, subkey: SubKey, most: int | None) -> "RuleTest":
         return RuleTest(self, subkey, most)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from ...evidence import Evidence
+from ...evidence import Check, Evidence
 from ...keys import Claim, SubKey
 from ...ranged import PartialReading
 from ...suspects import Suspect
@@ -41,10 +41,10 @@ class GreedyResidualsVerifier(CarrierVerifier):
     def signs(self, subkey: SubKey) -> torch.Tensor:
         return signs(subkey, self.config.bits)
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor | PartialReading:
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
         """As every [`~whitebox.CarrierVerifier`]; with preset `paper` the raw stem."""
         if self.config.preset != "paper":
-            return super().observe(suspect, subkey)
+            return super().observe(suspect, subkey, check)
         return raw_weight(self.carriers[0], suspect.weights, suspect.shapes).detach().cpu()
 
     def extract(self, observation: torch.Tensor, subkey: SubKey) -> torch.Tensor:

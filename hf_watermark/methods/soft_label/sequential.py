@@ -18,7 +18,8 @@ GROWTH = 1.5
 class SignTest(SequentialTest):
     """
     The pool's images in the order of the sub-key's stream `order`. The suspect must answer an image the same whenever it is asked: that
-    the test goes on tells one bit about the signs.
+    the test goes on tells one bit about the signs. Checkpoints are those of the whole pool, whatever the budget: a second run with a larger
+    one goes on with the same test, and costs nothing.
     """
 
     access = Access.PROBABILITIES
@@ -28,9 +29,10 @@ class SignTest(SequentialTest):
     def __init__(self, verifier: SoftLabelVerifier, subkey: SubKey, most: int | None):
         self.verifier, self.classes = verifier, verifier.classes
         order = torch.from_numpy(subkey.stream("order").permutations(1, len(verifier.images))[0])
-        self.order = order[:most]
+        every = checkpoints(len(verifier.sources), len(order), GROWTH)
+        self.checkpoints, self.stops = len(every), [stop for stop in every if most is None or stop <= most]
+        self.order = order[: self.stops[-1] if self.stops else 0]
         self.images = verifier.images[self.order]
-        self.stops = checkpoints(len(verifier.sources), len(self.images), GROWTH)
         # Sums at each checkpoint taken; no sign was used for them.
         self.sums: list[np.ndarray] = []
 
@@ -38,7 +40,7 @@ class SignTest(SequentialTest):
         self.sums.append(self.verifier.read(answers, self.order[: len(answers)]).sums)
 
     def score(self, subkey: SubKey) -> Evidence:
-        test, signs = CheckpointTest(len(self.stops)), self.verifier.signs(subkey)
+        test, signs = CheckpointTest(self.checkpoints), self.verifier.signs(subkey)
         for sums in self.sums:
             signed = sums * signs
             test.update(float(signed.sum()), signed)

@@ -47,7 +47,7 @@ def recipient_keys(key: WatermarkKey, owner: Owner, recipients: Iterable[str]) -
         raise ValueError(f"the key marks with {[plan[0] for plan in plans]}; make one with CSPTrainer")
     fresh = {}
     for name in names:
-        made = WatermarkKey.create(owner, plans, pool=key.pool, backbone=key.backbone, count=key.count)
+        made = WatermarkKey.create(owner, plans, pool=key.pool, context=key.context, count=key.count)
         fresh[name] = made if key.beacon_source == "none" else made.bind_beacon(key.beacon, key.beacon_source)
     return fresh
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ...keys import Claim, SubKey
-from ...serialization import InvalidInput, tensor_set_digest
+from ...keys import Claim, SubKey, pool_digest
+from ...serialization import InvalidInput
 from ...trainer import Plan, WatermarkTrainer
 from ...triggers import collect_images, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
@@ -29,7 +29,7 @@ class SoftLabelTrainer(WatermarkTrainer):
         reference = reference_answers(self.train_dataset, self.data_collator, set(rows.tolist()), images, classes)
         tensors = {"images": images, "labels": labels, "rows": rows.int(), "reference": reference}
         pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
-        layout = {"classes": classes, "source_classes": sources, "pool_sha256": tensor_set_digest(pool)}
+        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
         return Plan(layout, config.subkeys, pool)
 
     def attach(self, claim: Claim) -> None:

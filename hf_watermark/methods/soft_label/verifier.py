@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ...evidence import LEVEL_B, Access, Evidence, single
+from ...evidence import LEVEL_B, Access, Check, Evidence, single
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
-from ...verifier import SequentialTest, Verifier
+from ...verifier import SequentialTest, Verifier, digest_of
 from .code import Template, draw_signs
 from .config import CSPConfig, SoftLabelConfig, USPConfig, free_signs
 from .features import ImageFeatures, feature_count
@@ -45,6 +45,7 @@ class SoftLabelVerifier(Verifier[Readings]):
 
     access = Access.PROBABILITIES
     config: SoftLabelConfig
+    needs_pool = True
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
@@ -58,7 +59,7 @@ class SoftLabelVerifier(Verifier[Readings]):
         """What all disclosed sub-keys together add to the log-probabilities."""
         return Template.of(self.features, list(self.claim.subkeys), self.classes)
 
-    def observe(self, suspect: Suspect, subkey: SubKey) -> Readings:
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> Readings:
         return self.read(suspect.probabilities(self.images, self.classes))
 
     def read(self, probabilities: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> Readings:
@@ -71,6 +72,9 @@ class SoftLabelVerifier(Verifier[Readings]):
         sums = unit_sums(values, top, features)
         natural = unit_sums(contrasts(self.reference[rows], top), top, features)
         return Readings(without(sums, natural), len(top), int((values != 0).any(dim=1).sum()))
+
+    def fingerprint(self, observation: Readings) -> bytes:
+        return digest_of(observation.sums)
 
     def signs(self, subkey: SubKey) -> np.ndarray:
         return draw_signs(subkey, len(self.features.mean), self.classes).double().numpy()
