@@ -165,7 +165,9 @@ def test_an_opened_subkey_planted_in_an_innocent_model(honest, tmp_path):
     """Freedom: whoever saw an opening has that sub-key. The key folder's log says so, and it counts no more."""
     planted = planted_model(honest, honest.key.claims()[0].subkeys[1])
     folder = saved(honest.key, tmp_path / "key")
-    assert verify(planted, WatermarkKey.load(folder)).found, "before it was opened, only the owner could have done this"
+    assert verify(planted, WatermarkKey.load(folder)).found, (
+        "before it was opened, only the owner could have done this"
+    )
     burn(folder, 1, "an earlier dispute")
     evidence = verify(planted, WatermarkKey.load(folder))
     assert evidence.verdict is Verdict.INCONCLUSIVE and "sub-key 1, which was disclosed, was found" in evidence.reason
