@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
+from .backbones import LayoutMismatch
 from .configuration import WatermarkConfig
 from .evidence import SELF_CHECK, Access, Evidence, Verdict, combine
 from .keys import Claim, SubKey
-from .serialization import InvalidInput
+from .serialization import InvalidInput, UnreadableFormat
 from .statistics import log2_binomial_tail
 from .suspects import Suspect
 
@@ -136,7 +137,8 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
 
     Raises:
         [`~suspects.AccessError`]: when the suspect offers what none of the methods needs.
-        [`~serialization.InvalidInput`]: when no check could be run.
+        [`~serialization.InvalidInput`]: when no check could be run, unless that is for how the suspect is stored: then nothing can be said,
+            and the verdict is `inconclusive`.
     """
     before = suspect.queries
     by_method: list[Evidence] = []
@@ -153,6 +155,8 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
         by_method.append(summary(combine(parts, verifier.method)))
     if not by_method:
         assert last_error is not None
+        if isinstance(last_error, LayoutMismatch | UnreadableFormat):
+            return unreadable("+".join(verifier.method for verifier in verifiers), skipped, last_error)
         raise last_error
     leaves = [leaf for evidence in by_method for leaf in evidence.parts]
     if len(by_method) == 1:
@@ -173,6 +177,22 @@ def summary(evidence: Evidence) -> Evidence:
     if failed:
         evidence.controls = {"failed": failed[0]}
     return evidence.decide()
+
+
+def unreadable(method: str, skipped: list[str], error: InvalidInput) -> Evidence:
+    """The evidence of a suspect in which the mark could not have been seen."""
+    return Evidence(
+        method=method,
+        matches=0,
+        trials=0,
+        log2_p=0.0,
+        log2_e=0.0,
+        null="not tested",
+        access="none",
+        verdict=Verdict.INCONCLUSIVE,
+        reason=str(error),
+        warnings=skipped if len(skipped) > 1 else [],
+    )
 
 
 def invalid_claim(problems: list[str]) -> Evidence:

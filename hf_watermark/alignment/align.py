@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..backbones import Carrier, describe, locate
+from ..backbones import Carrier, describe, located
 from ..serialization import InvalidInput
 from ..symmetry import Symmetry, fold, symmetry_of, unfold
 from .names import rename_like
@@ -59,7 +59,7 @@ class Aligner:
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         self.carriers = describe(shapes) if carriers is None else carriers
-        self.held = {locate(carrier.role, shapes).weight: carrier for carrier in self.carriers}
+        self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
             if not self.state[name].is_floating_point():
@@ -110,7 +110,7 @@ class Aligner:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         decoy = dict(self.state)
         for carrier in carriers:
-            name = locate(carrier.role, shapes).weight
+            name = located(carrier, shapes).weight
             random = torch.randn(decoy[name].shape) * decoy[name].float().std()
             if carrier.every_third_input:
                 decoy[name] = decoy[name].clone()
