@@ -164,6 +164,11 @@ def verify_claims(verifiers: list[Verifier], suspect: Suspect, bound: bool, look
     else:
         total = summary(combine(leaves, "combined", looks))
         total.parts = by_method
+    if total.trials == 0 and total.verdict is Verdict.NOT_FOUND:
+        total.verdict, total.reason = (
+            Verdict.INCONCLUSIVE,
+            "no bit of the mark could be read, so nothing was seen of it",
+        )
     total.warnings = skipped + total.warnings
     if suspect.queries > before:
         left = None if suspect.budget is None else suspect.budget - before

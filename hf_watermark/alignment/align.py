@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..backbones import Carrier, describe, located
+from ..backbones import Carrier, describe, located, read_float
+from ..backbones.names import Renamed, best_spelling
 from ..serialization import InvalidInput
 from ..symmetry import Symmetry, fold, symmetry_of, unfold
-from .names import rename_like
 from .sweep import AlignmentReport, Sweep
 
 
@@ -92,8 +92,9 @@ class Aligner:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors.
         """
-        given = rename_like(suspect, self.state)
-        folded = fold(self.symmetry, given)
+        given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
+        # Integers (counters) are the reference's own.
+        folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
         run = Sweep(self.symmetry, self.anchors, folded)
         run.fit()
         aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
@@ -136,7 +137,10 @@ class Aligner:
             if name not in aligned:
                 continue
             tensor = aligned[name]
-            aligned[name] = tensor * mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor)
+            # Not by a product: what stands behind a dead channel may be infinite by now.
+            aligned[name] = torch.where(
+                mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor.device), tensor, 0
+            )
 
     def _readable(self, run: Sweep) -> float:
         shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]

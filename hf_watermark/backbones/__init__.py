@@ -13,17 +13,16 @@ from .carriers import (
 )
 from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
+from .filling import gathered_model, run_on_backbone
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .formats import is_plain, read_float
+from .formats import FLOATS, is_plain, read_float
 from .loading import (
     auto_class,
     backbone_config,
     backbone_record,
     full_parameter,
-    gathered_model,
     is_sharded,
     live_weights,
-    run_on_backbone,
     wrap_timm,
 )
 from .placing import Placing, find_places, located
@@ -32,6 +31,7 @@ from .reading import canonical_rows, read_weight
 
 __all__ = [
     "FAMILIES",
+    "FLOATS",
     "STEM",
     "Carrier",
     "Entries",

@@ -89,7 +89,9 @@ class Carrier:
         for field_name in ("name", "scale"):
             text = data[field_name]
             if not (text is None and field_name == "scale") and (type(text) is not str or len(text) > MAX_NAME):
-                raise InvalidInput(f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters")
+                raise InvalidInput(
+                    f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters"
+                )
         return cls(**data | {"shape": tuple(data["shape"])})
 
     def select(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -214,7 +216,9 @@ def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch
 def _carrier(role: str, found: Found, shapes: Mapping[str, Shape], every_third_input: bool) -> Carrier:
     shape = tuple(shapes[found.weight])
     if not shape:
-        raise InvalidInput(f"layer {role!r} ({found.weight}) is a single number; name a weight matrix or a convolution")
+        raise InvalidInput(
+            f"layer {role!r} ({found.weight}) is a single number; name a weight matrix or a convolution"
+        )
     stride = math.prod(shape[2:])
     columns = math.prod(shape[1:])
     return Carrier(role, shape[0], columns, stride, every_third_input, shape, found.weight, found.scale)

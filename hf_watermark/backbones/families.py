@@ -234,9 +234,7 @@ def last_of_each_block(family: Family, names: Mapping[tuple[int, ...], str]) -> 
     return list({place[: family.last_of]: name for place, name in names.items()}.values())
 
 
-def scale_behind(
-    family: Family, dialect: Dialect, prefix: str, name: str, shapes: Mapping[str, Shape]
-) -> str | None:
+def scale_behind(family: Family, dialect: Dialect, prefix: str, name: str, shapes: Mapping[str, Shape]) -> str | None:
     """Name of the vector that multiplies the rows of a carrier afterwards, if the state dict has one of this length."""
     scale = _vgg_norm(name) if family.every_third_input else dialect.scale_of(name)
     if scale is None or not is_vector(shapes.get(prefix + scale), shapes[prefix + name][0]):

@@ -18,7 +18,17 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PLAIN = {"F64", "F32", "F16", "BF16"}
 # Where libraries put what a weight's codes have to be multiplied by, and what is subtracted first. `{0}` is the weight's name,
 # `{1}` its module's.
-SCALES = ("{0}_scale", "{0}_scale_inv", "{0}_scales", "{0}.scale", "{0}.scales", "{1}.scale", "{1}.scales", "{1}_scale", "{1}.SCB")
+SCALES = (
+    "{0}_scale",
+    "{0}_scale_inv",
+    "{0}_scales",
+    "{0}.scale",
+    "{0}.scales",
+    "{1}.scale",
+    "{1}.scales",
+    "{1}_scale",
+    "{1}.SCB",
+)
 ZEROS = ("{0}_zero_point", "{0}_zero_points", "{0}_zeros", "{0}.zero_point", "{0}.zeros", "{1}.zero_point", "{1}.zeros", "{1}_zero_point")  # fmt: skip
 
 
@@ -49,7 +59,9 @@ def read_float(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
         return _scaled(tensor.float(), tensors, name, kind)
     if tensor.dtype in (torch.int8, torch.uint8, torch.int16, torch.int32):
         return _decoded(tensor, tensors, name, kind)
-    raise UnreadableFormat(f"{shown(name)} is stored as {kind}, which is no weight; give the suspect in float32 or bfloat16")
+    raise UnreadableFormat(
+        f"{shown(name)} is stored as {kind}, which is no weight; give the suspect in float32 or bfloat16"
+    )
 
 
 def is_plain(dtype: str | None) -> bool:
@@ -76,7 +88,9 @@ def _decoded(codes: torch.Tensor, tensors: Mapping[str, torch.Tensor], name: str
             f"{shown(name)} holds {kind} codes and no scale stands beside it ({shown(name)}_scale, ...); give the suspect dequantised"
         )
     if zero is None and not kind.startswith("int"):
-        raise UnreadableFormat(f"{shown(name)} holds {kind} codes and no zero point stands beside it; give the suspect dequantised")
+        raise UnreadableFormat(
+            f"{shown(name)} holds {kind} codes and no zero point stands beside it; give the suspect dequantised"
+        )
     numbers = codes.float()
     if zero is not None:
         numbers = numbers - _spread(tensors[zero], tuple(codes.shape), zero)
@@ -90,7 +104,9 @@ def _scaled(numbers: torch.Tensor, tensors: Mapping[str, torch.Tensor], name: st
         return numbers
     factors = _spread(tensors[scale], tuple(numbers.shape), scale)
     if not (factors > 0).all():
-        raise UnreadableFormat(f"{shown(name)} is {kind}, and {shown(scale)} beside it is not positive; give the suspect dequantised")
+        raise UnreadableFormat(
+            f"{shown(name)} is {kind}, and {shown(scale)} beside it is not positive; give the suspect dequantised"
+        )
     return numbers * factors
 
 
@@ -109,4 +125,6 @@ def _spread(factors: torch.Tensor, shape: tuple[int, ...], name: str) -> torch.T
             block = -(-size // factors.shape[axis])
             factors = factors.repeat_interleave(block, dim=axis).narrow(axis, 0, size)
         return factors.reshape(shape)
-    raise UnreadableFormat(f"{shown(name)} of shape {list(factors.shape)} does not say which of {list(shape)} codes it scales")
+    raise UnreadableFormat(
+        f"{shown(name)} of shape {list(factors.shape)} does not say which of {list(shape)} codes it scales"
+    )

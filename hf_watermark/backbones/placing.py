@@ -89,7 +89,9 @@ def _core(shape: Shape) -> Shape:
     return tuple(sizes)
 
 
-def _axes(found: Sequence[str], carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> list[tuple[int, ...] | None] | None:
+def _axes(
+    found: Sequence[str], carriers: Sequence[Carrier], shapes: Mapping[str, Shape]
+) -> list[tuple[int, ...] | None] | None:
     """How the axes of each tensor have to be permuted; `None` when they do not fit. One file has one order."""
     if all(fits(shapes[name], carrier) for name, carrier in zip(found, carriers, strict=True)):
         return [None] * len(carriers)
@@ -127,7 +129,9 @@ def _by_names(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Itera
         yield tuple(by_number[number] for number in range(len(carriers)))
 
 
-def _of_family(family: Family, carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+def _of_family(
+    family: Family, carriers: Sequence[Carrier], shapes: Mapping[str, Shape]
+) -> Iterator[tuple[Found, ...]]:
     spelled = [
         (dialect, prefix, names)
         for dialect in family.dialects
@@ -142,7 +146,9 @@ def _of_family(family: Family, carriers: Sequence[Carrier], shapes: Mapping[str,
             scales = [scale_behind(family, dialect, prefix, name, shapes) for name in chosen]
             weights = [prefix + name for name in chosen]
             # A vector that the key's model had not may be a part of this one, or no part of any.
-            new = any(scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True))
+            new = any(
+                scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True)
+            )
             for behind in ([None] * len(scales), scales) if new else (scales,):
                 yield tuple(map(Found, weights, behind, axes))
 
@@ -169,7 +175,9 @@ def _chosen(
             yield chosen
             return
     # What does not have a carrier's shape is none: further blocks, layers put behind the last one, renumbered ones.
-    fitting = {place: name for place, name in names.items() if any(_axes([name], [c], shapes) is not None for c in carriers)}
+    fitting = {
+        place: name for place, name in names.items() if any(_axes([name], [c], shapes) is not None for c in carriers)
+    }
     order = sorted(range(len(carriers)), key=lambda number: ordinals[number])
     sets = _in_order([carriers[number] for number in order], last_of_each_block(family, fitting), shapes)
     for found in islice(sets, MOST_PLACES + 1):
@@ -256,7 +264,11 @@ def _by_shapes(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iter
             sets = permutations(names, wanted) if every else combinations(names, wanted) if kept else [tuple(strided)]
             parts.append([chosen for chosen in sets if len(chosen) == wanted])
         for chosen in product(*parts):
-            weights = {number: name for members, names in zip(kinds.values(), chosen, strict=True) for number, name in zip(members, names, strict=True)}
+            weights = {
+                number: name
+                for members, names in zip(kinds.values(), chosen, strict=True)
+                for number, name in zip(members, names, strict=True)
+            }
             yield tuple(Found(weights[number], None) for number in range(len(carriers)))
             if ways == 2:
                 yield tuple(Found(weights[n], _vector_behind(weights[n], order, shapes)) for n in range(len(carriers)))
@@ -274,7 +286,9 @@ def _vector_behind(name: str, order: Sequence[str], shapes: Mapping[str, Shape])
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """`t2` before `t10`, and names that are hexadecimal digits as they are."""
-    return [(int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _distinct(places: Iterator[Placing]) -> list[Placing]:

@@ -100,7 +100,9 @@ def parse_safetensors_header(header: bytes, data_bytes: int) -> dict[str, Tensor
     position = 0
     for name, info in infos.items():
         if info.begin != position:
-            raise InvalidInput(f"tensor {shown(name)}: data begins at {info.begin}, expected {position} (overlap or hole).")
+            raise InvalidInput(
+                f"tensor {shown(name)}: data begins at {info.begin}, expected {position} (overlap or hole)."
+            )
         position = info.end
     if position != data_bytes:
         raise InvalidInput(f"holds {data_bytes} bytes of data, the header describes {position} (truncated or padded).")
@@ -162,7 +164,9 @@ def refuse_not_finite(tensor: "torch.Tensor", name: str, file: str | Path) -> No
             raise UnreadableFormat(f"{file}: tensor {shown(name)} has NaN or infinite values.")
 
 
-def as_tensor(data: bytearray | memoryview, info: TensorInfo, shape: tuple[int, ...], name: str, file: str | Path) -> "torch.Tensor":
+def as_tensor(
+    data: bytearray | memoryview, info: TensorInfo, shape: tuple[int, ...], name: str, file: str | Path
+) -> "torch.Tensor":
     """
     The tensor of `shape` that these bytes of `file` hold.
 

@@ -17,7 +17,6 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from hf_watermark import (
     GreedyResidualsConfig,
     GreedyResidualsTrainer,
-    InvalidInput,
     Opening,
     Owner,
     Suspect,
