@@ -5,7 +5,16 @@ from abc import abstractmethod
 
 import torch
 
-from .backbones import LayoutMismatch, Placing, canonical_rows, find_places, is_plain, own_rows, read_carriers
+from .backbones import (
+    LayoutMismatch,
+    Placing,
+    canonical_rows,
+    find_places,
+    is_plain,
+    own_rows,
+    read_carriers,
+    unexplained,
+)
 from .evidence import Access, Evidence, Verdict, combine, single
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
@@ -17,7 +26,7 @@ from .verifier import DECOYS, Verifier
 
 
 # More sets of tensors than this are not tried over a network, where each costs the requests of a check of its own.
-MOST_REMOTE_PLACES = 4
+MOST_REMOTE_PLACES = 8
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
 
 
@@ -72,11 +81,17 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
             )
         parts = self._strongest(places, suspect, bound, decoys)
-        if not places[0].by_names and combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
-            raise LayoutMismatch(
-                "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are not "
-                "the ones that are meant. Give the suspect under the names of its library"
-            )
+        if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
+            if not places[0].by_names:
+                raise LayoutMismatch(
+                    "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
+                    "not the ones that are meant. Give the suspect under the names of its library"
+                )
+            if unexplained(self.carriers, suspect.shapes):
+                raise LayoutMismatch(
+                    "the tensors of the key's names do not show the mark, and the suspect holds as many others of their shapes under names "
+                    "that no library uses; leave only the tensors that the model uses"
+                )
         return parts
 
     def _strongest(self, places: list[Placing], suspect: Suspect, bound: bool, decoys: int) -> list[Evidence]:

@@ -25,7 +25,7 @@ from .loading import (
     live_weights,
     wrap_timm,
 )
-from .placing import Placing, find_places, located
+from .placing import Placing, find_places, located, unexplained
 from .reading import canonical_rows, read_weight
 
 
@@ -64,5 +64,6 @@ __all__ = [
     "refuse_half_precision",
     "run_on_backbone",
     "slot_rows",
+    "unexplained",
     "wrap_timm",
 ]

@@ -8,6 +8,7 @@ one is read never depends on the key's bits.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice, permutations, product
@@ -146,11 +147,20 @@ def _of_family(
             scales = [scale_behind(family, dialect, prefix, name, shapes) for name in chosen]
             weights = [prefix + name for name in chosen]
             # A vector that the key's model had not may be a part of this one, or no part of any.
+            # Nor does the normalisation behind a convolution with a bias: folding it into the layer gives one.
             new = any(
                 scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True)
             )
-            for behind in ([None] * len(scales), scales) if new else (scales,):
+            folded = any(
+                scale and _has_bias(prefix + name, shapes) for scale, name in zip(scales, chosen, strict=True)
+            )
+            without: list[str | None] = [None] * len(scales)
+            for behind in [without, scales] if new else [scales, without] if folded else [scales]:
                 yield tuple(map(Found, weights, behind, axes))
+
+
+def _has_bias(name: str, shapes: Mapping[str, Shape]) -> bool:
+    return len(shapes[name]) == 4 and f"{name.removesuffix('weight')}bias" in shapes
 
 
 def _chosen(
@@ -237,6 +247,24 @@ def _named(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator
             return
 
 
+def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
+    """
+    Whether a suspect holds, beside the tensors that names say are a family's, as many others of every carrier's shape: then whoever loads it may
+    use those, under names of his own, and what the names say means nothing.
+    """
+    known = {
+        prefix + name
+        for family in FAMILIES
+        for dialect in family.dialects
+        for prefix, names in spelled_in(dialect, shapes).items()
+        for name in names.values()
+    }
+    if any(carrier.role in shapes or not _ROLE.fullmatch(carrier.role) for carrier in carriers):
+        return False
+    others = Counter(_core(shape) for name, shape in shapes.items() if name not in known)
+    return all(others[kind] >= count for kind, count in Counter(_core(carrier.shape) for carrier in carriers).items())
+
+
 # --- By shapes
 
 
@@ -307,21 +335,21 @@ def _mismatch(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Layou
             if fits(shapes[name], carrier):
                 continue
             return LayoutMismatch(
-                f"layer {carrier.role!r} ({shown(name)}) is stored as {list(shapes[name])}, the key was made for {list(carrier.shape)}: an "
+                f"no tensors of the key's names and shapes: layer {carrier.role!r} ({shown(name)}) is stored as {list(shapes[name])}, the key was made for {list(carrier.shape)}: an "
                 "order of axes that is not known; give the suspect as [out, in, height, width]"
             )
         return LayoutMismatch(
-            f"layer {carrier.role!r} ({shown(name)}) has {matrix} weights, the key was made for {(carrier.rows, carrier.columns)}: "
-            "the suspect has another architecture or lost channels"
+            f"no tensors of the key's names and shapes: layer {carrier.role!r} ({shown(name)}) has {matrix} weights, the key was made for "
+            f"{(carrier.rows, carrier.columns)}; the suspect has another architecture or lost channels"
         )
     first = carriers[0]
     try:
         locate(first.role, shapes)
     except LayoutMismatch as error:
-        return LayoutMismatch(f"no tensors of the key's names or shapes; {error}")
+        return LayoutMismatch(f"no tensors of the key's names and shapes: {error}")
     except InvalidInput as error:
         return LayoutMismatch(str(error))
     return LayoutMismatch(
-        f"no tensors of the key's names or shapes, first {first.role!r} {list(first.shape)}: the suspect has another architecture, or is "
+        f"no tensors of the key's names and shapes, first {first.role!r} {list(first.shape)}: the suspect has another architecture, or is "
         "stored in a way that is not known"
     )

@@ -182,7 +182,7 @@ def test_what_shapes_cannot_tell_is_no_verdict(resnet, tmp_path):
     """Names gone, and other tensors of the same shapes: the right ones cannot be told, and that is said."""
 
     def make(state):
-        many = {f"{number:03d}": noise(torch.zeros(32, 32, 3, 3)) for number in range(50)}
+        many = {f"z{size}{n:03d}": noise(torch.zeros(size, size, 3, 3)) for n in range(20) for size in (32, 64)}
         return many | {f"x{name}": tensor for name, tensor in renamed(hashed).make(state).items()}
 
     known = hashed(list(resnet.state))
