@@ -13,7 +13,8 @@ from typing import Protocol
 
 import torch
 
-from .backbones import Carrier, canonical_form, located, slot_rows
+from .backbones import Carrier, canonical_form, find_places, slot_rows
+from .backbones.families import Found
 from .evidence import Access, Check, Evidence, level_limit, single
 from .hub.remote import Part, RemoteSafetensors
 from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture, log2_p_from_log2_e
@@ -116,6 +117,8 @@ class RangedReader:
             Where the bits of each sub-key lie.
         reduce (`Callable`):
             From canonical weights `[n, size]` to what says a bit, `[n]`.
+        found (`Sequence[Found]`, *optional*):
+            Where the carriers lie, see [`~backbones.find_places`]; in the first place that fits by default.
     """
 
     def __init__(
@@ -125,9 +128,10 @@ class RangedReader:
         owned: list[Block],
         members: Sequence[Members],
         reduce: Callable[[torch.Tensor], torch.Tensor],
+        found: Sequence[Found] | None = None,
     ):
         self.weights, self.carriers, self.members, self.reduce = weights, carriers, members, reduce
-        self.found = [located(carrier, weights.shapes) for carrier in carriers]
+        self.found = found or find_places(carriers, weights.shapes)[0].found
         self.values = [torch.zeros(len(own.row)) for own in members]
         self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in members]
         row_bytes = [weights.row_bytes(found.weight) for found in self.found]

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import is_offline_mode
 from torch import nn
 
-from .backbones import evaluation_mode, run_on_backbone
+from .backbones import FLOATS, evaluation_mode, logits_of, run_on_backbone
 from .evidence import Access
 from .hub.remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .hub.source import Source, parse_repo
@@ -151,9 +151,11 @@ class Suspect:
     @classmethod
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
         """A live model under a name of one's own."""
-        state = module.state_dict()
+        bare = unwrapped(module)
+        # Some modules keep more than tensors there (packed weights of quantised layers).
+        state = {key: value for key, value in bare.state_dict().items() if isinstance(value, torch.Tensor)}
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        return cls(name, state, shapes, _ask_module(lambda: module), module=lambda: module)
+        return cls(name, state, shapes, _ask_module(lambda: bare), module=lambda: bare)
 
     def mirrored(self) -> "Suspect":
         """
@@ -206,9 +208,9 @@ class Suspect:
             raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
         return self._shapes
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors by name. Of a Hub repo the files are downloaded."""
-        return dict(self.weights if self._tensors is None else self._tensors())
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """All tensors by name, read one at a time. Of a Hub repo the files are downloaded."""
+        return self.weights if self._tensors is None else self._tensors()
 
     def module(self) -> nn.Module:
         """
@@ -317,12 +319,24 @@ def refuse_other_scores(scores: torch.Tensor, name: str) -> None:
         )
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside of DataParallel, DistributedDataParallel and `torch.compile`, however often these are put around it."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = module.module if isinstance(module, wrappers) else getattr(module, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
     def answer(images: torch.Tensor) -> torch.Tensor:
         model = get_model()
-        parameter = next(model.parameters())
+        # Codes of quantised layers have types in which no image can be given.
+        kinds = [item for item in [*model.parameters(), *model.buffers()] if item.dtype in FLOATS]
+        if kinds:
+            images = images.to(device=kinds[0].device, dtype=kinds[0].dtype)
         with torch.no_grad(), evaluation_mode(model):
-            output = model(images.to(device=parameter.device, dtype=parameter.dtype))
-        return (output if isinstance(output, torch.Tensor) else output.logits).float()
+            return logits_of(model(images)).float()
 
     return answer

@@ -223,6 +223,9 @@ def with_skipped(total: Evidence, errors: dict[str, InvalidInput], suspect: Susp
     if total.verdict is Verdict.NOT_FOUND and unread:
         total.verdict = Verdict.INCONCLUSIVE
         total.reason = f"{total.reason}; but {', '.join(unread)} could not be read: {errors[unread[0]]}"
+    if total.trials == 0 and total.verdict is Verdict.NOT_FOUND:
+        total.verdict = Verdict.INCONCLUSIVE
+        total.reason = "no bit of the mark could be read, so nothing was seen of it"
     if total.queries:
         total.details |= {"queries": total.queries, "budget": check.budget}
     return total

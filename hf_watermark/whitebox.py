@@ -1,19 +1,32 @@
 """What verifiers of marks in carrier tensors share: which rows are read, once for all sub-keys, and only as many as it takes."""
 
+import math
 from abc import abstractmethod
 
 import torch
 
-from .backbones import canonical_rows, own_rows, read_carriers
-from .evidence import Access, Check, Evidence, single
+from .backbones import (
+    LayoutMismatch,
+    Placing,
+    canonical_rows,
+    find_places,
+    is_plain,
+    own_rows,
+    read_carriers,
+    unexplained,
+)
+from .evidence import Access, Check, Evidence, Verdict, combine, single
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
 from .ranged import Members, PartialReading, RangedReader, owned_blocks, read_until_decided, score_reading
-from .statistics import log2_binomial_tail, log2_e_beta_mixture
+from .serialization import UnreadableFormat
+from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from .suspects import Suspect
-from .verifier import Verifier, digest_of
+from .verifier import DECOYS, Verifier, digest_of
 
 
+# More sets of tensors than this are not tried over a network, where each costs the requests of a check of its own.
+MOST_REMOTE_PLACES = 8
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
 
 
@@ -33,6 +46,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         # The tensors do not depend on the sub-key, so they are read once for all of them.
         self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
         self._parts: tuple[Suspect, list[PartialReading]] | None = None
+        self._placing: tuple[Suspect, Placing] | None = None
 
     @abstractmethod
     def members(self, subkey: SubKey) -> Members:
@@ -50,16 +64,93 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
         """The exact test of one sub-key on all of its rows."""
 
+    def verify(self, suspect: Suspect, check: Check = Check(), decoys: int = DECOYS) -> list[Evidence]:
+        """
+        As every [`~verifier.Verifier`]. Where several sets of tensors have the key's names and shapes (the weights and their running average,
+        a teacher and a student), each is read, the strongest counts, and every one is charged as a look.
+
+        Raises:
+            [`~backbones.LayoutMismatch`]: when none has; or when shapes and order alone said which tensors are meant, and the mark is not
+                seen there, which means nothing.
+            [`~serialization.UnreadableFormat`]: when the numbers of none can be told.
+        """
+        suspect.require(self.access, self.method)
+        places = find_places(self.carriers, suspect.shapes)
+        if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
+            raise LayoutMismatch(
+                f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
+            )
+        parts = self._strongest(places, suspect, check, decoys)
+        if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
+            if not places[0].by_names:
+                raise LayoutMismatch(
+                    "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
+                    "not the ones that are meant. Give the suspect under the names of its library"
+                )
+            if unexplained(self.carriers, suspect.shapes):
+                raise LayoutMismatch(
+                    "the tensors of the key's names do not show the mark, and the suspect holds as many others of their shapes under names "
+                    "that no library uses; leave only the tensors that the model uses"
+                )
+        return parts
+
+    def _strongest(self, places: list[Placing], suspect: Suspect, check: Check, decoys: int) -> list[Evidence]:
+        readable: list[tuple[float, int]] = []
+        failure: UnreadableFormat | None = None
+        if len(places) > 1:
+            for number, placing in enumerate(places):
+                self._read_at(suspect, placing)
+                try:
+                    parts = super().verify(suspect, check, decoys=0)
+                except UnreadableFormat as error:
+                    failure = error
+                    continue
+                readable.append((sum(part.log2_e for part in parts), -number))
+            if not readable:
+                assert failure is not None
+                raise failure
+        self._read_at(suspect, places[-max(readable)[1] if readable else 0])
+        parts = super().verify(suspect, check, decoys)
+        if len(places) > 1:
+            for part in parts:
+                part.log2_p = charge_looks(part.log2_p, len(places))
+                part.log2_e -= math.log2(len(places))
+                part.looks *= len(places)
+                part.details["sets_of_tensors"] = len(places)
+                part.decide()
+        return parts
+
+    def _read_at(self, suspect: Suspect, placing: Placing) -> None:
+        self._placing, self._rows, self._parts = (suspect, placing), None, None
+
+    def placing(self, suspect: Suspect) -> Placing:
+        """Where the carriers lie in this suspect."""
+        if self._placing is None or self._placing[0] is not suspect:
+            self._read_at(suspect, find_places(self.carriers, suspect.shapes)[0])
+        assert self._placing is not None
+        return self._placing[1]
+
+    def _by_range(self, suspect: Suspect) -> bool:
+        """Whether rows of the suspect's tensors mean something each for itself."""
+        weights, found = suspect.weights, self.placing(suspect).found
+        return isinstance(weights, RemoteSafetensors) and all(
+            place.axes is None and is_plain(weights.dtypes[name])
+            for place in found
+            for name in filter(None, (place.weight, place.scale))
+        )
+
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
         """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
-        if not isinstance(suspect.weights, RemoteSafetensors):
+        if not self._by_range(suspect):
             return self.rows(suspect, subkey)
         if self._parts is None or self._parts[0] is not suspect:
             subkeys = self.claim.subkeys
             with torch.no_grad():
                 owned = owned_blocks(self.carriers, [subkey.slot for subkey in subkeys], self.subkeys)
                 members = list(map(self.members, subkeys))
-                reader = RangedReader(suspect.weights, self.carriers, owned, members, self.reduce)
+                found = self.placing(suspect).found
+                assert isinstance(suspect.weights, RemoteSafetensors)
+                reader = RangedReader(suspect.weights, self.carriers, owned, members, self.reduce, found)
                 counted = [place for place, own in enumerate(subkeys) if own.index not in check.disclosed]
                 parts = read_until_decided(
                     reader,
@@ -77,9 +168,13 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         """The canonical rows of the sub-key's slot laid end to end."""
+        found = self.placing(suspect).found
         if self._rows is None or self._rows[0] is not suspect:
             with torch.no_grad():
-                rows = {c.role: canonical_rows(c, suspect.weights, suspect.shapes).cpu() for c in self.carriers}
+                rows = {
+                    carrier.role: canonical_rows(carrier, suspect.weights, suspect.shapes, place).cpu()
+                    for carrier, place in zip(self.carriers, found, strict=True)
+                }
             self._rows = suspect, rows
         return own_rows(self._rows[1], subkey.slot, self.subkeys)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..backbones import Carrier, describe, locate
+from ..backbones import Carrier, describe, located, read_float
+from ..backbones.names import Renamed, best_spelling
 from ..serialization import InvalidInput
 from ..symmetry import Symmetry, fold, symmetry_of, unfold
-from .names import rename_like
 from .sweep import AlignmentReport, Sweep
 
 
@@ -59,7 +59,7 @@ class Aligner:
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         self.carriers = describe(shapes) if carriers is None else carriers
-        self.held = {locate(carrier.role, shapes).weight: carrier for carrier in self.carriers}
+        self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
             if not self.state[name].is_floating_point():
@@ -92,8 +92,9 @@ class Aligner:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors.
         """
-        given = rename_like(suspect, self.state)
-        folded = fold(self.symmetry, given)
+        given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
+        # Integers (counters) are the reference's own.
+        folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
         run = Sweep(self.symmetry, self.anchors, folded)
         run.fit()
         aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
@@ -110,7 +111,7 @@ class Aligner:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         decoy, generator = dict(self.state), torch.Generator().manual_seed(seed)
         for carrier in carriers:
-            name = locate(carrier.role, shapes).weight
+            name = located(carrier, shapes).weight
             random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
             if carrier.every_third_input:
                 decoy[name] = decoy[name].clone()
@@ -136,7 +137,10 @@ class Aligner:
             if name not in aligned:
                 continue
             tensor = aligned[name]
-            aligned[name] = tensor * mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor)
+            # Not by a product: what stands behind a dead channel may be infinite by now.
+            aligned[name] = torch.where(
+                mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor.device), tensor, 0
+            )
 
     def _readable(self, run: Sweep) -> float:
         shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]

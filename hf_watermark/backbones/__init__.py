@@ -5,37 +5,39 @@ from .carriers import (
     Carrier,
     LayoutMismatch,
     canonical_form,
-    canonical_rows,
     describe,
     locate,
-    located,
     own_rows,
     read_carriers,
     slot_rows,
 )
 from .entries import Entries
 from .families import FAMILIES, find_carriers, find_stem
+from .filling import gathered_model, run_on_backbone
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
+from .formats import FLOATS, is_plain, read_float
 from .loading import (
     auto_class,
     backbone_config,
     backbone_record,
     full_parameter,
-    gathered_model,
     is_sharded,
     live_weights,
-    run_on_backbone,
     wrap_timm,
 )
+from .placing import Placing, find_places, located, unexplained
+from .reading import canonical_rows, read_weight
 
 
 __all__ = [
     "FAMILIES",
+    "FLOATS",
     "STEM",
     "Carrier",
     "Entries",
     "FoldedNet",
     "LayoutMismatch",
+    "Placing",
     "auto_class",
     "backbone_config",
     "backbone_record",
@@ -45,9 +47,11 @@ __all__ = [
     "evaluation_mode",
     "example_images",
     "find_carriers",
+    "find_places",
     "find_stem",
     "full_parameter",
     "gathered_model",
+    "is_plain",
     "is_sharded",
     "live_weights",
     "locate",
@@ -55,8 +59,11 @@ __all__ = [
     "logits_of",
     "own_rows",
     "read_carriers",
+    "read_float",
+    "read_weight",
     "refuse_half_precision",
     "run_on_backbone",
     "slot_rows",
+    "unexplained",
     "wrap_timm",
 ]

@@ -1,20 +1,20 @@
-"""Carriers of one backbone: a public layout fixed once, and canonical rows read by it from any suspect."""
+"""Carriers of one backbone: a public layout fixed once, and canonical rows read by it."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from ..serialization import InvalidInput, Unreadable
 from .families import Found, Shape, find_carriers, find_stem
-from .loading import full_parameter
 
 
 STEM = "stem"
 MAX_SIZE = 2**24
 MAX_CARRIERS = 4096
+MAX_NAME = 1024
 
 
 class LayoutMismatch(Unreadable):
@@ -37,6 +37,13 @@ class Carrier:
             Kernel height x width, to tell which columns belong to one input channel.
         every_third_input (`bool`):
             Only input channels 2, 5, 8 ... carry.
+        shape (`tuple[int, ...]`):
+            Full shape, `[out, in, height, width]` or `[out, in]`.
+        name (`str`):
+            The tensor in the model that the layout was made for. Where a suspect has it under any prefix, no other tensor can be mistaken
+            for it. Names are no part of what makes two layouts equal.
+        scale (`str`, *optional*):
+            The vector behind it in that model, if there was one.
     """
 
     role: str
@@ -44,6 +51,15 @@ class Carrier:
     columns: int
     stride: int = 1
     every_third_input: bool = False
+    shape: tuple[int, ...] = ()
+    name: str = field(default="", compare=False)
+    scale: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.shape:
+            side = math.isqrt(self.stride)
+            kernel = () if self.stride == 1 else (side, side) if side**2 == self.stride else (self.stride, 1)
+            object.__setattr__(self, "shape", (self.rows, self.columns // self.stride, *kernel))
 
     @property
     def eligible(self) -> int:
@@ -52,13 +68,7 @@ class Carrier:
         return (inputs // 3 if self.every_third_input else inputs) * self.stride
 
     def to_dict(self) -> dict:
-        return {
-            "role": self.role,
-            "rows": self.rows,
-            "columns": self.columns,
-            "stride": self.stride,
-            "every_third_input": self.every_third_input,
-        }
+        return asdict(self) | {"shape": list(self.shape)}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Carrier":
@@ -75,7 +85,14 @@ class Carrier:
             raise InvalidInput(f"layout: rows, columns and stride {sizes} of a carrier do not describe a weight")
         if type(data["role"]) is not str or type(data["every_third_input"]) is not bool:
             raise InvalidInput("layout: `role` of a carrier must be text and `every_third_input` true or false")
-        return cls(**data)
+        _refuse_shape(data)
+        for field_name in ("name", "scale"):
+            text = data[field_name]
+            if not (text is None and field_name == "scale") and (type(text) is not str or len(text) > MAX_NAME):
+                raise InvalidInput(
+                    f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters"
+                )
+        return cls(**data | {"shape": tuple(data["shape"])})
 
     def select(self, matrix: torch.Tensor) -> torch.Tensor:
         """Keeps the eligible columns of `[rows, columns]`, giving `[rows, eligible]`."""
@@ -109,9 +126,9 @@ def describe(shapes: Mapping[str, Shape], layers: Iterable[str] | None = None) -
     chosen = None if layers is None else list(layers)
     if chosen is None:
         family, found = find_carriers(shapes)
-        return [_carrier(role, shapes[item.weight], family.every_third_input) for role, item in found.items()]
+        return [_carrier(role, item, shapes, family.every_third_input) for role, item in found.items()]
     roles = [_role_of(name, shapes) for name in chosen]
-    return [_carrier(role, shapes[locate(role, shapes).weight], role.startswith("vgg.")) for role in roles]
+    return [_carrier(role, locate(role, shapes), shapes, role.startswith("vgg.")) for role in roles]
 
 
 def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
@@ -130,51 +147,48 @@ def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
     return found[role]
 
 
-def canonical_rows(carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes: Mapping[str, Shape]) -> torch.Tensor:
+def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     """
-    Canonical eligible weights of one carrier, `[rows, eligible]`, float32.
+    Canonical eligible weights of some or all rows of one carrier, `[rows, eligible]`, float32.
 
     A row is divided by its root mean square and multiplied by the sign of the BatchNorm weight or LayerScale that follows. This is
     the folded weight up to a positive factor per row, so row scaling and sign flips across BatchNorm, which cost a thief
-    nothing, leave it unchanged. A dead row (zero scale or zero weights) is all zero. Differentiable in the weights, with the
-    row's scale held constant.
+    nothing, leave it unchanged. A dead row (zero scale, zero weights, or any that are not finite) is all zero. Differentiable in the
+    weights, with the row's scale held constant.
 
-    Raises:
-        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
+    Args:
+        weight (`torch.Tensor`):
+            The rows as stored, `[rows, in, height, width]` or `[rows, in]`, in any float type.
+        scale (`torch.Tensor`, *optional*):
+            The vector behind these rows.
     """
-    found = located(carrier, shapes)
-    # A model of one's own may be spread over processes.
-    scale = None if found.scale is None else full_parameter(weights[found.scale])
-    return canonical_form(carrier, full_parameter(weights[found.weight]), scale)
-
-
-def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
-    """
-    Where a carrier lies in a suspect.
-
-    Raises:
-        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
-    """
-    found = locate(carrier.role, shapes)
-    shape = shapes[found.weight]
-    matrix = shape[0] if shape else 1, math.prod(shape[1:])
-    if matrix != (carrier.rows, carrier.columns):
-        raise LayoutMismatch(
-            f"layer {carrier.role!r} ({found.weight}) has {matrix} weights, the key was made for "
-            f"{(carrier.rows, carrier.columns)}: the suspect has another architecture or lost channels"
-        )
-    if found.scale is not None and tuple(shapes[found.scale]) != (carrier.rows,):
-        raise LayoutMismatch(f"{found.scale} has shape {shapes[found.scale]}, its layer has {carrier.rows} rows")
-    return found
-
-
-def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """[`canonical_rows`] of some or all rows of one carrier: `weight` as stored, and the vector behind these rows."""
-    rows = carrier.select(weight.float().reshape(-1, carrier.columns))
-    size = rows.detach().square().mean(dim=1, keepdim=True).sqrt()
-    rows = torch.where(size > 0, rows / size, torch.zeros_like(rows))
+    rows = carrier.select(weight.reshape(len(weight), -1))
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    stored = rows.detach()
+    least, most = torch.aminmax(stored, dim=1, keepdim=True)
+    largest = torch.maximum(most, -least)
+    usable = largest.isfinite() & (largest > 0)
+    # By the largest weight first: squares of what a thief may write (1e30 behind a dead channel, 1e-30 in a compensated row) do not
+    # exist in float32.
+    rows = rows / torch.where(usable, largest, 1)
+    size = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True) / rows.shape[1] ** 0.5
+    rows = torch.where(usable, rows / torch.where(usable, size, 1), 0).float()
     if scale is not None:
-        rows = rows * scale.detach().float().sign()[:, None]
+        rows = rows * scale.detach().float().flatten().sign().nan_to_num(0)[:, None]
+    return _with_what_was_lost(rows, stored)
+
+
+def _with_what_was_lost(rows: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    """Rows in which one weight dwarfs the others by more than float32 can hold, scaled by the others instead."""
+    lost = ((rows.detach() == 0) & (stored != 0)).any(dim=1) & rows.detach().any(dim=1) & stored.isfinite().all(dim=1)
+    if not lost.any():
+        return rows
+    weights = stored[lost].double()
+    magnitudes = weights.abs()
+    middle = magnitudes.where(magnitudes > 0, torch.nan).nanmedian(dim=1, keepdim=True).values
+    sign = (rows.detach()[lost].double() * weights).sum(dim=1, keepdim=True).sign()
+    rows = rows.clone()
+    rows[lost] = (sign * (weights / middle).clamp(-1e30, 1e30)).float()
     return rows
 
 
@@ -199,9 +213,28 @@ def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch
     return torch.cat([matrix[own.start : own.stop].reshape(-1) for matrix, own in owned])
 
 
-def _carrier(role: str, shape: Shape, every_third_input: bool) -> Carrier:
-    stride = shape[2] * shape[3] if len(shape) == 4 else 1
-    return Carrier(role, shape[0], shape[1] * stride, stride, every_third_input)
+def _carrier(role: str, found: Found, shapes: Mapping[str, Shape], every_third_input: bool) -> Carrier:
+    shape = tuple(shapes[found.weight])
+    if not shape:
+        raise InvalidInput(
+            f"layer {role!r} ({found.weight}) is a single number; name a weight matrix or a convolution"
+        )
+    stride = math.prod(shape[2:])
+    columns = math.prod(shape[1:])
+    return Carrier(role, shape[0], columns, stride, every_third_input, shape, found.weight, found.scale)
+
+
+def _refuse_shape(data: Mapping[str, Any]) -> None:
+    shape = data["shape"]
+    if (
+        not isinstance(shape, list | tuple)
+        or not 1 <= len(shape) <= 8
+        or not all(type(size) is int and 1 <= size <= MAX_SIZE for size in shape)
+        or shape[0] != data["rows"]
+        or math.prod(shape[1:]) != data["columns"]
+        or math.prod(shape[2:]) != data["stride"]
+    ):
+        raise InvalidInput(f"layout: `shape` {shape!r:.100} of a carrier does not fit its rows, columns and stride")
 
 
 def _role_of(name: str, shapes: Mapping[str, Shape]) -> str:

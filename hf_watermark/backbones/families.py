@@ -10,6 +10,7 @@ A role is `(family, ordinal in depth order)`. A dialect says how one library spe
 `module.`, `timm_model.`, `vit.` and the like.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +31,25 @@ class Dialect:
             Pattern of the candidate weight; its numeric groups order the candidates by depth.
         scale (`str`, *optional*):
             Template of the vector that multiplies the rows afterwards (BatchNorm weight or LayerScale).
+        first (`tuple[int, ...]`, *optional*):
+            Where the library starts to count, per numeric group; 0 everywhere by default. Dialects with equally many groups name the same
+            tensor by the same numbers once these are taken off.
     """
 
     carrier: str
     scale: str | None = None
+    first: tuple[int, ...] = ()
+
+    def place(self, name: str) -> tuple[int, ...] | None:
+        """The numbers in a name (without prefix), counted from 0; `None` for a name that this dialect does not write."""
+        match = re.fullmatch(self.carrier, name)
+        if match is None or any(group != str(int(group)) for group in match.groups()):
+            return None  # `blocks.01` is no name of a library's
+        first = self.first or (0,) * len(match.groups())
+        return tuple(int(number) - start for number, start in zip(match.groups(), first, strict=True))
+
+    def scale_of(self, name: str) -> str | None:
+        return None if self.scale is None else re.sub(self.carrier, self.scale, name)
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ FAMILIES = (
     Family(
         "resnet",
         (
-            Dialect(r"layer(\d+)\.(\d+)\.conv(\d+)\.weight", r"layer\1.\2.bn\3.weight"),
+            Dialect(r"layer(\d+)\.(\d+)\.conv(\d+)\.weight", r"layer\1.\2.bn\3.weight", first=(1, 0, 1)),
             Dialect(
                 r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.weight",
                 r"encoder.stages.\1.layers.\2.layer.\3.normalization.weight",
@@ -137,10 +153,17 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Found:
-    """Where one carrier lies in one particular state dict: names here, the role everywhere."""
+    """
+    Where one carrier lies in one particular state dict: names here, the role everywhere.
+
+    Args:
+        axes (`tuple[int, ...]`, *optional*):
+            How the stored axes have to be permuted to `[out, in, height, width]`; `None` where they are in this order.
+    """
 
     weight: str
     scale: str | None
+    axes: tuple[int, ...] | None = None
 
 
 def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]]:
@@ -181,35 +204,50 @@ def find_stem(shapes: Mapping[str, Shape]) -> str:
 
 
 def _carriers_of(family: Family, dialect: Dialect, shapes: Mapping[str, Shape]) -> list[Found]:
-    pattern = re.compile(rf"(?P<prefix>(?:.*\.)?)(?P<name>{dialect.carrier})")
-    matches = [m for m in map(pattern.fullmatch, shapes) if m and len(shapes[m.string]) in (2, 4)]
-    prefixes = {m["prefix"] for m in matches}
-    if len(prefixes) > 1:
+    spelled = spelled_in(dialect, shapes)
+    if len(spelled) > 1:
         raise InvalidInput(
-            f"the state dict holds several copies of a {family.name} (prefixes {sorted(prefixes)[:3]}); keep only one"
+            f"the state dict holds several copies of a {family.name} (prefixes {sorted(spelled)[:3]}); keep only one"
         )
-    core = re.compile(dialect.carrier)
-    candidates = sorted((_order(core, m["name"]), m["name"]) for m in matches)
-    if family.last_of is not None:
-        candidates = list({order[: family.last_of]: (order, name) for order, name in candidates}.values())
-    prefix = next(iter(prefixes), "")
-    found = []
-    for _, name in candidates:
-        scale = prefix + core.sub(dialect.scale, name) if dialect.scale else None
-        found.append(Found(prefix + name, scale if scale in shapes else None))
-    if family.every_third_input:
-        found = [_with_vgg_norm(item, shapes) for item in found]
-    return found
+    return [
+        Found(prefix + name, scale_behind(family, dialect, prefix, name, shapes))
+        for prefix, names in spelled.items()
+        for name in last_of_each_block(family, names)
+    ]
 
 
-def _order(core: re.Pattern, name: str) -> tuple[int, ...]:
-    match = core.fullmatch(name)
-    assert match is not None
-    return tuple(int(number) for number in match.groups())
+def spelled_in(dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, dict[tuple[int, ...], str]]:
+    """The weights that a dialect names, by prefix: names without it, by their place and in depth order."""
+    pattern = re.compile(rf"(?P<prefix>(?:.*\.)?)(?P<name>{dialect.carrier})", re.DOTALL)
+    spelled: dict[str, dict[tuple[int, ...], str]] = {}
+    for match in filter(None, map(pattern.fullmatch, shapes)):
+        place = dialect.place(match["name"])
+        if place is not None and len(shapes[match.string]) in (2, 4):
+            spelled.setdefault(match["prefix"], {})[place] = match["name"]
+    return {prefix: dict(sorted(names.items())) for prefix, names in spelled.items()}
 
 
-def _with_vgg_norm(found: Found, shapes: Mapping[str, Shape]) -> Found:
+def last_of_each_block(family: Family, names: Mapping[tuple[int, ...], str]) -> list[str]:
+    """In depth order, of every block the last one where the family says so."""
+    if family.last_of is None:
+        return list(names.values())
+    return list({place[: family.last_of]: name for place, name in names.items()}.values())
+
+
+def scale_behind(family: Family, dialect: Dialect, prefix: str, name: str, shapes: Mapping[str, Shape]) -> str | None:
+    """Name of the vector that multiplies the rows of a carrier afterwards, if the state dict has one of this length."""
+    scale = _vgg_norm(name) if family.every_third_input else dialect.scale_of(name)
+    if scale is None or not is_vector(shapes.get(prefix + scale), shapes[prefix + name][0]):
+        return None
+    return prefix + scale
+
+
+def is_vector(shape: Shape | None, size: int) -> bool:
+    """Whether this is the shape of a vector of `size` numbers, such as `[64]` or `[64, 1, 1]`."""
+    return shape is not None and len(shape) >= 1 and max(shape) == size == math.prod(shape)
+
+
+def _vgg_norm(name: str) -> str:
     # VGG numbers convolution and normalisation in one sequence: `features.4` is followed by `features.5` when that is a BatchNorm.
-    head, number, _ = found.weight.rsplit(".", 2)
-    follower = f"{head}.{int(number) + 1}.weight"
-    return Found(found.weight, follower if follower in shapes else None)
+    head, number, _ = name.rsplit(".", 2)
+    return f"{head}.{int(number) + 1}.weight"

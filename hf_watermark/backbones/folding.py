@@ -231,4 +231,22 @@ def refuse_half_precision(model: nn.Module) -> None:
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output.logits
+    """
+    The logits in whatever a model returns: a tensor, something with `logits`, or a tuple or list that begins with them.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there are none.
+    """
+    found = output
+    if isinstance(found, Mapping):
+        found = found.get("logits", next(iter(found.values()), None) if len(found) == 1 else None)
+    elif not isinstance(found, torch.Tensor) and hasattr(found, "logits"):
+        found = found.logits
+    elif isinstance(found, tuple | list):
+        found = next((item for item in found if isinstance(item, torch.Tensor) and item.ndim > 1), None)
+    if not isinstance(found, torch.Tensor):
+        kind = type(output).__name__
+        raise InvalidInput(
+            f"the model returns a {kind} without `logits`; wrap it in a function from images to logits [n, classes]"
+        )
+    return found

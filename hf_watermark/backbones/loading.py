@@ -20,8 +20,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..serialization import InvalidInput
 
 
-# Put in front of every name by DataParallel, torch.compile and hand-written wrappers.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 # Fields of a config that make transformers fetch or run foreign code.
 UNSAFE_FIELDS = ("auto_map", "_attn_implementation", "attn_implementation", "_experts_implementation")
 
@@ -112,55 +110,3 @@ def auto_class(config: PreTrainedConfig) -> Any:
     if segmentation is not None and segmentation.__name__ in named:
         return AutoModelForSemanticSegmentation
     return AutoModelForImageClassification
-
-
-def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """
-    A model of the *owner's* architecture with a suspect's tensors. The suspect's own config is never read.
-
-    Args:
-        record (`Mapping`):
-            What [`backbone_record`] wrote.
-        tensors (`Mapping[str, torch.Tensor]`):
-            The suspect's tensors by file or live name.
-
-    Raises:
-        [`~serialization.InvalidInput`]: when tensors are missing or have another shape (another architecture or label count).
-    """
-    config = backbone_config(record, "pass the suspect as a module or a callable")
-    model_class: Any = auto_class(config)._model_mapping[type(config)]
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in _unwrapped(tensors).items()
-    }
-    try:
-        # Mismatches are refused below, by name; the library's own error only points to its log.
-        model, info = model_class.from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except RuntimeError as error:
-        raise InvalidInput(
-            f"the suspect's tensors do not fit the owner's architecture or label count: {error}"
-        ) from None
-    lost = sorted({*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])})
-    if lost:
-        raise InvalidInput(
-            f"the suspect's tensors do not fit the owner's architecture or label count: {len(lost)} tensors are missing or "
-            f"of another shape, first {lost[0]!r}"
-        )
-    return model.eval()
-
-
-def gathered_model(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
-    """The model itself, or a copy with the gathered weights of FSDP2 shards, if `record` (see [`backbone_record`]) says how to build one."""
-    if not is_sharded(model) or not record:
-        return model
-    whole: nn.Module = run_on_backbone(record, {n: full_parameter(value) for n, value in model.state_dict().items()})
-    return whole.to(next(model.parameters()).device)
-
-
-def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    state = dict(tensors)
-    for prefix in WRAPPER_PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state

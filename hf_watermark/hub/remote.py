@@ -1,6 +1,5 @@
 """Safetensors on the Hugging Face Hub: single tensors, or rows of them, by HTTP range requests at one pinned commit."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,12 +11,12 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 
 from ..serialization import InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
 from ..serialization.files import naming
-from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers
+from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers, refuse_twice
 from ..serialization.tensors import (
-    DTYPES,
     HEADER_BYTES,
     WEIGHT_BYTES,
     TensorInfo,
+    as_tensor,
     header_length,
     refuse_not_finite,
 )
@@ -68,7 +67,8 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
     Raises:
         [`HubError`]: when the repo or revision does not exist, may not be read, or the Hub cannot be reached; [`RangesIgnored`] when the
             server does not serve ranges.
-        [`~serialization.InvalidInput`]: when it holds no well-formed safetensors; on reading a tensor with NaN or infinite values.
+        [`~serialization.InvalidInput`]: when it holds no well-formed safetensors.
+        [`~serialization.UnreadableFormat`]: on reading a tensor of a type that cannot be read, or with NaN or infinite values.
 
     Example:
 
@@ -100,7 +100,7 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         if self.size > max_bytes:
             raise InvalidInput(f"{repo}: its weights have {self.size} bytes, limit {max_bytes}.")
         headers = {file: self._read_header(file) for file in files}
-        self.infos, self._files = merge_headers(headers, weight_map, repo)
+        self.infos, self._files, self._twice = merge_headers(headers, weight_map, repo)
         self.shapes = {name: info.shape for name, info in self.infos.items()}
         self.dtypes = {name: info.dtype for name, info in self.infos.items()}
 
@@ -110,6 +110,9 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         return f"{self.repo}@{self.revision[:12]}"
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        info = self.infos[name]
+        if info.begin == info.end:
+            return as_tensor(bytearray(), info, info.shape, name, self.name)
         part = Part(name, 0, self._rows(name))
         return self.fetch([part])[part].reshape(self.shapes[name])
 
@@ -171,6 +174,7 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         info, row = self.infos[part.tensor], self.row_bytes(part.tensor)
         if not 0 <= part.start < part.stop <= self._rows(part.tensor):
             raise IndexError(f"rows {part.start} to {part.stop} of {part.tensor}, which has {self._rows(part.tensor)}")
+        refuse_twice(part.tensor, self._twice, self.name)
         first = self._data_starts[self._files[part.tensor]] + info.begin
         return first + part.start * row, first + part.stop * row
 
@@ -178,12 +182,10 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         file, first, last = places[0][0], places[0][1], max(place[2] for place in places)
         data = self._read(file, first, last)
         tensors = {}
-        for _, begin, _, part in places:
+        for _, begin, end, part in places:
             info = self.infos[part.tensor]
             shape = (part.stop - part.start, *info.shape[1:])
-            tensor = torch.frombuffer(
-                data, dtype=getattr(torch, DTYPES[info.dtype][1]), count=math.prod(shape), offset=begin - first
-            ).reshape(shape)
+            tensor = as_tensor(memoryview(data)[begin - first : end - first], info, shape, part.tensor, self.name)
             refuse_not_finite(tensor, part.tensor, f"{self.name}/{file}")
             tensors[part] = tensor
         return tensors

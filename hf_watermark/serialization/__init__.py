@@ -11,9 +11,11 @@ from .folders import SafetensorsFolder
 from .tensors import (
     DTYPES,
     TensorInfo,
+    UnreadableFormat,
     named_tensors_digest,
     parse_safetensors_header,
     read_safetensors_header,
+    shown,
     tensor_set_digest,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "SafetensorsFolder",
     "TensorInfo",
     "Unreadable",
+    "UnreadableFormat",
     "canonical_json",
     "make_private_dir",
     "named_tensors_digest",
@@ -33,6 +36,7 @@ __all__ = [
     "read_json",
     "read_private_bytes",
     "read_safetensors_header",
+    "shown",
     "tensor_set_digest",
     "write_bytes_atomic",
     "write_json_atomic",

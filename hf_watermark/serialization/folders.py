@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .documents import read_json
-from .files import InvalidInput
-from .tensors import HEADER_BYTES, TENSORS, WEIGHT_BYTES, TensorInfo, read_safetensors_header, refuse_not_finite
+from .files import InvalidInput, naming, open_regular
+from .tensors import (
+    HEADER_BYTES,
+    TENSORS,
+    WEIGHT_BYTES,
+    TensorInfo,
+    UnreadableFormat,
+    as_tensor,
+    read_safetensors_layout,
+    refuse_not_finite,
+    shown,
+)
 
 
 if TYPE_CHECKING:
@@ -36,34 +46,41 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         dtypes (`dict[str, str]`): Stored type of each tensor, a key of `DTYPES` such as `"F32"`.
 
     Raises:
-        [`InvalidInput`]: on construction when a file is missing or malformed or only pickled weights are there; on
-            reading a tensor with NaN or infinite values.
+        [`InvalidInput`]: on construction when a file is missing or malformed or only pickled weights are there.
+        [`UnreadableFormat`]: on reading a tensor of a type that cannot be read, with NaN or infinite values, or that two files hold.
     """
 
     def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES):
         self.path = Path(path)
         files, weight_map = _weight_files(self.path)
         headers: dict[str, dict[str, TensorInfo]] = {}
+        self._starts: dict[str, int] = {}
         for file in files:
-            headers[file.name] = read_safetensors_header(file, max_bytes)
+            headers[file.name], self._starts[file.name] = read_safetensors_layout(file, max_bytes)
             max_bytes -= file.stat().st_size
-        self.infos, names = merge_headers(headers, weight_map, self.path)
+        self.infos, names, self._twice = merge_headers(headers, weight_map, self.path)
         folder = files[0].parent
         self._files = {tensor: folder / name for tensor, name in names.items()}
         self.shapes = {name: info.shape for name, info in self.infos.items()}
         self.dtypes = {name: info.dtype for name, info in self.infos.items()}
 
     def __getitem__(self, name: str) -> "torch.Tensor":
-        from safetensors import SafetensorError, safe_open
-
-        file = self._files[name]
-        try:
-            with safe_open(file, framework="pt") as handle:
-                tensor = handle.get_tensor(name)
-        except SafetensorError as error:
-            raise InvalidInput(f"{file}: tensor {name} cannot be read ({error}).") from None
-        refuse_not_finite(tensor, name, file)
+        info, data = self.stored(name)
+        tensor = as_tensor(data, info, info.shape, name, self._files[name])
+        refuse_not_finite(tensor, name, self._files[name])
         return tensor
+
+    def stored(self, name: str) -> tuple[TensorInfo, bytearray]:
+        """Header entry and bytes of a tensor, whatever they mean."""
+        refuse_twice(name, self._twice, self.path)
+        info, file = self.infos[name], self._files[name]
+        data = bytearray(info.end - info.begin)
+        with naming(file), open_regular(file) as (handle, _):
+            handle.seek(self._starts[file.name] + info.begin)
+            # The library's own reader refuses a whole file for one type that it does not know.
+            if handle.readinto(data) != len(data):  # type: ignore[attr-defined]
+                raise InvalidInput(f"tensor {shown(name)} cannot be read: the file has become shorter.")
+        return info, data
 
     def __contains__(self, name: object) -> bool:
         return name in self.infos  # the inherited one would read the tensor
@@ -77,29 +94,36 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
 
 def merge_headers(
     headers: Mapping[str, dict[str, TensorInfo]], weight_map: Mapping[str, str] | None, where: str | Path
-) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, list[str]]]:
     """
-    All tensors of a model: their header entries, and the file that holds each.
+    All tensors of a model: their header entries, the file that holds each, and the files of those that cannot be told apart.
 
     Args:
         headers (`Mapping[str, dict[str, TensorInfo]]`): Entries by file name.
-        weight_map (`Mapping[str, str]`, *optional*): What the index of a sharded model says.
+        weight_map (`Mapping[str, str]`, *optional*): What the index of a sharded model says: it decides where two files hold a tensor of
+            one name. Else what the files hold counts, as for the libraries that load them.
 
     Raises:
-        [`InvalidInput`]: when a tensor is in two files, there are too many, or the index says otherwise.
+        [`InvalidInput`]: when there are too many.
     """
-    infos: dict[str, TensorInfo] = {}
-    files: dict[str, str] = {}
+    holders: dict[str, list[str]] = {}
     for file, entries in headers.items():
-        for name, info in entries.items():
-            if name in infos:
-                raise InvalidInput(f"{where}: tensor {name} is in {files[name]} and {file}.")
-            infos[name], files[name] = info, file
-    if len(infos) > TENSORS:
-        raise InvalidInput(f"{where}: holds {len(infos)} tensors, limit {TENSORS}.")
-    if weight_map is not None and weight_map != files:
-        raise InvalidInput(f"{where}: {INDEX_NAME} does not match what the shards hold.")
-    return infos, files
+        for name in entries:
+            holders.setdefault(name, []).append(file)
+    if len(holders) > TENSORS:
+        raise InvalidInput(f"{where}: holds {len(holders)} tensors, limit {TENSORS}.")
+    chosen = {name: (weight_map or {}).get(name) for name in holders}
+    files = {name: wanted if (wanted := chosen[name]) in held else held[0] for name, held in holders.items()}
+    twice = {name: held for name, held in holders.items() if len(held) > 1 and chosen[name] not in held}
+    return {name: headers[file][name] for name, file in files.items()}, files, twice
+
+
+def refuse_twice(name: str, twice: Mapping[str, list[str]], where: str | Path) -> None:
+    """Raises [`UnreadableFormat`] for a tensor that several files hold under one name."""
+    if name in twice:
+        raise UnreadableFormat(
+            f"{where}: tensor {shown(name)} is in {' and '.join(twice[name][:3])}; leave one of the files, or add the index that says which."
+        )
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ...backbones import Carrier, canonical_rows, own_rows, slot_rows
+from ...backbones import Carrier, canonical_rows, located, own_rows, read_weight, slot_rows
 from ...keys import SubKey
 from ...serialization import InvalidInput
 from .config import GreedyResidualsConfig
@@ -238,9 +238,7 @@ def residuals(
 def raw_weight(
     carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> torch.Tensor:
-    from ...backbones import locate
-
-    return weights[locate(carrier.role, shapes).weight]
+    return read_weight(weights, located(carrier, shapes))
 
 
 def signs(subkey: SubKey, bits: int) -> torch.Tensor:

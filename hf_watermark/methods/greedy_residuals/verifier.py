@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 
+from ...backbones import read_weight
 from ...evidence import Check, Evidence
 from ...keys import Claim, SubKey
 from ...ranged import PartialReading
@@ -15,7 +16,6 @@ from .residuals import (
     greedy_mean,
     paper_residuals,
     place_groups,
-    raw_weight,
     read_residuals,
     refuse_small,
     signs,
@@ -45,7 +45,7 @@ class GreedyResidualsVerifier(CarrierVerifier):
         """As every [`~whitebox.CarrierVerifier`]; with preset `paper` the raw stem."""
         if self.config.preset != "paper":
             return super().observe(suspect, subkey, check)
-        return raw_weight(self.carriers[0], suspect.weights, suspect.shapes).detach().cpu()
+        return read_weight(suspect.weights, self.placing(suspect).found[0]).detach().cpu()
 
     def extract(self, observation: torch.Tensor, subkey: SubKey) -> torch.Tensor:
         """Residuals `[bits]` under this sub-key."""

@@ -1,0 +1,355 @@
+"""
+Where the carriers of a key lie in a suspect, told from names and shapes alone.
+
+The key's own shapes decide. A place is a full set of tensors that fit all carriers; names are tried first (under any prefix, in any library's
+spelling of the key's family), shapes in order after that. Where several sets fit, all of them are given and the caller pays for each: which
+one is read never depends on the key's bits.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice, permutations, product
+
+from ..serialization import InvalidInput, shown
+from .carriers import STEM, Carrier, LayoutMismatch, locate
+from .families import FAMILIES, Dialect, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
+
+
+# Sets that may be tried; more of them say that the suspect does not tell which one is meant.
+MOST_PLACES = 32
+# `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
+CHANNELS_LAST = (0, 3, 1, 2)
+_ROLE = re.compile(r"(.+)\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Placing:
+    """
+    One full set of tensors that fit a key's carriers.
+
+    Args:
+        found (`tuple[Found, ...]`):
+            Per carrier, in the key's order.
+        by_names (`bool`):
+            Whether names say so. Else only shapes and order do, and that the mark is not seen there means nothing.
+    """
+
+    found: tuple[Found, ...]
+    by_names: bool = True
+
+
+def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> list[Placing]:
+    """
+    All sets of tensors in which a key's carriers may lie, the best justified one first.
+
+    Args:
+        shapes (`Mapping[str, tuple[int, ...]]`):
+            Name and shape of every tensor, in the order of the file.
+
+    Raises:
+        [`LayoutMismatch`]: when there is none, or too many to tell.
+    """
+    places = _distinct(Placing(found) for found in _by_names(carriers, shapes))
+    if not places:
+        places = _distinct(Placing(found, by_names=False) for found in _by_shapes(carriers, shapes))
+    if not places:
+        raise _mismatch(carriers, shapes)
+    if len(places) > MOST_PLACES:
+        raise LayoutMismatch(
+            f"more than {MOST_PLACES} sets of tensors have the key's names or shapes; leave only one model in the file"
+        )
+    return places
+
+
+def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
+    """
+    Where one carrier lies in a model of one's own, or in a suspect that holds one model.
+
+    Raises:
+        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
+    """
+    found = next(_by_names([carrier], shapes), None)
+    if found is None:
+        raise _mismatch([carrier], shapes)
+    return found[0]
+
+
+def fits(shape: Shape, carrier: Carrier) -> bool:
+    """Whether a tensor of this shape holds a carrier's rows and columns in the key's order."""
+    return _core(shape) == _core(carrier.shape) or tuple(shape) == (carrier.rows, carrier.columns)
+
+
+def _core(shape: Shape) -> Shape:
+    # A linear layer and a 1 x 1 convolution are the same matrix.
+    sizes = list(shape)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def _axes(
+    found: Sequence[str], carriers: Sequence[Carrier], shapes: Mapping[str, Shape]
+) -> list[tuple[int, ...] | None] | None:
+    """How the axes of each tensor have to be permuted; `None` when they do not fit. One file has one order."""
+    if all(fits(shapes[name], carrier) for name, carrier in zip(found, carriers, strict=True)):
+        return [None] * len(carriers)
+    axes: list[tuple[int, ...] | None] = []
+    for name, carrier in zip(found, carriers, strict=True):
+        shape = shapes[name]
+        turned = len(shape) == 4 and tuple(shape[axis] for axis in CHANNELS_LAST) == tuple(carrier.shape)
+        if not turned and (len(shape) == 4 or not fits(shape, carrier)):
+            return None
+        axes.append(CHANNELS_LAST if turned else None)
+    return axes
+
+
+# --- By names
+
+
+def _by_names(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    """Every way in which names and shapes fit, the shallowest prefixes first."""
+    groups: dict[str, list[int]] = {}
+    families = {family.name: family for family in FAMILIES}
+    for number, carrier in enumerate(carriers):
+        match = _ROLE.fullmatch(carrier.role)
+        family = match[1] if match and match[1] in families and carrier.role not in shapes else ""
+        groups.setdefault(STEM if carrier.role == STEM else family, []).append(number)
+    options: list[list[dict[int, Found]]] = []
+    for name, members in groups.items():
+        own = [carriers[number] for number in members]
+        if name == STEM:
+            found = _stems(own, shapes)
+        else:
+            found = _of_family(families[name], own, shapes) if name else _named(own, shapes)
+        options.append([dict(zip(members, item, strict=True)) for item in islice(found, MOST_PLACES + 1)])
+    for chosen in islice(product(*options), 4 * MOST_PLACES):
+        by_number = {number: found for part in chosen for number, found in part.items()}
+        yield tuple(by_number[number] for number in range(len(carriers)))
+
+
+def _of_family(
+    family: Family, carriers: Sequence[Carrier], shapes: Mapping[str, Shape]
+) -> Iterator[tuple[Found, ...]]:
+    spelled = [
+        (dialect, prefix, names)
+        for dialect in family.dialects
+        for prefix, names in spelled_in(dialect, shapes).items()
+    ]
+    for dialect, prefix, names in sorted(spelled, key=lambda item: item[1].count(".")):
+        given = {name: shapes[prefix + name] for name in names.values()}
+        for chosen in _chosen(family, dialect, carriers, names, given):
+            axes = _axes(chosen, carriers, given)
+            if axes is None:
+                continue
+            scales = [scale_behind(family, dialect, prefix, name, shapes) for name in chosen]
+            weights = [prefix + name for name in chosen]
+            # A vector that the key's model had not may be a part of this one, or no part of any.
+            # Nor does the normalisation behind a convolution with a bias: folding it into the layer gives one.
+            new = any(
+                scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True)
+            )
+            folded = any(
+                scale and _has_bias(prefix + name, shapes) for scale, name in zip(scales, chosen, strict=True)
+            )
+            without: list[str | None] = [None] * len(scales)
+            for behind in [without, scales] if new else [scales, without] if folded else [scales]:
+                yield tuple(map(Found, weights, behind, axes))
+
+
+def _has_bias(name: str, shapes: Mapping[str, Shape]) -> bool:
+    return len(shapes[name]) == 4 and f"{name.removesuffix('weight')}bias" in shapes
+
+
+def _chosen(
+    family: Family,
+    dialect: Dialect,
+    carriers: Sequence[Carrier],
+    names: Mapping[tuple[int, ...], str],
+    shapes: Mapping[str, Shape],
+) -> Iterator[list[str]]:
+    """Names for the carriers in one dialect: those at the key's own places, else the key's ordinals, else any that fit in this order."""
+    places = [_own_place(family, carrier) for carrier in carriers]
+    if all(place in names for place in places):
+        exact = [names[place] for place in places if place is not None]
+        if _axes(exact, carriers, shapes) is not None:
+            yield exact
+            return
+    blocks = last_of_each_block(family, names)
+    ordinals = [int(carrier.role.rpartition(".")[2]) for carrier in carriers]
+    if max(ordinals) < len(blocks):
+        chosen = [blocks[ordinal] for ordinal in ordinals]
+        if _axes(chosen, carriers, shapes) is not None:
+            yield chosen
+            return
+    # What does not have a carrier's shape is none: further blocks, layers put behind the last one, renumbered ones.
+    fitting = {
+        place: name for place, name in names.items() if any(_axes([name], [c], shapes) is not None for c in carriers)
+    }
+    order = sorted(range(len(carriers)), key=lambda number: ordinals[number])
+    sets = _in_order([carriers[number] for number in order], last_of_each_block(family, fitting), shapes)
+    for found in islice(sets, MOST_PLACES + 1):
+        by_number = dict(zip(order, found, strict=True))
+        yield [by_number[number] for number in range(len(carriers))]
+
+
+def _own_place(family: Family, carrier: Carrier) -> tuple[int, ...] | None:
+    """The place of a carrier in the model that the key was made for."""
+    parts = carrier.name.split(".")
+    for start in range(len(parts)):
+        for dialect in family.dialects:
+            place = dialect.place(".".join(parts[start:]))
+            if place is not None:
+                return place
+    return None
+
+
+def _in_order(carriers: Sequence[Carrier], names: Sequence[str], shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
+    """Every choice of names whose shapes are those of the carriers, in this order."""
+    if not carriers:
+        yield []
+        return
+    for place in range(len(names) - len(carriers) + 1):
+        if _axes([names[place]], carriers[:1], shapes) is not None:
+            for rest in _in_order(carriers[1:], names[place + 1 :], shapes):
+                yield [names[place], *rest]
+
+
+def _stems(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    [carrier] = carriers
+    pattern = re.compile(rf"(?:.*\.)?(?:{'|'.join(family.stem for family in FAMILIES)})", re.DOTALL)
+    names = [name for name in shapes if pattern.fullmatch(name) and len(shapes[name]) == 4]
+    for name in sorted(names, key=lambda name: name.count(".")):
+        axes = _axes([name], carriers, shapes)
+        if axes is not None:
+            yield (Found(name, None, axes[0]),)
+
+
+def _named(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    """Layers named by hand, under any prefix more or less than in the key's model, one for all of them."""
+    own = [carrier.role.split(".") for carrier in carriers]
+    shared = 0
+    while all(len(parts) > shared + 2 and parts[shared] == own[0][shared] for parts in own):
+        shared += 1
+    for dropped in range(shared + 1):
+        wanted = [".".join(parts[dropped:]) for parts in own]
+        prefixes = [name[: -len(wanted[0])] for name in shapes if name == wanted[0] or name.endswith(f".{wanted[0]}")]
+        hit = False
+        for prefix in sorted(prefixes, key=lambda prefix: prefix.count(".")):
+            names = [prefix + text for text in wanted]
+            axes = _axes(names, carriers, shapes) if all(name in shapes for name in names) else None
+            if axes is not None:
+                hit = True
+                yield tuple(Found(name, None, order) for name, order in zip(names, axes, strict=True))
+        if hit:
+            return
+
+
+def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
+    """
+    Whether a suspect holds, beside the tensors that names say are a family's, as many others of every carrier's shape: then whoever loads it may
+    use those, under names of his own, and what the names say means nothing.
+    """
+    known = {
+        prefix + name
+        for family in FAMILIES
+        for dialect in family.dialects
+        for prefix, names in spelled_in(dialect, shapes).items()
+        for name in names.values()
+    }
+    if any(carrier.role in shapes or not _ROLE.fullmatch(carrier.role) for carrier in carriers):
+        return False
+    others = Counter(_core(shape) for name, shape in shapes.items() if name not in known)
+    return all(others[kind] >= count for kind, count in Counter(_core(carrier.shape) for carrier in carriers).items())
+
+
+# --- By shapes
+
+
+def _by_shapes(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    """
+    Where no name is known: tensors of the carriers' shapes, in the order of the file and in that of their names. If few enough sets can be
+    meant, all of them; else those that keep the order; else every k-th one, counted from the end, as the last layer of each block is.
+    """
+    kinds: dict[Shape, list[int]] = {}
+    for number, carrier in enumerate(carriers):
+        kinds.setdefault(_core(carrier.shape), []).append(number)
+    orders = [list(shapes), sorted(shapes, key=_natural)]
+    pools = [[[name for name in order if _core(shapes[name]) == kind] for kind in kinds] for order in orders]
+    sizes = [(len(pool), len(members)) for pool, members in zip(pools[0], kinds.values(), strict=True)]
+    if any(there < wanted for there, wanted in sizes):
+        return
+    ways = 1 if all(carrier.scale is None for carrier in carriers) else 2
+    every = math.prod(math.perm(there, wanted) for there, wanted in sizes) * ways <= MOST_PLACES
+    kept = math.prod(math.comb(there, wanted) for there, wanted in sizes) * ways * len(orders) <= MOST_PLACES
+    for order, pool in zip(orders[:1] if every else orders, pools, strict=False):
+        parts = []
+        for names, (there, wanted) in zip(pool, sizes, strict=True):
+            step = -(-there // wanted)
+            strided = names[::-1][::step][:wanted][::-1]
+            sets = permutations(names, wanted) if every else combinations(names, wanted) if kept else [tuple(strided)]
+            parts.append([chosen for chosen in sets if len(chosen) == wanted])
+        for chosen in product(*parts):
+            weights = {
+                number: name
+                for members, names in zip(kinds.values(), chosen, strict=True)
+                for number, name in zip(members, names, strict=True)
+            }
+            yield tuple(Found(weights[number], None) for number in range(len(carriers)))
+            if ways == 2:
+                yield tuple(Found(weights[n], _vector_behind(weights[n], order, shapes)) for n in range(len(carriers)))
+
+
+def _vector_behind(name: str, order: Sequence[str], shapes: Mapping[str, Shape]) -> str | None:
+    """The first vector of a weight's length that follows it before the next matrix: its normalisation's weight, if it has no bias."""
+    for other in order[order.index(name) + 1 :]:
+        if is_vector(shapes[other], shapes[name][0]):
+            return other
+        if len(shapes[other]) > 1:
+            break
+    return None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`t2` before `t10`, and names that are hexadecimal digits as they are."""
+    return [
+        (int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def _distinct(places: Iterator[Placing]) -> list[Placing]:
+    return list(islice(dict.fromkeys(places), MOST_PLACES + 1))
+
+
+def _mismatch(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> LayoutMismatch:
+    """What is wrong, with the first carrier that is there under its name and has another shape."""
+    for carrier in carriers:
+        try:
+            name = locate(carrier.role, shapes).weight
+        except InvalidInput:
+            continue
+        matrix = (shapes[name][0] if shapes[name] else 1), math.prod(shapes[name][1:])
+        if matrix == (carrier.rows, carrier.columns):
+            if fits(shapes[name], carrier):
+                continue
+            return LayoutMismatch(
+                f"no tensors of the key's names and shapes: layer {carrier.role!r} ({shown(name)}) is stored as {list(shapes[name])}, the key was made for {list(carrier.shape)}: an "
+                "order of axes that is not known; give the suspect as [out, in, height, width]"
+            )
+        return LayoutMismatch(
+            f"no tensors of the key's names and shapes: layer {carrier.role!r} ({shown(name)}) has {matrix} weights, the key was made for "
+            f"{(carrier.rows, carrier.columns)}; the suspect has another architecture or lost channels"
+        )
+    first = carriers[0]
+    try:
+        locate(first.role, shapes)
+    except LayoutMismatch as error:
+        return LayoutMismatch(f"no tensors of the key's names and shapes: {error}")
+    except InvalidInput as error:
+        return LayoutMismatch(str(error))
+    return LayoutMismatch(
+        f"no tensors of the key's names and shapes, first {first.role!r} {list(first.shape)}: the suspect has another architecture, or is "
+        "stored in a way that is not known"
+    )

@@ -1,0 +1,35 @@
+"""Canonical rows of a carrier from the tensors of a model or suspect, however these are stored."""
+
+from collections.abc import Mapping
+
+import torch
+
+from .carriers import Carrier, canonical_form
+from .families import Found, Shape
+from .formats import read_float
+from .placing import located
+
+
+def canonical_rows(
+    carrier: Carrier, weights: Mapping[str, torch.Tensor], shapes: Mapping[str, Shape], found: Found | None = None
+) -> torch.Tensor:
+    """
+    [`canonical_form`] of all rows of one carrier, `[rows, eligible]`, float32. Differentiable in the weights.
+
+    Args:
+        found ([`Found`], *optional*):
+            Where it lies, if that is known already (see [`find_places`]).
+
+    Raises:
+        [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
+        [`~serialization.UnreadableFormat`]: when its numbers cannot be told from what is stored.
+    """
+    found = found or located(carrier, shapes)
+    scale = None if found.scale is None else read_float(weights, found.scale)
+    return canonical_form(carrier, read_weight(weights, found), scale)
+
+
+def read_weight(weights: Mapping[str, torch.Tensor], found: Found) -> torch.Tensor:
+    """The weight of one carrier as numbers, `[out, in, height, width]` or `[out, in]`."""
+    weight = read_float(weights, found.weight)
+    return weight if found.axes is None else weight.permute(found.axes)
