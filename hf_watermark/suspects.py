@@ -321,8 +321,16 @@ def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
     def answer(images: torch.Tensor) -> torch.Tensor:
         model = get_model()
         parameter = next(model.parameters())
-        with torch.no_grad(), evaluation_mode(model):
-            output = model(images.to(device=parameter.device, dtype=parameter.dtype))
+        try:
+            with torch.no_grad(), evaluation_mode(model):
+                output = model(images.to(device=parameter.device, dtype=parameter.dtype))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            # A net says so in many ways: other channels, another size, too small for its strides.
+            raise InvalidInput(
+                f"the suspect cannot be asked images of shape {tuple(images.shape[1:])}: {' '.join(str(error).split())[:300]}"
+            ) from None
         return (output if isinstance(output, torch.Tensor) else output.logits).float()
 
     return answer

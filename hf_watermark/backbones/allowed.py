@@ -29,11 +29,11 @@ from ..serialization import InvalidInput
 from .allowed_timm import shown, timm_architecture, timm_arguments
 
 
-# Bounds: the largest nets of timm and transformers have fewer than 10,000 modules.
+# Bounds: the largest nets of timm and transformers have a few hundred layers, and fewer than 10,000 modules.
 MOST_ELEMENTS = 4_000_000_000
-MOST_MODULES = 20_000
+MOST_MODULES = 10_000
 MOST_NESTED = 4
-MOST_NUMBER, MOST_LAYERS, MOST_PIXELS = 10**6, 10**4, 2**14
+MOST_NUMBER, MOST_LAYERS, MOST_PIXELS = 10**6, 10**3, 2**14
 MOST_ENTRIES, MOST_NAMES, MOST_LETTERS = 1000, 10**5, 500
 LAYERS = re.compile(r"(.*_)?(layers?|depths?|blocks?|repeats|stages)")
 PIXELS = re.compile(r"(image|img|patch|window|kernel|tile|crop|pool)_?sizes?|kernel_qkv|.*_kernel_sizes?")
@@ -245,6 +245,9 @@ def refuse_oversized(model_class: Any, config: PreTrainedConfig) -> None:
     Raises:
         [`~serialization.InvalidInput`]: when it is too large, or cannot be built at all.
     """
+    once = f"{model_class.__qualname__} {config.to_json_string(use_diff=False)}"
+    if once in _FITTING:
+        return
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), _counted():
             model_class(copy.deepcopy(config))
@@ -254,6 +257,13 @@ def refuse_oversized(model_class: Any, config: PreTrainedConfig) -> None:
         raise InvalidInput(
             f"no `{config.model_type}` can be built from the backbone's config: {_first_lines(error)}"
         ) from None
+    if len(_FITTING) >= MOST_ENTRIES:
+        _FITTING.clear()
+    _FITTING.add(once)
+
+
+# What was built already: a verdict builds one config several times.
+_FITTING: set[str] = set()
 
 
 @contextmanager

@@ -101,10 +101,11 @@ def model_class_of(config: PreTrainedConfig) -> Any:
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification in all other cases."""
+    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification where there is a choice."""
     named = getattr(config, "architectures", None) or []
     segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
-    if segmentation is not None and segmentation.__name__ in named:
+    classifies = type(config) in AutoModelForImageClassification._model_mapping.keys()
+    if segmentation is not None and (segmentation.__name__ in named or not classifies):
         return AutoModelForSemanticSegmentation
     return AutoModelForImageClassification
 
