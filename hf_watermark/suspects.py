@@ -324,7 +324,7 @@ def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
         try:
             with torch.no_grad(), evaluation_mode(model):
                 output = model(images.to(device=parameter.device, dtype=parameter.dtype))
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
             # A net says so in many ways: other channels, another size, too small for its strides.

@@ -13,7 +13,7 @@ from ..serialization import InvalidInput
 NUMBERS = frozenset(
     """
     attn_drop_rate attn_mlp_ratio attn_pool_mlp_ratio attn_pool_num_heads attn_ratio base_dim base_dims base_width block_config block_reduce_first
-    bn_size bottle_ratio cardinality ch_div channel_multiplier channels cls_attn_layers cls_ratio conv_ratio crop_scale decoder_dim deepen_factor
+    bn_eps bn_momentum bn_size bottle_ratio cardinality ch_div channel_multiplier channels cls_attn_layers cls_ratio conv_ratio crop_scale decoder_dim deepen_factor
     depth depth_list depth_mult depth_token_only depths dim dim_mul dims down_kernel_size down_patch_size down_stride downsample_ratio
     drop drop_block_rate drop_block_size drop_path_rate drop_rate dropout embed_dim embed_dims eta expand_groups expand_ratio expansion_ratio
     feature_dim ffn_ratio final_chs first_stride focal_levels focal_windows global_att_blocks global_attn_indexes global_block_counts
@@ -35,7 +35,7 @@ NUMBERS = frozenset(
 # Yes or no, and lists of that.
 FLAGS = frozenset(
     """
-    aa_stem_only abs_win_pos_embed always_partition attn attn_mlp attn_only_layer_scale avg_down basic bias channel_attention channel_attn_v2
+    aa_stem_only abs_win_pos_embed always_partition attn attn_mlp attn_only_layer_scale avg_down basic bias bn_tf channel_attention channel_attn_v2
     class_token conv_bias conv_init conv_mlp cpe_act distillation distilled downsample_block downsamples dynamic_img_pad dynamic_img_size
     extra_norm_stage fc_norm ffn final_norm fix_init fix_stem fused_conv fused_downsample head_bias head_norm head_norm_first
     is_downsample_block legacy linear lkc_use_act mask_unit_attn mlp_bias multi_conv named_blocks nlhb no_embed_class normalize_modulator
