@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
 from .hub.errors import NetworkError
 from .serialization import InvalidInput
@@ -161,12 +161,17 @@ class Endpoint:
                 return [(item.label, item.score) for item in client.image_classification(picture, top_k=self.classes)]
             except HfHubHTTPError as error:
                 raise ConnectionError(f"{self.name} refused or failed ({error.response.status_code})") from None
+            except OfflineModeIsEnabled:
+                raise ConnectionError(self._offline()) from None
             except (NetworkError, InferenceTimeoutError) as error:
                 raise ConnectionError(f"{self.name} cannot be reached ({error or type(error).__name__})") from None
             except (TypeError, ValueError, AttributeError, KeyError):
                 raise InvalidInput(f"{self.name} does not answer as an image classification endpoint") from None
 
         return ask
+
+    def _offline(self) -> str:
+        return f"{self.name} was not asked: offline mode is on; unset HF_HUB_OFFLINE to ask an endpoint"
 
     def _gradio(self, api_name: str | None, token: str | None) -> Any:
         try:
@@ -179,6 +184,8 @@ class Endpoint:
         options: dict[str, Any] = {"token": token or False, "download_files": False}
         try:
             client = Client(self.url, verbose=False, analytics_enabled=False, **options)
+        except OfflineModeIsEnabled:
+            raise ConnectionError(self._offline()) from None
         except Exception as error:  # the client raises plain exceptions of its own
             raise ConnectionError(f"{self.name} is no Gradio app that can be reached ({_first_line(error)})") from None
 

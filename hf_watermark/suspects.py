@@ -336,7 +336,17 @@ def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
         kinds = [item for item in [*model.parameters(), *model.buffers()] if item.dtype in FLOATS]
         if kinds:
             images = images.to(device=kinds[0].device, dtype=kinds[0].dtype)
-        with torch.no_grad(), evaluation_mode(model):
-            return logits_of(model(images)).float()
+        try:
+            with torch.no_grad(), evaluation_mode(model):
+                return logits_of(model(images)).float()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            # A net says so in many ways: other channels, another size, too small for its strides.
+            raise InvalidInput(
+                f"the suspect cannot be asked images of shape {tuple(images.shape[1:])}: {' '.join(str(error).split())[:300]}"
+            ) from None
 
     return answer

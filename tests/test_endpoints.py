@@ -110,6 +110,21 @@ def test_a_failing_endpoint_gives_no_verdict(marked_by, serve):
         nowhere(torch.zeros(1, 1, 8, 8))
 
 
+@pytest.mark.parametrize("api", ["inference", "gradio"])
+def test_an_address_in_offline_mode_is_one_sentence(marked_by, serve, api, monkeypatch):
+    if api == "gradio":
+        pytest.importorskip("gradio_client", reason="gradio_client is not installed (extra `endpoints`)")
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ConnectionError, match=r"^127.0.0.1 (was not asked: offline mode is on; unset HF_HUB_OFFLINE|is no Gradio app)"
+    ) as caught:
+        endpoint_of(server, marked.model, api=api)(torch.zeros(1, 1, 16, 16))
+    assert type(caught.value) is ConnectionError and caught.value.__suppress_context__
+    assert api == "gradio" or server.requests == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

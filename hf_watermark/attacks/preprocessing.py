@@ -136,6 +136,12 @@ class PreprocessedConfig(PreTrainedConfig):
         noise_seed: int = 0,
         **kwargs: Any,
     ):
+        if transform not in AMOUNTS or isinstance(amount, bool) or not isinstance(amount, int | float):
+            raise ValueError(
+                f"`transform` is {transform!r} with `amount` {amount!r}: choose one of {', '.join(AMOUNTS)}"
+            )
+        if not AMOUNTS[transform][1](amount):
+            raise ValueError(f"`amount` is {amount!r} for {transform!r}: {AMOUNTS[transform][2]}")
         self.backbone, self.transform, self.amount = backbone, transform, amount
         self.low, self.high, self.noise_seed = list(low), list(high), noise_seed
         super().__init__(**kwargs)

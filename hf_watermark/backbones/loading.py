@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -15,13 +14,8 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..serialization import InvalidInput
-
-
-# Fields of a config that make transformers fetch or run foreign code.
-UNSAFE_FIELDS = ("auto_map", "_attn_implementation", "attn_implementation", "_experts_implementation")
+from .allowed import allowed_config, recordable, refuse_oversized
 
 
 def wrap_timm(
@@ -73,40 +67,39 @@ def backbone_record(model: nn.Module) -> dict[str, Any]:
     """The model's config as plain JSON, kept in the key so that a suspect's tensors can be run later. Empty for bare modules."""
     if not isinstance(model, PreTrainedModel):
         return {}
-    record = json.loads(model.config.to_json_string(use_diff=False))
+    record = recordable(json.loads(model.config.to_json_string(use_diff=False)))
     # One config may belong to a classifier and to a segmentation model.
-    record["architectures"] = [type(model).__name__]
-    # The name is where the owner's model was loaded from: a path of his machine.
-    return {field: value for field, value in record.items() if field not in (*UNSAFE_FIELDS, "_name_or_path")}
+    return record | {"architectures": [type(model).__name__]}
 
 
 def backbone_config(record: Mapping[str, Any] | None, advice: str) -> Any:
     """
-    The config that a record describes, without the fields that would fetch or run foreign code.
+    The config that a record describes, if it describes a network of bounded size and nothing else (see `allowed.py`).
 
     Raises:
-        [`~serialization.InvalidInput`]: when it names no model type of the installed transformers; `advice` says what to do.
+        [`~serialization.InvalidInput`]: for a model type that the installed transformers does not know, a field that says more than a network
+            has, or a model that no machine could hold; `advice` says what to do.
     """
-    fields = {field: value for field, value in (record or {}).items() if field not in UNSAFE_FIELDS}
-    model_type = fields.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise InvalidInput(f"the backbone's config names no known model type ({model_type!r}); {advice}")
-    config_class = CONFIG_MAPPING[model_type]
-    usual = config_class()
-    for field, value in fields.items():
-        # Canonical JSON, in which keys are stored, writes 2.0 as 2.
-        if type(value) is int and isinstance(getattr(usual, field, None), float):
-            fields[field] = float(value)
-    try:
-        return config_class.from_dict(fields)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise InvalidInput(f"the backbone's config is not one of `{model_type}`: {error}") from None
+    config = allowed_config(record, advice)
+    refuse_oversized(model_class_of(config), config)
+    return config
+
+
+def model_class_of(config: PreTrainedConfig) -> Any:
+    """The class of the model that a config asks for, which is always one of the installed transformers or of this package."""
+    found: Any = auto_class(config)._model_mapping[type(config)]
+    if not isinstance(found, tuple):
+        return found
+    # Of some types there are several classifiers, such as one with a distillation head.
+    named = getattr(config, "architectures", None) or []
+    return next((one for one in found if one.__name__ in named), found[0])
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification in all other cases."""
+    """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification where there is a choice."""
     named = getattr(config, "architectures", None) or []
     segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
-    if segmentation is not None and segmentation.__name__ in named:
+    classifies = type(config) in AutoModelForImageClassification._model_mapping.keys()
+    if segmentation is not None and (segmentation.__name__ in named or not classifies):
         return AutoModelForSemanticSegmentation
     return AutoModelForImageClassification

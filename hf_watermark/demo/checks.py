@@ -1,5 +1,6 @@
 """What a visitor can ask: a published model, a claim about a suspect; on his own machine also a key of his."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 from ..claims import Disclosure, LevelReport, Outcome, check, judge
 from ..claims.report import TITLES
 from ..evidence import Evidence, Verdict
-from ..hub.source import Source
+from ..hub.source import Source, parse_repo
 from ..keys import WatermarkKey, WrongPassphrase
 from ..mapping import verify
 from ..serialization import InvalidInput
@@ -52,15 +53,16 @@ def check_repository(
     repo: str, progress: Progress, token: str | bool | None = False, most: int = SPACE_BYTES
 ) -> Result:
     """Levels V0 to V3 of a published model."""
+    repo = repository(repo)
     progress("Reading the list of files")
-    source = Source.open(repo.strip(), token)
+    source = Source.open(repo, token)
     refuse_large(source, most)
     report = check(source, token=token, progress=lambda level: progress(f"{level}: {TITLES[level]}"))
     headline, text, state = in_words(report)
     levels = report.to_dict()
     for level in levels["levels"]:
         level["reasons"] = [without_options(reason) for reason in level["reasons"]]
-    return Result(repo.strip(), headline, without_options(text), state, report.evidence, levels)
+    return Result(repo, headline, without_options(text), state, report.evidence, levels)
 
 
 def judge_claim(
@@ -75,15 +77,16 @@ def judge_claim(
     if len(opening) > OPENING_CHARACTERS:
         raise InvalidInput(f"the opening has {len(opening)} characters, limit {OPENING_CHARACTERS}")
     disclosure = Disclosure.parse(opening.strip().encode())
+    statement, suspect = repository(statement), repository(suspect)
     progress("Reading both repositories")
     for repo in (statement, suspect):
-        refuse_large(Source.open(repo.strip(), token), most)
+        refuse_large(Source.open(repo, token), most)
     progress("Judging: commitment, controls, then the suspect")
-    result = judge(disclosure, suspect.strip(), statement.strip(), token=token)
+    result = judge(disclosure, suspect, statement, token=token)
     state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(result.verdict, "plain")
     steps = [(step.name, str(step.outcome), without_options(step.detail)) for step in result.steps]
     return Result(
-        suspect.strip(),
+        suspect,
         str(result.verdict).capitalize(),
         result.reason,
         state,
@@ -104,6 +107,25 @@ def check_with_key(suspect: str, folder: str, passphrase: str, progress: Progres
     evidence = verify(Suspect.open(suspect.strip(), key.backbone), key)
     state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(evidence.verdict, "plain")
     return Result(suspect.strip(), str(evidence.verdict).capitalize(), evidence.reason, state, evidence)
+
+
+def repository(text: str) -> str:
+    """
+    What a visitor typed, if it names a repository on the Hub and nothing on this machine.
+
+    Raises:
+        [`~serialization.InvalidInput`]: for paths, and for the name of something that lies in the app's own working directory.
+    """
+    name = text.strip()
+    if parse_repo(name) is None:
+        raise InvalidInput(
+            f"{name[:200]!r} is no name of a repository on the Hub; enter owner/name or owner/name@revision"
+        )
+    if any(os.path.lexists(place) for place in (name, name.partition("@")[0])):
+        raise InvalidInput(
+            f"{name[:200]!r} is also the name of a file on the machine of this page, which is never opened"
+        )
+    return name
 
 
 def refuse_large(source: Source, most: int) -> None:

@@ -14,6 +14,8 @@ from hf_watermark import InvalidInput
 from hf_watermark.claims import Disclosure
 from hf_watermark.demo import check_repository, in_page, judge_claim, shown
 from hf_watermark.demo.page import CHECKS, page_of
+from hf_watermark.hub.source import FolderSource
+from hf_watermark.serialization import SafetensorsFolder
 
 
 def quietly(line: str) -> None:
@@ -79,6 +81,30 @@ def test_tampered_and_absent_statements(repos):
             check_repository(name, quietly)
     with pytest.raises(InvalidInput, match=r"this page reads at most 0.0 GB; run `hf-watermark statement check"):
         check_repository("me/model", quietly, most=1000)
+
+
+def test_paths_are_never_opened(repos, dated, tmp_path, monkeypatch):
+    """The page opens repositories: not a path, and not a folder of the app that is named like a repository."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dated.folder, tmp_path / "user" / "model")
+    shutil.copytree(dated.folder, tmp_path / "me" / "model@main")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(dated.folder)
+    paths = [str(dated.folder), "user/model", "user/model@main", "./user/model", "../model", "me/model@main", "a/link"]
+    paths += ["", ".", "..", "~", "/", "/etc/passwd", "user", "user/..", "user/model/", "file:///etc/passwd"]
+    opened = []
+    monkeypatch.setattr(SafetensorsFolder, "__init__", lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr(FolderSource, "__init__", lambda *arguments: opened.append(arguments))
+    asked = len(repos.requests)
+    for path in paths:
+        for attempt in (
+            lambda path: check_repository(path, quietly),
+            lambda path: judge_claim(path, "you/copy", opening_of(dated), quietly),
+            lambda path: judge_claim("me/model", path, opening_of(dated), quietly),
+        ):
+            with pytest.raises(InvalidInput, match="no name of a repository on the Hub|also the name of a file"):
+                attempt(path)
+    assert not opened and len(repos.requests) == asked
 
 
 def test_a_claim_about_a_suspect(repos, dated):

@@ -11,6 +11,10 @@ from ...backbones import FoldedNet, backbone_config, backbone_record, example_im
 from .noise import add_noise, noise_scales
 
 
+# Every answer takes so many passes of the backbone.
+MOST_DRAWS = 10_000
+
+
 class SmoothedConfig(PreTrainedConfig):
     """
     Config of [`SmoothedModelForImageClassification`].
@@ -44,8 +48,12 @@ class SmoothedConfig(PreTrainedConfig):
     ):
         if not sigma > 0:
             raise ValueError(f"`sigma` is {sigma}: choose a positive number; 0.3 is the default")
-        if draws < 1:
-            raise ValueError(f"`draws` is {draws}: choose at least 1; 32 is the default")
+        if type(draws) is not int or not 1 <= draws <= MOST_DRAWS:
+            raise ValueError(f"`draws` is {draws!r}: choose 1 to {MOST_DRAWS}; 32 is the default")
+        if moves not in ("all", "parameters"):
+            raise ValueError(f'`moves` is {moves!r}: choose "all" or "parameters"')
+        if type(noise_seed) is not int:
+            raise ValueError(f"`noise_seed` is {noise_seed!r}: choose a whole number")
         self.backbone, self.sigma, self.scales = backbone, sigma, scales
         self.moves, self.draws, self.noise_seed = moves, draws, noise_seed
         super().__init__(**kwargs)

@@ -20,7 +20,8 @@ from ...statistics import (
     order_statistic_above,
 )
 from ...suspects import AccessError, Suspect
-from ...triggers import draw_labels, render_triggers
+from ...triggers import check_images, draw_labels, pool_tensors, render_triggers
+from ...triggers.families import GLYPH_HEIGHT, GLYPH_WIDTH
 from ...verifier import SequentialTest, Verifier, digest_of, steps
 from .config import CertifiedConfig
 from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
@@ -238,19 +239,18 @@ def read_pool(method: str, claim: Claim, config: CertifiedConfig, classes: int) 
         [`~serialization.InvalidInput`]: when it is malformed, or when some source labels are known and some are not: then a right answer has
             no one chance under the null.
     """
-    pool = {name.removeprefix(f"{method}."): tensor for name, tensor in claim.pool.items()}
-    images, labels, ends = (pool.get(name) for name in ("images", "labels", "range"))
-    if images is None or labels is None or ends is None or images.ndim != 4 or not images.is_floating_point():
-        raise InvalidInput(f"the pool of `{method}` holds no images with labels and range; give the key folder's pool")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or ends.shape != (2, images.shape[1]):
+    pool = pool_tensors(method, claim.pool, ("images", "labels", "range"))
+    images, labels, ends = pool["images"], pool["labels"], pool["range"]
+    check_images(method, images, labels)
+    if config.family == "embedded" and (images.shape[2] < GLYPH_HEIGHT or images.shape[3] < GLYPH_WIDTH):
         raise InvalidInput(
-            f"the pool of `{method}` needs one whole number per image as label, and a range per channel"
+            f"the pool of `{method}` holds images of {tuple(images.shape[2:])} pixels, too small for a letter"
         )
+    if ends.shape != (2, images.shape[1]) or (ends[0] > ends[1]).any():
+        raise InvalidInput(f"the pool of `{method}` needs `range`: the least and greatest value of each channel")
     wanted = len(claim.assignment.subkeys) * config.triggers
     if len(images) < wanted:
         raise InvalidInput(f"the pool holds {len(images)} images, {wanted} are needed")
-    if not images.float().isfinite().all() or not ends.float().isfinite().all() or (ends[0] > ends[1]).any():
-        raise InvalidInput(f"the pool of `{method}` holds pixels that are not finite, or an empty range")
     known = (labels >= 0) & (labels < classes)
     if not (labels == -1).all() if config.family == "unrelated" else not known.all():
         kind = "-1, no class" if config.family == "unrelated" else f"one of the {classes} classes"

@@ -12,7 +12,18 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import LabelLaw, log2_e_relabel, log2_p_from_log2_e
 from ...suspects import Suspect
-from ...triggers import LAYOUTS, Rule, blend, draw_questions, draw_rules, fuse, rule_capacity, with_targets
+from ...triggers import (
+    LAYOUTS,
+    Rule,
+    blend,
+    check_images,
+    draw_questions,
+    draw_rules,
+    fuse,
+    pool_tensors,
+    rule_capacity,
+    with_targets,
+)
 from ...verifier import SequentialTest, Verifier, digest_of, steps
 from .config import FunctionCoupledConfig
 
@@ -55,6 +66,7 @@ class FunctionCoupledVerifier(Verifier[Answers]):
         super().__init__(claim)
         self.classes, self.source_classes = read_layout(self.layout)
         refuse_too_few_classes(self.config, self.classes, len(self.source_classes))
+        self.pool = read_pool(self.method, claim.pool, self.config, self.source_classes)
 
     def rules(self, subkey: SubKey) -> list[Rule]:
         return draw_rules(
@@ -68,7 +80,7 @@ class FunctionCoupledVerifier(Verifier[Answers]):
 
     def triggers(self, subkey: SubKey, rules: list[Rule]) -> torch.Tensor:
         """Fresh fused images `[rules x images_per_rule, channels, height, width]`, made of pool images that were never trained on."""
-        pool = {name.removeprefix(f"{self.method}."): tensor for name, tensor in self.claim.pool.items()}
+        pool = self.pool
         questions = draw_questions(subkey, rules, pool["labels"].numpy(), self.config.images_per_rule)
         pairs = torch.from_numpy(questions).flatten(0, 1)
         first, second = pool["images"][pairs[:, 0]].float(), pool["images"][pairs[:, 1]].float()
@@ -157,6 +169,31 @@ def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
     if not 2 <= len(set(sources)) == len(sources) <= 1000:
         raise InvalidInput(f"layout: `source_classes` holds {len(sources)} labels, expected 2 to 1000 different ones")
     return classes, sources
+
+
+def read_pool(
+    method: str, pool: dict[str, torch.Tensor], config: FunctionCoupledConfig, sources: list[int]
+) -> dict[str, torch.Tensor]:
+    """
+    Images, labels and blank colour of a pool that may come from a stranger.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it is malformed, or when a pair of source classes has too few images for its questions.
+    """
+    found = pool_tensors(method, pool, ("images", "labels", "fill"))
+    images, labels, fill = found["images"], found["labels"], found["fill"]
+    check_images(method, images, labels)
+    if min(images.shape[2:]) < 2 or fill.shape != images.shape[1:2]:
+        raise InvalidInput(
+            f"the pool of `{method}` needs images of two pixels a side or more, and `fill` with a value per channel"
+        )
+    # Labels first: counting those of a stranger would take as much memory as he wishes.
+    fewest = sorted(torch.bincount(labels)[sources].tolist())[:2] if set(labels.tolist()) == set(sources) else [0, 0]
+    if fewest[0] * fewest[1] < config.images_per_rule:
+        raise InvalidInput(
+            f"the pool of `{method}` needs images of each source class and no others, {config.images_per_rule} pairs of any two classes"
+        )
+    return found
 
 
 def refuse_too_few_classes(config: FunctionCoupledConfig, classes: int, sources: int) -> None:

@@ -13,6 +13,9 @@ from .code import HeldTemplate, without_class
 from .verifier import CSPVerifier
 
 
+MOST_FEATURES = 10_000
+
+
 class PerturbedOutputConfig(PreTrainedConfig):
     """
     Config of [`PerturbedOutputModelForImageClassification`].
@@ -42,6 +45,8 @@ class PerturbedOutputConfig(PreTrainedConfig):
             raise ValueError(f"`mass` is {mass}: choose a share in [0, 0.5); 0.1 is the default")
         if not amplitude > 0:
             raise ValueError(f"`amplitude` is {amplitude}: choose a positive number; 1.0 is the default")
+        if type(features) is not int or not 1 <= features <= MOST_FEATURES:
+            raise ValueError(f"`features` is {features!r}: choose 1 to {MOST_FEATURES}; 27 is the default")
         self.backbone, self.mass, self.amplitude, self.features = backbone, mass, amplitude, features
         super().__init__(**kwargs)
 

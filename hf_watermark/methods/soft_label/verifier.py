@@ -11,6 +11,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
+from ...triggers import check_images, pool_tensors
 from ...verifier import SequentialTest, Verifier, digest_of
 from .code import Template, draw_signs
 from .config import CSPConfig, SoftLabelConfig, USPConfig, free_signs
@@ -129,21 +130,14 @@ def read_pool(
     method: str, pool: dict[str, torch.Tensor], sources: list[int], classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images `[n, channels, height, width]` and the reference's probabilities `[n, classes]` of a pool that may come from a stranger."""
-    images, labels = pool.get(f"{method}.images"), pool.get(f"{method}.labels")
-    if images is None or labels is None or images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise InvalidInput(
-            f"the pool of `{method}` holds no images with their labels; give the key folder's {method} pool"
-        )
-    counts = torch.bincount(labels.long().clamp(min=0), minlength=max(sources) + 1)
-    if set(labels.tolist()) != set(sources) or counts[sources].min() < 2:
+    found = pool_tensors(method, pool, ("images", "labels", "reference"))
+    images, labels, reference = found["images"], found["labels"], found["reference"]
+    check_images(method, images, labels)
+    # Labels first: counting those of a stranger would take as much memory as he wishes.
+    if set(labels.tolist()) != set(sources) or torch.bincount(labels)[sources].min() < 2:
         raise InvalidInput(f"the pool of `{method}` needs two or more images of each marked class and no others")
-    if not images.float().isfinite().all():
-        raise InvalidInput(f"the pool of `{method}` holds pixels that are not finite")
-    reference = pool.get(f"{method}.reference")
-    if reference is None or reference.shape != (len(images), classes) or not reference.float().isfinite().all():
-        raise InvalidInput(
-            f"the pool of `{method}` needs `reference`: finite log-probabilities of each image and class"
-        )
+    if reference.shape != (len(images), classes):
+        raise InvalidInput(f"the pool of `{method}` needs `reference`: log-probabilities of each image and class")
     return images.float(), reference.double().softmax(dim=1)
 
 
