@@ -117,14 +117,14 @@ def _is_pickle(data: mmap.mmap) -> bool:
     """Whether the bytes are one pickle from start to end, in any protocol; the oldest one is printable. Nothing in it is run."""
     if data[:1] == b"\x80" and data[1:2] in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"):
         return True
-    end = None
+    end: int | None = None
     try:
         for _, _, end in pickletools.genops(data[:TEXT_BYTES]):
             pass
     except Exception:  # pickletools raises whatever its readers raise
         return False
     # A lone full stop would be a pickle of nothing.
-    return bool(end) and not data[end + 1 : TEXT_BYTES].strip()
+    return bool(end) and not data[(end or 0) + 1 : TEXT_BYTES].strip()
 
 
 def _end_of_png(data: bytes) -> int:

@@ -65,7 +65,7 @@ class Selection:
     def take(self, name: str) -> None:
         path = self.folder / name
         if path.stat().st_size > FROZEN_BYTES or name.endswith(".safetensors"):
-            self.files[name], self.digests[name] = path, sha256(path)
+            self.files[name], self.digests[name] = path, sha256(path) or ""
         else:
             self.files[name] = raw = path.read_bytes()
             self.digests[name] = hashlib.sha256(raw).hexdigest()
@@ -112,7 +112,7 @@ def model_files(folder: Path, include: Iterable[str] = ()) -> Selection:
     for name in names:
         if name in named:
             continue
-        reason = _why_not(name, folder / name, weights)
+        reason = _why_not(name, folder, weights)
         if reason is not None:
             chosen.skipped[name] = reason
         elif name == CARD:
@@ -125,8 +125,9 @@ def model_files(folder: Path, include: Iterable[str] = ()) -> Selection:
         _refuse_container(folder / name, name)
         chosen.skipped.pop(name, None)
         chosen.take(name)
-    if "config.json" in chosen.files:
-        chosen.files["config.json"] = repaired_config(folder / "config.json")
+    config = chosen.files.get("config.json")
+    if isinstance(config, bytes):
+        chosen.files["config.json"] = repaired_config(config)
     return chosen
 
 
@@ -166,12 +167,13 @@ def _weights(folder: Path, names: list[str]) -> set[str]:
     if not weights == read <= usable:
         odd = min((weights ^ read) | (read - usable))
         raise InvalidInput(
-            f"{folder / odd}: is read as a part of the model and cannot be published (a link, a key's pool or left by training); move it out"
+            f"{folder / odd}: is a part of the model that is missing or never published (a link, a key's pool, left by training); mend the "
+            "folder, for example with save_pretrained"
         )
     return weights | ({INDEX_NAME} if "model.safetensors" not in weights else set())
 
 
-def _why_not(name: str, path: Path, weights: set[str]) -> str | None:
+def _why_not(name: str, folder: Path, weights: set[str]) -> str | None:
     """The reason for which a file that nobody named is left out; `None` when it is of a known kind."""
     lower = PurePosixPath(name).name.casefold()
     if lower in KEY_NAMES:
@@ -183,19 +185,18 @@ def _why_not(name: str, path: Path, weights: set[str]) -> str | None:
     if name.endswith(".safetensors") or name == INDEX_NAME:
         return None if name in weights else "weights that the mark is not read from"
     if lower.endswith(IMAGES):
-        return None if "/" not in name or _shown(path.parents, name) else "an image that the card does not show"
+        return None if "/" not in name or _shown(folder / CARD, name) else "an image that the card does not show"
     if "/" in name:
         return "in a sub-folder"
     if name == CARD or name in JSON_NAMES or TERMS.fullmatch(name):
         return None
     if LABELS.fullmatch(name):
-        return None if path.stat().st_size <= LABEL_BYTES else "too large for a list of labels"
+        return None if (folder / name).stat().st_size <= LABEL_BYTES else "too large for a list of labels"
     return "not a known kind of file"
 
 
-def _shown(parents: Iterable[Path], name: str) -> bool:
-    """Whether the folder's card mentions an image, so that a data set in a sub-folder is not published with the model."""
-    card = list(parents)[len(PurePosixPath(name).parts) - 2] / CARD
+def _shown(card: Path, name: str) -> bool:
+    """Whether a card mentions an image: a data set in a sub-folder is not published with the model."""
     return card.is_file() and not card.is_symlink() and name.encode() in card.read_bytes()[:CARD_BYTES]
 
 
@@ -243,21 +244,24 @@ def _refuse_container(path: Path, name: str) -> None:
     """Archives and pickles are never published, even when they are named: nobody sees what is in them."""
     if name.casefold().endswith(ARCHIVE_SUFFIXES + PICKLED_SUFFIXES):
         raise InvalidInput(f"{path}: archives and pickles are never published; unpack it and name the files")
-    kind = problem_of_weights(path) and container(path) if name.endswith(".safetensors") else container(path)
-    if kind is not None:
-        raise InvalidInput(f"{path}: is {kind}, and archives and pickles are never published; nothing was uploaded")
+    if name.endswith(".safetensors"):
+        problem = problem_of_weights(path)
+    else:
+        kind = container(path)
+        problem = kind and f"is {kind}, and archives and pickles are never published"
+    if problem is not None:
+        raise InvalidInput(f"{path}: {problem}; nothing was uploaded")
 
 
 def _in_words(kind: str | None) -> str | None:
     return None if kind is None else f"is {kind}, whatever its name says"
 
 
-def repaired_config(path: Path) -> bytes:
+def repaired_config(raw: bytes) -> bytes:
     """
     The config of a timm export as transformers can load it: `model_args.num_classes` collides with the argument that its wrapper passes
     itself. Other configs stay as they are.
     """
-    raw = path.read_bytes()
     config = parse_json(raw, allow_floats=True, max_bytes=CONFIG_BYTES, max_brackets=100_000)
     arguments = config.get("model_args")
     if "pretrained_cfg" not in config or not isinstance(arguments, dict) or "num_classes" not in arguments:
