@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -19,7 +20,7 @@ from transformers.utils.hub import PushInProgress
 from .backbones import backbone_record, gathered_model
 from .configuration import WatermarkConfig
 from .evidence import Check, Evidence
-from .hub import Extras, publish
+from .hub import Extras, Published, publish
 from .hub.precommit import FOLDER as PUBLIC_FOLDER
 from .hub.publish import fetch_card
 from .keys import NO_BEACON, PUBLIC_SUBKEY, Claim, ModelContext, Opening, Owner, WatermarkKey, refuse_keys_inside
@@ -307,17 +308,24 @@ class WatermarkTrainer(Trainer):
         private: bool | None = None,
         owner: Owner | None = None,
         extras: Extras | None = None,
+        include: Sequence[str] = (),
+        license: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """
-        Publishes the model, `watermark/` and a card with a Watermark section in one atomic commit; see [`~hub.publish`]. The statement is
-        signed by the owner that the trainer was made with, and left out where there is none or where the mark cannot be read back.
+        Saves the model, reads the mark from the saved files, and publishes these files, `watermark/` and a card with a Watermark section in
+        one atomic commit; see [`~hub.publish`]. The statement is signed by the owner that the trainer was made with, and left out where there
+        is none or where the files do not hold the mark, whatever was read after training.
 
         Args:
             owner ([`Owner`], *optional*):
                 Needed where the trainer was made with `key=`.
             extras ([`~hub.Extras`], *optional*):
                 Fidelity, survival table, certificate, timestamps.
+            include (`Sequence[str]`, *optional*):
+                Files of other than the known kinds to publish, by their path in the output folder.
+            license (`str`, *optional*):
+                For the card, such as `apache-2.0`.
             kwargs (*optional*):
                 For [`~transformers.Trainer.create_model_card`].
 
@@ -329,7 +337,6 @@ class WatermarkTrainer(Trainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
-        evidence = self.evidence or self.verify()
         if not self.is_world_process_zero():
             return None
         fetch_card(str(self.args.output_dir), str(self.hub_model_id), token, revision or self.args.hub_revision)
@@ -337,28 +344,43 @@ class WatermarkTrainer(Trainer):
         tags = kwargs.pop("tags", None) or []
         tags = [tags] if isinstance(tags, str) else list(tags)
         self.create_model_card(
-            model_name=name, tags=tags + list(getattr(self.model, "model_tags", None) or []), **kwargs
+            model_name=name, tags=tags + list(getattr(self.model, "model_tags", None) or []), license=license, **kwargs
         )
         owner = owner or self._owner
-        if owner is None or not evidence.found:
-            missing = "no `owner=` signs it" if owner is None else f"the mark was not read back ({evidence.reason})"
-            logger.warning("the model is published without a statement: %s", missing)
         self._finish_current_push()
 
-        def upload() -> Any:
-            return publish(
+        def upload() -> Published:
+            result = publish(
                 str(self.args.output_dir),
                 str(self.hub_model_id),
                 self.key,
                 owner,
-                evidence,
+                None if owner is None else self.verify,
                 extras,
                 token=token,
                 revision=revision or self.args.hub_revision,
                 message=commit_message or "End of training",
+                include=include,
+                license=license,
             )
+            self._warn_of(result)
+            return result
 
         return upload() if blocking else HfApi().run_as_future(upload)
+
+    def _warn_of(self, result: Published) -> None:
+        """Tells what the owner should know about a commit, first of all that it makes no claim."""
+        for warning in result.warnings:
+            logger.warning("%s: %s", result.repo_id, warning)
+        if result.statement is not None:
+            return
+        if result.evidence is None:
+            missing = "no `owner=` signs it"
+        else:
+            missing = f"the mark was not read back from the saved files ({result.evidence.reason})"
+            if self.evidence is not None and self.evidence.found:
+                missing += "; after training it was there, so the weights were replaced since"
+        logger.warning("the model is published without a statement: %s", missing)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """A push during training: model and precommit, without any claim. The original would upload a pickle of the arguments."""

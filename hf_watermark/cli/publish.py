@@ -13,7 +13,10 @@ from .secrets import KeyOption, OwnerFd, OwnerFile, OwnerOption, load_key, load_
 
 
 if TYPE_CHECKING:
-    from ..hub import Fidelity
+    from collections.abc import Mapping
+
+    from ..evidence import Evidence
+    from ..hub import Fidelity, Preview
 
 EXAMPLE = "Example:\n\nhf-watermark publish my-model --key keys/my-model --repo-id me/my-model --private"
 ROWS_BYTES = 4 * 2**20
@@ -28,6 +31,21 @@ def publish(
     owner: OwnerOption = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch; main by default.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="FILE",
+            help="Publish this file of the folder too, though it is of no known kind; may be repeated. Archives and pickles never.",
+        ),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="License for the card, such as apache-2.0.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show files and card, and stop: nothing is written and nobody is contacted."),
+    ] = False,
     message: Annotated[str, typer.Option("--message", help="Commit message.")] = "Publish marked model",
     timestamp: Annotated[
         list[str] | None,
@@ -74,7 +92,8 @@ def publish(
     owner_passphrase_file: OwnerFile = None,
 ) -> None:
     """
-    Upload your marked model with a signed statement and a card, in one commit. Every file is searched for secrets first.
+    Upload your marked model with a signed statement and a card, in one commit. The mark is read from the files that are uploaded, and
+    every file is searched for secrets first. Weights, configs, card, license, lists of labels and images go; other files must be named.
 
     Exit status: 0 published, 1 the mark was not found in the folder, 2 bad usage or refused.
     """
@@ -83,7 +102,7 @@ def publish(
         read_passphrase(owner_passphrase_fd, owner_passphrase_file),
     )
 
-    from ..hub import Extras
+    from ..hub import Extras, preview
     from ..hub import publish as upload
     from ..hub.timestamp import SUFFIX
     from ..keys import burnt_log
@@ -105,15 +124,41 @@ def publish(
     )
     # The owner binds the beacon himself, so it is taken at its word here; every reader looks it up.
     bound = loaded.beacon if any(loaded.beacon) else None
-    evidence = verify(model, loaded, beacon=bound)
-    if not evidence.found:
-        typer.echo(f"not published: {evidence.verdict}: {evidence.reason}", err=True)
-        raise typer.Exit(NOT_FOUND)
-    result = upload(model, repo_id, loaded, identity, evidence, extras, private or None, None, revision, message)
+
+    def read_mark(folder: Path) -> "Evidence":
+        evidence = verify(folder, loaded, beacon=bound)
+        if not evidence.found:
+            typer.echo(f"not published: {evidence.verdict}: {evidence.reason}", err=True)
+            raise typer.Exit(NOT_FOUND)
+        return evidence
+
+    named = include or []
+    if dry_run:
+        _show(preview(model, repo_id, loaded, identity, read_mark, extras, named, license), repo_id, bool(timestamp))
+        raise typer.Exit(FOUND)
+    result = upload(
+        model, repo_id, loaded, identity, read_mark, extras, private or None, None, revision, message, named, license
+    )
     typer.echo(f"published: {result.url}")
-    for name in result.skipped:
-        typer.echo(f"left out:  {name}")
+    _show_notes(result.skipped, result.warnings)
     raise typer.Exit(FOUND)
+
+
+def _show(result: "Preview", repo_id: str, dates: bool) -> None:
+    for name, size in result.files.items():
+        typer.echo(f"would publish: {name} ({size:,} bytes)")
+    _show_notes(result.skipped, result.warnings)
+    typer.echo(f"nothing was published; {repo_id} was not asked, so that a card there is not seen")
+    if dates:
+        typer.echo("no authority was asked for a date either")
+    typer.echo(f"\n{result.card}")
+
+
+def _show_notes(skipped: "Mapping[str, str]", warnings: list[str]) -> None:
+    for name, reason in skipped.items():
+        typer.echo(f"left out:  {name} ({reason})")
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _fidelity(dataset: str | None, accuracy: float | None, twin: float | None, seeds: int) -> "Fidelity | None":

@@ -1,5 +1,6 @@
 """Opening the two secret files that publishing needs: the key folder and the owner's identity."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,3 +50,16 @@ def load_owner(path: Path | None, passphrase: str | None) -> "Owner":
     from ..keys import Owner
 
     return open_secret(lambda secret: Owner.load(path or default_path(), secret), passphrase)
+
+
+def warn_of_keys(folders: Iterable[object], key: Path | None) -> None:
+    """Tells on standard error about secrets that lie in a model folder, or a key folder that lies in one: the next upload publishes them."""
+    from ..keys import key_inside, model_around
+
+    for folder in folders:
+        found = key_inside(str(folder)) if folder is not None else None
+        if found is not None:
+            typer.echo(f"warning: {found} is a secret inside the model folder {folder}; move it out", err=True)
+    model = None if key is None else model_around(key)
+    if model is not None:
+        typer.echo(f"warning: the key {key} lies inside the model folder {model.parent}; move it out", err=True)

@@ -14,6 +14,7 @@ from .addresses import burning, is_address, open_address
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .secrets import warn_of_keys
 from .statement import OwnerKeyOption, TrustOption
 
 
@@ -161,6 +162,7 @@ def verify(
             "--statement is about the full check of a model; leave out addresses, --sequential and --null-table"
         )
     silence_loading()
+    warn_of_keys((suspect, reference, statement), key)
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
     source: Any = suspect

@@ -4,7 +4,7 @@ from .describe import Extras
 from .errors import HubError, PublishConflict
 from .parts import Fidelity
 from .precommit import Precommit
-from .publish import Published, publish
+from .publish import Preview, Published, preview, publish
 from .scan import SecretFound
 from .source import Source
 from .statement import SignedStatement, Statement
@@ -15,11 +15,13 @@ __all__ = [
     "Fidelity",
     "HubError",
     "Precommit",
+    "Preview",
     "PublishConflict",
     "Published",
     "SecretFound",
     "SignedStatement",
     "Source",
     "Statement",
+    "preview",
     "publish",
 ]

@@ -1,6 +1,7 @@
 """The model card: a Watermark section, metadata and model-index, added to whatever the card says already."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,60 @@ from .statement import STATEMENT, SignedStatement
 
 
 TAG = "hf-watermark"
+NO_LICENSE = "the card names no license, so nobody knows what they may do with the model; give --license (`license=`), or write it into README.md"
+_LICENSE = re.compile(r"[A-Za-z0-9.+-]{1,64}")
+_TASKS = {
+    "ForImageClassification": "image-classification",
+    "ForSemanticSegmentation": "image-segmentation",
+    "ForInstanceSegmentation": "image-segmentation",
+    "ForUniversalSegmentation": "image-segmentation",
+    "ForImageSegmentation": "image-segmentation",
+}
 BEGIN, END = "<!-- hf-watermark:begin -->", "<!-- hf-watermark:end -->"
 TEMPLATES = Path(__file__).parent / "templates"
 # What a name from outside could use to become markup in a table.
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
+
+
+def with_metadata(text: str, config: Mapping[str, Any], license: str | None = None) -> tuple[str, list[str]]:
+    """
+    A card that says with which library the model loads, what it does, and on which terms. What the card says already stays, except that
+    `license` goes first.
+
+    Args:
+        config (`Mapping`): The model's `config.json`.
+        license (`str`, *optional*): An identifier of the Hub, such as `apache-2.0`.
+
+    Returns:
+        `tuple[str, list[str]]`: The card, and warnings.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when `license` is no identifier, or the front matter is broken.
+    """
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise InvalidInput(f"license {license[:80]!r} is no identifier such as 'apache-2.0' or 'other'")
+    card = _load(text)
+    card.data.library_name = card.data.get("library_name") or library_of(config)
+    card.data.pipeline_tag = card.data.get("pipeline_tag") or task_of(config)
+    card.data.license = license or card.data.get("license")
+    return str(card), [] if card.data.license else [NO_LICENSE]
+
+
+def library_of(config: Mapping[str, Any]) -> str | None:
+    """`transformers` writes a `model_type` into every config, also into that of a wrapped timm model; timm names an architecture only."""
+    if config.get("model_type") or config.get("architectures"):
+        return "transformers"
+    return "timm" if config.get("architecture") else None
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """The Hub's name of what a model does, by the class that its config names; a timm model with classes is a classifier."""
+    classes = config.get("architectures")
+    for name in classes if isinstance(classes, list) else []:
+        for ending, task in _TASKS.items():
+            if str(name).endswith(ending):
+                return task
+    return "image-classification" if library_of(config) == "timm" and config.get("num_classes") else None
 
 
 def watermark_card(signed: SignedStatement, existing: str | None, stamps: list[str] | None = None) -> str:
@@ -124,4 +175,14 @@ def _add_result(data: ModelCardData, fidelity: Fidelity, model_id: str) -> None:
     data.model_name = data.get("model_name") or model_id.split("/")[-1]
 
 
-__all__ = ["BEGIN", "END", "TAG", "add_tags", "merged_tags", "tags_of", "watermark_card", "without_section"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "TAG",
+    "add_tags",
+    "merged_tags",
+    "tags_of",
+    "watermark_card",
+    "with_metadata",
+    "without_section",
+]

@@ -24,7 +24,7 @@ from ..version import VERSION
 from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .schema import parsed, validated, without_floats
-from .source import RepoSource
+from .source import Source
 from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date
 from .timestamp import SUFFIX, request_token
 
@@ -186,7 +186,7 @@ def dated(signed: SignedStatement, urls: Sequence[str]) -> tuple[SignedStatement
     return validated(SignedStatement, signed.plain() | {"timestamps": stamps}, "statement"), tokens
 
 
-def superseded(remote: RepoSource, key: WatermarkKey) -> str | None:
+def superseded(remote: Source, key: WatermarkKey) -> str | None:
     """Digest of the statement that is in the repository now."""
     raw = remote.read(STATEMENT)
     if raw is None:
@@ -202,13 +202,18 @@ def superseded(remote: RepoSource, key: WatermarkKey) -> str | None:
     return old.digest
 
 
-def architecture(files: Mapping[str, Content]) -> str:
-    """What the model's own config calls it."""
+def config_of(files: Mapping[str, Content]) -> dict[str, Any]:
+    """The model's own config; empty when there is none."""
     content = files.get("config.json")
     if content is None:
-        return "unknown"
+        return {}
     raw = content.read_bytes() if isinstance(content, Path) else content
-    config = parse_json(raw, allow_floats=True, max_bytes=CONFIG_BYTES, max_brackets=100_000)
+    return parse_json(raw, allow_floats=True, max_bytes=CONFIG_BYTES, max_brackets=100_000)
+
+
+def architecture(files: Mapping[str, Content]) -> str:
+    """What the model's own config calls it."""
+    config = config_of(files)
     name = config.get("architecture") or config.get("model_type") or "unknown"
     return str(name)
 

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..keys import Owner, WatermarkKey
+from ..keys import Owner, WatermarkKey, key_inside
+from ..keys.envelope import FORMAT
+from ..keys.folders import KEY_FILE
 from ..serialization import InvalidInput
+from .contents import container
 
 
 BLOCK = 8 * 2**20
 # Files that hold secrets by their kind, whatever the secret is.
-KEY_MARKS = (b"hf-watermark/keyfile/v1",)
+KEY_MARKS = (FORMAT.encode(),)
+LOOKED_AT = 64 * 2**20
 
 
 class SecretFound(InvalidInput):
@@ -115,4 +119,31 @@ def refuse_secrets(files: Mapping[str, bytes | Path], scanner: Scanner) -> None:
         if found:
             raise SecretFound(
                 f"{path}: holds the {found}; nothing was uploaded. Remove it from the file; if it was ever public, make a new key"
+            )
+
+
+def refuse_key_files(folder: Path, skipped: Iterable[str], scanner: Scanner) -> None:
+    """
+    A secret has no place in a model folder, whether or not its file would be published: the next upload may be made with another tool.
+
+    Args:
+        skipped (`Iterable[str]`): Files that are not published; the small ones are searched as well.
+
+    Raises:
+        [`SecretFound`]: when a key, owner or backup file lies there, another file holds a secret, or an archive names a key file.
+    """
+    inside = key_inside(folder)
+    if inside is not None:
+        raise SecretFound(
+            f"{inside.relative_to(folder)}: holds the key file; nothing was uploaded. Move it out of the model folder, for example to `keys/`"
+        )
+    for name in skipped:
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LOOKED_AT:
+            continue
+        refuse_secrets({name: path}, scanner)
+        # Archives are not opened; those of the usual kinds list their files in plain text.
+        if container(path) is not None and KEY_FILE.encode() in path.read_bytes():
+            raise SecretFound(
+                f"{name}: names a {KEY_FILE}, so it may be a backup of the key; nothing was uploaded. Move it out of the model folder"
             )

@@ -132,6 +132,22 @@ class FolderSource(Source):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class NewRepo(Source):
+    """A repository that nobody asked for yet: what a dry run takes for the one on the Hub."""
+
+    def __init__(self, repo_id: str):
+        if parse_repo(repo_id) is None or "@" in repo_id:
+            raise InvalidInput(f"{repo_id}: is no name of a repository (owner/name)")
+        self.model_id = self.name = repo_id
+        self.sizes = {}
+
+    def path(self, path: str) -> Path:
+        raise HubError(f"{self.name}: has no file {path}")
+
+    def sha256(self, path: str) -> str:
+        raise HubError(f"{self.name}: has no file {path}")
+
+
 class RepoSource(Source):
     """A model repository at one commit: nothing can change between two reads."""
 

@@ -5,7 +5,7 @@ from .burnt import BURNT_FILE, BurntEntry, burn, burnt_log, burnt_subkeys
 from .claim import OLD_FORMAT, Assignment, Claim, Share, SubKey, common_spec, pool_digest, share_problems
 from .context import ModelContext
 from .envelope import WrongPassphrase
-from .folders import refuse_keys_inside, refuse_model_folder
+from .folders import key_inside, model_around, refuse_keys_inside, refuse_model_folder
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
 from .schedule import NO_BEACON, STREAM_NAMES, Stream
@@ -39,6 +39,8 @@ __all__ = [
     "fingerprint",
     "import_key",
     "is_signed_by",
+    "key_inside",
+    "model_around",
     "pool_digest",
     "refuse_keys_inside",
     "refuse_model_folder",

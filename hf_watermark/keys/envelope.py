@@ -1,6 +1,8 @@
 """
 The one JSON envelope in which secrets rest on disk (PROTOCOL.md §4.3): Argon2id + ChaCha20-Poly1305, file mode 0600.
 
+A passphrase has one normal form, Unicode NFC: some systems type an umlaut as one character, others as a letter and two dots.
+
 Without a passphrase the payload is stored as it is, protected by the file mode alone, like an SSH key made with an empty
 passphrase; the envelope says so and a warning is raised on writing. A random passphrase is never stored beside the file.
 """
@@ -9,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import os
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -31,10 +34,24 @@ MAX_BYTES = 4 * 2**20
 ARGON2 = {"name": "argon2id", "memory_kib": 65_536, "iterations": 3, "lanes": 4}
 # On reading: four times the memory and the work of what is written here, about a second.
 MOST_KIB, MOST_WORK = 4 * 65_536, 4 * 3 * 65_536
+SHORTEST = 12
 
 
 class WrongPassphrase(InvalidInput):
     """The passphrase does not open this key file."""
+
+
+def normal_form(passphrase: str) -> bytes:
+    """
+    The bytes that a passphrase stands for, however it was typed: NFC (UAX #15), UTF-8.
+
+    Raises:
+        [`InvalidInput`]: when it is no text (a lone surrogate). The message does not quote it.
+    """
+    try:
+        return unicodedata.normalize("NFC", passphrase).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the passphrase is not Unicode text; type it again") from None
 
 
 def _derive(passphrase: str, kdf: dict) -> tuple[bytes, bytes]:
@@ -52,7 +69,7 @@ def _derive(passphrase: str, kdf: dict) -> tuple[bytes, bytes]:
         iterations=kdf["iterations"],
         lanes=kdf["lanes"],
         memory_cost=kdf["memory_kib"],
-    ).derive(passphrase.encode())
+    ).derive(normal_form(passphrase))
     return derived[:32], derived[32:]
 
 
@@ -74,8 +91,9 @@ def seal(payload: dict, passphrase: str | None) -> bytes:
         commit = hashlib.sha256(plain).digest()
         header = {"format": FORMAT, "kdf": {"name": "none"}, "cipher": "none", "commit": _b64(commit)}
         return canonical_json(header | {"ciphertext": _b64(plain)})
-    if len(passphrase) < 12:
-        raise ValueError(f"the passphrase has {len(passphrase)} characters; use at least 12")
+    characters = len(normal_form(passphrase).decode())
+    if characters < SHORTEST:
+        raise ValueError(f"the passphrase has {characters} characters; use at least {SHORTEST}")
     kdf = ARGON2 | {"salt": _b64(os.urandom(16))}
     key, commit = _derive(passphrase, kdf)
     nonce = os.urandom(12)

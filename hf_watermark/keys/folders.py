@@ -1,22 +1,33 @@
 """Secrets and published files live apart: where a key folder may lie, and where it may not."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from .envelope import FORMAT, MAX_BYTES
 
 
 KEY_FILE, POOL_FILE = "key.json", "pool.safetensors"
+MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
+# An envelope says what it is in its first or last fields, on both sides of the long ciphertext.
+END_BYTES = 4096
+
+
+def model_around(folder: Path) -> Path | None:
+    """The file that makes `folder`, or a folder above it, a model or checkpoint folder; `None` when there is none."""
+    resolved = folder.resolve()
+    places = (parent / name for parent in (resolved, *resolved.parents) for name in MODEL_FILES)
+    return next((place for place in places if place.exists()), None)
 
 
 def refuse_model_folder(folder: Path) -> None:
     """Raises when `folder` is inside a model or checkpoint folder."""
-    resolved = folder.resolve()
-    for parent in (resolved, *resolved.parents):
-        published = [name for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
-                     if (parent / name).exists()]  # fmt: skip
-        if published:
-            raise ValueError(
-                f"{folder} lies inside a model folder ({parent / published[0]} exists) and would be published with it; "
-                "save the key beside the model, for example in `keys/`"
-            )
+    found = model_around(folder)
+    if found is not None:
+        raise ValueError(
+            f"{folder} lies inside a model folder ({found} exists) and would be published with it; "
+            "save the key beside the model, for example in `keys/`"
+        )
 
 
 def refuse_keys_inside(folder: Path) -> None:
@@ -25,3 +36,41 @@ def refuse_keys_inside(folder: Path) -> None:
         raise ValueError(
             f"{path} is a secret inside the model folder {folder}; move it out, for example to `keys/`, and save again"
         )
+
+
+def key_inside(folder: str | Path) -> Path | None:
+    """
+    A secret file somewhere inside a folder: a `key.json`, or a key, owner or backup file under any other name, known by the format that it
+    names. Links are not followed, and archives are not opened.
+
+    Returns:
+        `Path`, *optional*: The first one in the order of names; `None` when there is none, or `folder` is no folder.
+    """
+    for path in _files_below(Path(folder)):
+        if path.name.casefold() == KEY_FILE or is_envelope(path):
+            return path
+    return None
+
+
+def is_envelope(path: Path) -> bool:
+    """Whether a file names the format of our secret files. Of a large one only the two ends are read."""
+    mark = FORMAT.encode()
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= MAX_BYTES:
+                return mark in file.read(MAX_BYTES)
+            head = file.read(END_BYTES)
+            file.seek(size - END_BYTES)
+            return mark in head or mark in file.read(END_BYTES)
+    except OSError:
+        return False  # what we cannot read, we cannot publish either
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place) / name for name in sorted(names)):
+            # No pipes and devices: opening one may wait for ever.
+            if path.is_file() and not path.is_symlink():
+                yield path

@@ -28,6 +28,10 @@ class Shop:
     keys: Path
     evidence: Evidence
 
+    def read(self, folder: Path) -> Evidence:
+        """The mark in a folder; the owner believes himself about the beacon."""
+        return verify(folder, self.key, beacon=self.key.beacon if any(self.key.beacon) else None)
+
 
 def small_model(seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
@@ -121,7 +125,7 @@ def publish_dated(place: Path, hub: HubServer, model_id: str = "me/model", **sho
             timestamps=[first, second],
             precommit_tokens=tokens,
         )
-        publish(shop.folder, model_id, shop.key, shop.owner, shop.evidence, extras)
+        publish(shop.folder, model_id, shop.key, shop.owner, shop.read, extras)
     write_files(place / "repository", hub.files(model_id))
     return Dated(shop, place / "repository", authorities, [authority.root for authority in authorities], tokens)
 

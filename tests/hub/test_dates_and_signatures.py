@@ -166,7 +166,7 @@ def test_signing_keys(tmp_path):
 
 def test_published_with_a_signature(hub, shop, tmp_path):
     key = new_signing_key()
-    publish(shop.folder, "me/model", shop.key, shop.owner, shop.evidence, Extras(signing_key=key))
+    publish(shop.folder, "me/model", shop.key, shop.owner, shop.read, Extras(signing_key=key))
     report = check("me/model")
     assert report["V1"].facts["model signature"] == "fits" and report.reached == "V1"
     write_files(tmp_path, hub.files("me/model"))

@@ -170,9 +170,7 @@ def test_a_real_certificate_goes_into_the_statement(hub, shop):
         ("0.5", 9000, True),
         ("1.0", 0, False),
     ]
-    published = publish(
-        shop.folder, "me/model", shop.key, shop.owner, shop.evidence, Extras(certificates=[certificate])
-    )
+    published = publish(shop.folder, "me/model", shop.key, shop.owner, shop.read, Extras(certificates=[certificate]))
     assert published.statement.statement.certificates == [claim] and claim.radius == "0.5"
     assert "90.00 %" in hub.files("me/model")["README.md"].decode()
 

@@ -238,7 +238,7 @@ def test_hostile_words_do_not_reach_the_terminal(hub, dated, tmp_path):
 def test_a_dispute(hub, dated, shop, tmp_path):
     from hf_watermark.hub import publish
 
-    publish(shop.folder, "me/other", shop.key, shop.owner, shop.evidence)
+    publish(shop.folder, "me/other", shop.key, shop.owner, shop.read)
     openings = []
     for name, owner in (("a", dated.shop), ("b", shop)):
         shutil.copytree(owner.keys, tmp_path / name)

@@ -34,7 +34,7 @@ def copy(shop, tmp_path):
 
 
 def push(shop, folder=None, **fields):
-    return publish(folder or shop.folder, "me/model", shop.key, shop.owner, shop.evidence, **fields)
+    return publish(folder or shop.folder, "me/model", shop.key, shop.owner, shop.read, **fields)
 
 
 def test_one_commit_holds_everything(hub, shop):
@@ -118,13 +118,13 @@ def test_leftovers_of_training_stay_at_home(hub, shop, copy):
     hub.add_repo("me/model", {"training_args.bin": b"token", "pytorch_model.bin": b"old", "vocab.txt": b"kept"})
     result = push(shop, copy)
     assert set(hub.files("me/model")) == FILES | {"vocab.txt"}
-    assert result.skipped == [
-        ".hidden",
-        "checkpoint-3/model.safetensors",
-        "optimizer.pt",
-        "pytorch_model.bin",
-        "training_args.bin",
-    ]
+    assert result.skipped == {
+        ".hidden": "hidden, or left by training",
+        "checkpoint-3/model.safetensors": "hidden, or left by training",
+        "optimizer.pt": "pickled",
+        "pytorch_model.bin": "pickled",
+        "training_args.bin": "pickled",
+    }
 
 
 def hidden_forms(secret: bytes) -> dict[str, bytes]:
@@ -191,7 +191,7 @@ def test_no_claim_without_owner_or_mark(hub, shop, tmp_path):
         "config.json", "model.safetensors", "watermark/precommit.json"
     }  # fmt: skip
     small_model(seed=5).save_pretrained(tmp_path / "plain")
-    lost = publish(tmp_path / "plain", "me/quiet", shop.key, shop.owner, verify(tmp_path / "plain", shop.key))
+    lost = publish(tmp_path / "plain", "me/quiet", shop.key, shop.owner, shop.read)
     assert lost.statement is None
     assert check("me/quiet")["V0"].reasons == ["watermark/statement.json is missing: this model makes no claim"]
 
@@ -199,7 +199,7 @@ def test_no_claim_without_owner_or_mark(hub, shop, tmp_path):
 def test_a_lost_claim_disappears_from_the_card(hub, shop, tmp_path):
     push(shop)
     small_model(seed=5).save_pretrained(tmp_path / "plain")
-    publish(tmp_path / "plain", "me/model", shop.key, shop.owner, verify(tmp_path / "plain", shop.key))
+    publish(tmp_path / "plain", "me/model", shop.key, shop.owner, shop.read)
     assert set(hub.files("me/model")) == {"README.md", "config.json", "model.safetensors", "watermark/precommit.json"}
     assert "## Watermark" not in hub.files("me/model")["README.md"].decode()
 
@@ -234,15 +234,15 @@ def test_private_repositories(hub, shop):
 def test_foreign_repositories(hub, shop):
     hub.add_repo("you/model", {"README.md": "theirs"})
     with pytest.raises(HubError, match="the Hub refused"):
-        publish(shop.folder, "you/model", shop.key, shop.owner, shop.evidence)
+        publish(shop.folder, "you/model", shop.key, shop.owner, shop.read)
 
 
 def test_another_owners_statement_stays(hub, shop, other_shop):
     push(shop)
     with pytest.raises(InvalidInput, match="carries the statement of another owner"):
-        publish(other_shop.folder, "me/model", other_shop.key, other_shop.owner, other_shop.evidence)
+        publish(other_shop.folder, "me/model", other_shop.key, other_shop.owner, other_shop.read)
     with pytest.raises(InvalidInput, match="the key belongs to another owner"):
-        publish(shop.folder, "me/model", shop.key, other_shop.owner, shop.evidence)
+        publish(shop.folder, "me/model", shop.key, other_shop.owner, shop.read)
 
 
 def test_statements_are_chained(hub, shop):

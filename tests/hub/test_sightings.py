@@ -20,7 +20,7 @@ def push(hub, shop):
 
     def push(by=shop):
         extras = Extras(fidelity=Fidelity.of("digits", 0.9 + next(numbers) / 100))
-        return publish(by.folder, "me/model", by.key, by.owner, by.evidence, extras).statement
+        return publish(by.folder, "me/model", by.key, by.owner, by.read, extras).statement
 
     return push
 

@@ -28,7 +28,7 @@ def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_publish_and_check_through_xet(xet_hub, shop):
-    publish(shop.folder, "me/model", shop.key, shop.owner, shop.evidence)
+    publish(shop.folder, "me/model", shop.key, shop.owner, shop.read)
     report = check("me/model")
     assert [str(level.outcome) for level in report.levels] == ["passed", "passed", "open", "passed"]
     fetched = Source.open("me/model").path("model.safetensors")

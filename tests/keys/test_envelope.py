@@ -53,6 +53,42 @@ def test_wrong_and_missing_passphrase(cheap):
         seal(PAYLOAD, "short")
 
 
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (
+            "Schl\u00fcsselwort-lang",
+            "Schlu\u0308sselwort-lang",
+        ),  # an umlaut as one character, and as a letter with two dots
+        ("A\u030angstro\u0308m of glass", "\u212bngstr\u00f6m of glass"),  # the sign of the unit is the letter
+        ("\uac00\ub098\ub2e4 horse battery", "\u1100\u1161\u1102\u1161\u1103\u1161 horse battery"),  # Hangul
+    ],
+)
+def test_a_passphrase_opens_however_it_was_typed(cheap, tmp_path, one, other):
+    assert one.encode() != other.encode()
+    for sealed, typed in ((one, other), (other, one)):
+        assert unseal(seal(PAYLOAD, sealed), typed) == PAYLOAD
+        path = tmp_path / f"owner-{len(sealed)}.json"
+        owner = Owner.create()
+        owner.save(path, sealed)
+        assert Owner.load(path, typed).public_key == owner.public_key
+    with pytest.raises(WrongPassphrase):
+        unseal(seal(PAYLOAD, one), one.casefold() + "ue")
+
+
+def test_the_length_is_that_of_the_normal_form(cheap):
+    with pytest.raises(ValueError, match="the passphrase has 7 characters; use at least 12"):
+        seal(PAYLOAD, "u\u0308" * 7)
+    assert unseal(seal(PAYLOAD, "u\u0308" * 12), "\u00fc" * 12) == PAYLOAD
+
+
+def test_a_passphrase_that_is_no_text_is_not_quoted(cheap):
+    for work in (lambda: seal(PAYLOAD, "correct horse \udcff"), lambda: unseal(seal(PAYLOAD, PASSPHRASE), "\udcff")):
+        with pytest.raises(InvalidInput, match="the passphrase is not Unicode text; type it again") as caught:
+            work()
+        assert "\\udcff" not in str(caught.value)
+
+
 def test_without_passphrase_a_warning_names_the_file(tmp_path):
     path = tmp_path / "key.json"
     with pytest.warns(UserWarning, match=re.escape(f"{path} is stored without a passphrase")):
