@@ -18,13 +18,14 @@ from .claim import (
     common_spec,
     exactly,
     pool_of,
+    public_subkeys,
     raw,
     refuse_others,
     share_problems,
 )
 from .context import ModelContext
 from .owner import is_signed_by
-from .watermark_key import PRECOMMIT_DOMAIN, PUBLIC_SUBKEY, WatermarkKey
+from .watermark_key import PRECOMMIT_DOMAIN, WatermarkKey
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v2"
@@ -129,8 +130,8 @@ class Opening:
 
     @property
     def disclosed(self) -> frozenset[int]:
-        """The public sub-key, where the key has others: anybody could have planted its mark."""
-        return frozenset({PUBLIC_SUBKEY}) if len(self.used) > 1 else frozenset()
+        """The public sub-key, if there is one: anybody could have planted its mark."""
+        return public_subkeys(self.shares)
 
     @property
     def backbone(self) -> dict:
