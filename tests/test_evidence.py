@@ -104,7 +104,7 @@ def test_decoys_fail_as_a_control_when_the_null_does_not_hold():
     assert all_a_little["failed"] == "40 of 100 decoy keys pass 5 %"
     assert decoy_control([]) == {}
     a_little_luck = decoy_control([of_bits(256)] * 99 + [of_bits(330)])
-    assert -45 < a_little_luck["smallest_log2_p"] < -20 and "failed" not in a_little_luck
+    assert -45 < a_little_luck["best_log2_p"] < -20 and "failed" not in a_little_luck
 
 
 # --- Sub-keys that others know, readings that cannot carry a claim, suspects that cannot be read -----------------------
@@ -149,6 +149,11 @@ def test_the_weakest_basis_is_the_basis_of_the_whole():
     parts = [of_bits(400, basis=Basis.CLAIM), of_bits(400, basis=Basis.SELF_CHECK)]
     assert combine(parts, "m").basis is Basis.SELF_CHECK
     assert combine(parts[:1], "m").basis is Basis.CLAIM and combine(parts[:1], "m").to_dict()["basis"] == "claim"
+
+
+def test_not_found_needs_something_that_was_read():
+    nothing = single("m", 0, 0, 0.0, "null", Access.WEIGHTS).decide()
+    assert nothing.verdict is Verdict.INCONCLUSIVE and "could not have been seen" in nothing.reason
 
 
 @pytest.mark.parametrize(("unusable", "verdict"), [(10, Verdict.NOT_FOUND), (11, Verdict.INCONCLUSIVE)])

@@ -121,7 +121,10 @@ class Share:
 
 
 def _indices(value: object) -> tuple[int, ...]:
-    return tuple(exactly(int, index) for index in exactly(list, value))
+    found = tuple(exactly(int, index) for index in exactly(list, value))
+    if not all(0 <= index < schedule.MOST_LEAVES for index in found):
+        raise ValueError(f"sub-keys are numbered from 0 to {schedule.MOST_LEAVES - 1}")
+    return found
 
 
 def refuse_others(data: dict, fields: Iterable[str]) -> None:

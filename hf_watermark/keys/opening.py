@@ -92,14 +92,15 @@ class Opening:
         """Why this opening is inadmissible; empty when every commitment holds."""
         if not 0 <= self.index < self.count <= schedule.MOST_LEAVES:
             return [f"sub-key {self.index} of {self.count} does not exist"]
-        found = []
+        found = share_problems(self.shares, self.count)
+        if found:
+            return found
         if self.index not in self.assignment.subkeys:
             found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
         if len(self.beacon) != 32:
             found.append("the beacon is not 32 bytes")
         if self.assignment.share not in self.shares:
             found.append("the method's parameters are not the committed ones")
-        found += share_problems(self.shares, self.count)
         root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)
         if self.count != 1 << len(self.path):
             found.append("the inclusion proof has the wrong length for this tree")

@@ -332,7 +332,8 @@ def test_nonsense_answers_are_no_evidence(method, marked_by, name):
     evidence = verify(NONSENSE[name], marked_by(method).key)
     labels_for_scores = method in BY_PROBABILITIES and NONSENSE[name](torch.zeros(1)).ndim == 1
     unusable = labels_for_scores or name in ("not a number", "refuses", "a class that does not exist")
-    assert evidence.verdict is (Verdict.INCONCLUSIVE if unusable else Verdict.NOT_FOUND) and evidence.log2_p > -18
+    says_nothing = unusable or (method in BY_PROBABILITIES and name == "the same probabilities")
+    assert evidence.verdict is (Verdict.INCONCLUSIVE if says_nothing else Verdict.NOT_FOUND) and evidence.log2_p > -18
     assert evidence.unusable == (evidence.queries if unusable else 0) and evidence.queries > 0
     if unusable:
         assert evidence.matches == 0 and evidence.log2_p == 0
@@ -347,7 +348,11 @@ def test_broken_weights_are_no_evidence(method, marked_by, value):
     for parameter in model.parameters():
         nn.init.constant_(parameter, value)
     evidence = verify(model, marked.key)
-    assert evidence.verdict is Verdict.NOT_FOUND and evidence.log2_p > -18
+    assert evidence.verdict in (Verdict.NOT_FOUND, Verdict.INCONCLUSIVE) and evidence.log2_p > -18
+    # "Not found" is said only where the mark could have been seen.
+    seen = evidence.trials > 0 and evidence.unusable == 0
+    assert evidence.verdict is (Verdict.NOT_FOUND if seen else Verdict.INCONCLUSIVE)
+    assert seen is (value == 1.0) or (value == 0.0 and method in BLACK_BOX)
 
 
 @every_method
