@@ -22,15 +22,21 @@ from .serialization import InvalidInput
 
 APIS = ("inference", "gradio")
 SECONDS = 60
+# An image with more than this share of values outside of a picture's range, by more than rounding, was normalised otherwise.
+MOST_CLIPPED, ROUNDING = 0.01, 1.5 / 255
 
 
 class Endpoint:
     """
     An image classifier behind an address, as a function from images to probabilities for [`~suspects.Suspect.open`].
 
-    One request per image. Answers may be cut to the best few classes: the others count as zero. A label that the owner's model does not
-    know makes the row unusable (NaN), and so does an answer with no label at all. Nothing that the endpoint sends is executed, and no stored
-    Hub token is sent to it.
+    One request per image. Answers may be cut to the best few classes: the others count as zero; an endpoint that gives no scores gives
+    labels. A label that the owner's model does not know makes an answer unusable, and so does an answer with no label at all, or an image
+    that is no picture under this normalisation: it is not sent. Nothing that the endpoint sends is executed, and no stored Hub token is sent
+    to it. Whoever runs the endpoint sees the triggers: a sub-key that was asked is burnt.
+
+    Attributes:
+        notes (`list[str]`): What a reader of the evidence should know about the asking.
 
     Args:
         url (`str`):
@@ -83,25 +89,58 @@ class Endpoint:
         self.classes = 1 + max(known.values(), default=-1)
         self.labels = {f"LABEL_{place}": place for place in range(self.classes)} | dict(known)
         self.mean, self.std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
+        self.asked = self.clipped = 0
+        # Whether the endpoint gives labels alone; known after its first answer.
+        self._labels_only: bool | None = None
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities `[n, classes]` (float64) of images `[n, channels, height, width]` in the model's input space."""
-        return torch.stack([self._row(self._ask(self.picture(image))) for image in images])
+        """
+        Probabilities `[n, classes]` (float64) of images `[n, channels, height, width]` in the model's input space, or labels `[n]` (int64)
+        where the endpoint gives no scores.
+        """
+        answers = [[] if self._is_clipped(image) else self._ask(self.picture(image)) for image in images]
+        if self._labels_only is None and any(answers):
+            self._labels_only = all(score is None for answer in answers for _, score in answer)
+        if self._labels_only:
+            return torch.tensor([self.labels.get(str(answer[0][0]), -1) if answer else -1 for answer in answers])
+        return torch.stack([self._row(answer) for answer in answers])
+
+    @property
+    def notes(self) -> list[str]:
+        found = [f"{self.name} was shown {self.asked - self.clipped} triggers: the sub-keys they belong to are burnt"]
+        if self.clipped:
+            found.append(
+                f"{self.clipped} of {self.asked} images are no pictures under mean {self.mean.flatten().tolist()} and std "
+                f"{self.std.flatten().tolist()}, and were not sent: give the normalisation that the owner's model was trained with"
+            )
+        return found if self.asked else []
+
+    def _is_clipped(self, image: torch.Tensor) -> bool:
+        pixels = self._pixels(image)
+        outside = (pixels < -ROUNDING) | (pixels > 1 + ROUNDING)
+        self.asked += 1
+        clipped = float(outside.float().mean()) > MOST_CLIPPED
+        self.clipped += clipped
+        return clipped
 
     def picture(self, image: torch.Tensor) -> bytes:
         """A PNG of one image `[channels, height, width]`: eight bits per channel, so endpoints see it a little rounded."""
         from PIL import Image
 
-        if image.shape[0] not in (1, 3) or len(self.mean) not in (1, image.shape[0]):
-            raise InvalidInput(
-                f"an image of {image.shape[0]} channels with a mean of {len(self.mean)} cannot be sent; give mean and std per channel"
-            )
-        pixels = (image.float() * self.std + self.mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+        pixels = self._pixels(image).clamp(0, 1).mul(255).round().to(torch.uint8)
         array = pixels.permute(1, 2, 0).numpy()
         file = io.BytesIO()
         Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, format="PNG")
         return file.getvalue()
+
+    def _pixels(self, image: torch.Tensor) -> torch.Tensor:
+        """The image in 0..1, as it was before the owner's normalisation."""
+        if image.shape[0] not in (1, 3) or len(self.mean) not in (1, image.shape[0]):
+            raise InvalidInput(
+                f"an image of {image.shape[0]} channels with a mean of {len(self.mean)} cannot be sent; give mean and std per channel"
+            )
+        return image.float() * self.std + self.mean
 
     def _row(self, answer: list[tuple[Any, Any]]) -> torch.Tensor:
         row = torch.zeros(self.classes, dtype=torch.float64)
@@ -163,12 +202,6 @@ class Endpoint:
         raise InvalidInput(
             f"{self.name} answers with a {type(answer).__name__}, expected that of a gr.Label with confidences"
         )
-
-
-def owner_labels(backbone: Mapping[str, Any]) -> dict[str, int]:
-    """Class names of the owner's model by number, from its config in the key."""
-    names = backbone.get("id2label") or {}
-    return {str(name): int(place) for place, name in names.items()}
 
 
 def _first_line(error: BaseException) -> str:

@@ -174,17 +174,20 @@ class Evidence:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, f"a control failed: {self.controls['failed']}"
         elif self.disclosed:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, self._only_disclosed()
-        elif self.log2_p <= limit and self.capped and self.basis is Basis.CLAIM:
-            self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{said}, but as a self-check only: {self.capped}"
+        elif self.log2_p <= limit and self.capped:
+            self.verdict, self.reason = (
+                Verdict.INCONCLUSIVE,
+                f"{said}, but this counts as a self-check only: {self.capped}",
+            )
         elif self.log2_p <= limit:
             self.verdict, self.reason = Verdict.FOUND, f"{said}, level {level} asks for {limit:.0f}"
-            if self.capped:
-                self.reason += f"; as a self-check only: {self.capped}"
         elif self.log2_p <= SELF_CHECK:
             self.verdict = Verdict.INCONCLUSIVE
             self.reason = (
                 f"{said} is strong for the owner's own radar, but a claim at level {level} asks for {limit:.0f}"
             )
+        elif (shown := self._shown()) is not None:
+            self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{shown._only_disclosed()}; of the secret ones, {said}"
         elif self.unread:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{said}, but {self.unread}"
         elif self.unusable > MOST_UNUSABLE * self.queries:
@@ -196,6 +199,11 @@ class Evidence:
         else:
             self.verdict, self.reason = Verdict.NOT_FOUND, f"{said}, level {level} asks for {limit:.0f}"
         return self
+
+    def _shown(self) -> "Evidence | None":
+        """A disclosed sub-key whose mark is there although it counts for nothing."""
+        leaves = [leaf for part in self.parts for leaf in (part.parts or [part])]
+        return next((leaf for leaf in leaves if leaf.disclosed and leaf.log2_p <= SELF_CHECK), None)
 
     def _only_disclosed(self) -> str:
         if self.log2_p <= SELF_CHECK:

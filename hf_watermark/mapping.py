@@ -100,6 +100,7 @@ def verify(
     budget: int | None = None,
     reference: nn.Module | str | Path | None = None,
     null_table: NullTable | None = None,
+    own_reference: bool = False,
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
@@ -125,9 +126,12 @@ def verify(
         reference (`nn.Module`, `str` or `Path`, *optional*):
             The owner's marked model, or its folder. When the direct reading does not find the mark, function-preserving changes of the
             suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is read as well. The second look costs one
-            bit, whether or not it is taken. What it finds is a self-check at most: a reference can be made from the suspect.
+            bit, whether or not it is taken. What it finds is a self-check at most, and the verdict `inconclusive`: a reference can be made
+            from the suspect.
         null_table ([`~calibration.NullTable`], *optional*):
             What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
+        own_reference (`bool`, *optional*, defaults to `False`):
+            You made the reference yourself, and know that it is older than the suspect: then what it finds counts for you.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls, basis. A key or opening that does not hold gives the verdict `invalid claim`; a
@@ -146,7 +150,8 @@ def verify(
     mark found
     ```
     """
-    return run_check(suspect, key, self_check(key, looks, beacon, budget), reference, null_table)
+    check = replace(self_check(key, looks, beacon, budget), dated_reference=own_reference)
+    return run_check(suspect, key, check, reference, null_table)
 
 
 def self_check(

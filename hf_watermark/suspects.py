@@ -71,6 +71,7 @@ class Suspect:
         # Whether answers are scores or labels shows only when one is asked for.
         self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
+        self._asked_of = answer
         self.queries = self.unusable = 0
         self.budget: int | None = None
 
@@ -171,12 +172,13 @@ class Suspect:
         other.unusable = 0
         ask = self._answer
         other._answer = None if ask is None else lambda images: ask(images.flip(-1))
+        other._asked_of = ask
         return other
 
     @property
     def notes(self) -> list[str]:
         """What whoever answers has to say about the asking, such as inputs that cannot be sent as they are."""
-        return list(getattr(self._answer, "notes", ()))
+        return list(getattr(self._asked_of, "notes", ()))
 
     @property
     def access(self) -> set[Access]:

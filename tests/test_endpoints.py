@@ -10,7 +10,7 @@ from inference_server import MEAN, STD, InferenceServer, classify
 from PIL import Image
 
 from hf_watermark import Endpoint, InvalidInput, Suspect, verify, verify_sequentially
-from hf_watermark.endpoints import owner_labels
+from hf_watermark.keys import ModelContext
 from hf_watermark.suspects import BudgetExceeded
 
 
@@ -29,7 +29,7 @@ def serve(monkeypatch):
 
 
 def endpoint_of(server, model, **changes):
-    labels = owner_labels(model.config.to_dict())
+    labels = ModelContext.of(model.config.to_dict()).labels
     return Endpoint(server.url, **({"labels": labels, "mean": MEAN, "std": STD} | changes))
 
 
@@ -148,7 +148,7 @@ def test_a_gradio_app(marked_by, monkeypatch):
     try:
         endpoint = Endpoint(
             url,
-            labels=owner_labels(marked.model.config.to_dict()),
+            labels=ModelContext.of(marked.model.config.to_dict()).labels,
             mean=MEAN,
             std=STD,
             api="gradio",

@@ -139,7 +139,7 @@ def answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def share(key: WatermarkKey, suspect: Any, reference: nn.Module | None = None) -> Row:
     """Bits read right, of those that could be read."""
     try:
-        evidence = verify(suspect, key, reference=reference)
+        evidence = verify(suspect, key, reference=reference, own_reference=True)
     except InvalidInput as error:
         return {"unreadable": str(error)[:120]}
     rate = round(evidence.matches / evidence.trials, 4) if evidence.trials else 0.0
@@ -420,7 +420,7 @@ def null_row(model: nn.Module, reference: nn.Module, key: WatermarkKey, image: t
         "deviations": round((same - count / 2) / math.sqrt(count / 4), 2),
         "deviations beyond the rows' own balance": round((same - explained) / math.sqrt(count / 4), 2),
         "weights": count,
-        "log2_p": round(verify(model, key, reference=reference).log2_p, 2),
+        "log2_p": round(verify(model, key, reference=reference, own_reference=True).log2_p, 2),
         "log2_p, nothing left out": round(verifier.score(observation, subkey).log2_p, 2),
         "random keys": random_keys(verifier, observation, subkey),
         "control": decoy_agreement(aligner, model.state_dict())["log2_p"],

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
+from .addresses import burning, is_address, open_address
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .statement import OwnerKeyOption, TrustOption
 
 
 if TYPE_CHECKING:
-    from ..endpoints import Endpoint
     from ..evidence import Evidence
     from ..keys import Opening, WatermarkKey
 
@@ -26,7 +27,9 @@ hf-watermark verify suspect-folder --key keys/my-model --output evidence.json
 
 hf-watermark verify user/suspect@main --key keys/my-model --report report.html
 
-hf-watermark verify https://example.com/classify --key keys/my-model --sequential --budget 500 --mean 0.5 --std 0.5
+hf-watermark verify user/suspect --key keys/my-model --statement me/my-model --trust authority.pem --suspect-date 2026-11-22T12:00:00Z
+
+hf-watermark verify https://example.com/classify --key keys/my-model --budget 500
 """
 
 
@@ -49,9 +52,12 @@ def verify(
         int | None, typer.Option("--budget", metavar="N", min=1, help="Most images that the suspect may be asked.")
     ] = None,
     sequential: Annotated[
-        bool,
-        typer.Option("--sequential", help="Ask a few images at a time and stop as soon as the evidence suffices."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--sequential/--all",
+            help="Ask a few images at a time and stop as soon as the evidence suffices (for an address by default), or ask all at once.",
+        ),
+    ] = None,
     mirrored: Annotated[
         bool,
         typer.Option(
@@ -82,6 +88,32 @@ def verify(
             "--reference",
             metavar="DIR",
             help="The owner's marked model: permuted, scaled, rotated or added channels of the suspect are undone by it.",
+        ),
+    ] = None,
+    own_reference: Annotated[
+        bool,
+        typer.Option(
+            "--own-reference",
+            help="You made the reference yourself and know that it is older than the suspect: then it counts.",
+        ),
+    ] = False,
+    statement: Annotated[
+        str | None,
+        typer.Option(
+            "--statement",
+            metavar="SOURCE",
+            help="The owner's published model: its statement is verified first, and makes the result a claim instead of a self-check. It is "
+            "the reference, too.",
+        ),
+    ] = None,
+    trust: TrustOption = None,
+    owner_key: OwnerKeyOption = None,
+    suspect_date: Annotated[
+        str | None,
+        typer.Option(
+            "--suspect-date",
+            metavar="DATE",
+            help="With --statement: earliest appearance of the suspect that you believe.",
         ),
     ] = None,
     null_table: Annotated[
@@ -116,31 +148,59 @@ def verify(
             refuse_output(file)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
-    from ..calibration import find_null_table
     from ..evidence import Verdict
-    from ..mapping import verify as check
-    from ..mapping import verify_sequentially
-    from ..suspects import Suspect
 
-    if reference is not None and (sequential or is_address(suspect)):
+    address = is_address(suspect)
+    stepwise = address if sequential is None else sequential
+    if reference is not None and (stepwise or address):
         raise InvalidInput("--reference needs the suspect's weights; leave out --sequential and addresses")
+    if null_table is not None and stepwise:
+        raise InvalidInput("--null-table is about the full check; leave out --sequential, or add --all for an address")
+    if statement is not None and (stepwise or null_table is not None):
+        raise InvalidInput(
+            "--statement is about the full check of a model; leave out addresses, --sequential and --null-table"
+        )
     silence_loading()
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
-    nulls = None if null_table is None else find_null_table(null_table)
-    if nulls is not None and sequential:
-        raise InvalidInput("--null-table is about the full check; leave out --sequential")
-    source: Any = open_address(suspect, claim, api, api_name, mean, std) if is_address(suspect) else suspect
+    source: Any = suspect
+    notes: list[str] = []
+    if address:
+        source, notes = open_address(suspect, claim, api, api_name, mean, std)
     if mirrored:
-        source = Suspect.open(source, getattr(claim, "backbone", None)).mirrored()
+        from ..suspects import Suspect
+
+        source = Suspect.open(source, claim.backbone).mirrored()
         looks *= 2
     with Console(stderr=True).status("Checking ..."):
-        if sequential:
-            evidence = verify_sequentially(source, claim, budget=budget, beacon=known, looks=looks).evidence
-        else:
-            evidence = check(
-                source, claim, looks=looks, beacon=known, budget=budget, reference=reference, null_table=nulls
+        if stepwise:
+            from ..mapping import verify_sequentially
+
+            asking = burning(key, source.name) if address else burning(None, "")
+            evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
+        elif statement is not None:
+            evidence = _verify_claim(
+                source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
             )
+        else:
+            from ..calibration import find_null_table
+            from ..mapping import method_entry
+            from ..mapping import verify as check
+
+            asked = [place for place in claim.claims() if method_entry(place.assignment.method).access != "weights"]
+            for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
+                burning(key, source.name)(subkey)
+            evidence = check(
+                source,
+                claim,
+                looks=looks,
+                beacon=known,
+                budget=budget,
+                reference=reference,
+                null_table=None if null_table is None else find_null_table(null_table),
+                own_reference=own_reference,
+            )
+    evidence.warnings = [*notes, *evidence.warnings]
     if output is not None:
         write_json_atomic(output, evidence.to_dict(), overwrite=False)
     if report is not None:
@@ -181,14 +241,13 @@ def show_evidence(evidence: "Evidence") -> None:
         console.print(
             f"aligned to the reference: undone {undone}; {alignment['carriers_readable']:.1%} of the carriers readable"
         )
+    from ..evidence import BASIS_IN_WORDS
+
     style = "bold green" if evidence.found else "bold red"
     console.print(Text(f"{evidence.verdict}: ", style=style).append(evidence.reason, style="default"))
+    console.print(Text(BASIS_IN_WORDS[evidence.basis]))
     for warning in evidence.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
-
-
-def is_address(suspect: str) -> bool:
-    return suspect.startswith(("http://", "https://"))
 
 
 def read_beacon(text: str) -> bytes:
@@ -198,32 +257,35 @@ def read_beacon(text: str) -> bytes:
         raise InvalidInput(f"--beacon {text[:80]!r} is not hexadecimal") from None
 
 
-def open_address(
-    url: str, claim: "WatermarkKey | Opening", api: str | None, api_name: str | None, mean: str | None, std: str | None
-) -> "Endpoint":
-    """The address as a suspect: class names and normalisation are the owner's."""
-    from ..endpoints import Endpoint, owner_labels
+def _verify_claim(
+    suspect: Any,
+    claim: "WatermarkKey | Opening",
+    statement: str,
+    trust: list[Path] | None,
+    owner_key: str | None,
+    beacon: bytes | None,
+    suspect_date: str | None,
+    looks: int,
+    budget: int | None,
+    reference: Path | None,
+) -> "Evidence":
+    """The check of a claim: statement and key belong together, and the dates are in order."""
+    from ..claims import verify_claim
+    from ..hub.timestamp import read_roots
+    from .judge import read_date
 
-    backbone = getattr(claim, "backbone", {})
-    pretrained = backbone.get("pretrained_cfg") or {}
-    values = []
-    for name, text in (("mean", mean), ("std", std)):
-        known = pretrained.get(name) or []
-        if text is None and not known:
-            raise InvalidInput(
-                f"give --mean and --std: the normalisation that the owner's image processor applies (image_{name} in its "
-                "preprocessor_config.json); the key does not hold it"
-            )
-        try:
-            values.append([float(value) for value in text.split(",")] if text else [float(value) for value in known])
-        except ValueError:
-            raise InvalidInput(f"--{name} {text!r} is no list of numbers such as 0.485,0.456,0.406") from None
-    labels = owner_labels(backbone)
-    if not labels:
-        raise InvalidInput(
-            "the key does not hold the owner's class names, so the answers of an address cannot be read"
-        )
-    return Endpoint(url, labels, values[0], values[1], api=api, api_name=api_name)
+    return verify_claim(
+        suspect,
+        claim,
+        statement,
+        roots=read_roots(trust or []),
+        public_key=owner_key,
+        beacon=beacon,
+        suspect_time=read_date(suspect_date),
+        looks=looks,
+        budget=budget,
+        reference=True if reference is None else reference,
+    )
 
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":

@@ -56,7 +56,7 @@ def read_mark(suspect: nn.Module, key: WatermarkKey, original: nn.Module, beacon
     the weights, is one that the attack took the mark out of.
     """
     try:
-        return verify(suspect, key, beacon=beacon, reference=original)
+        return verify(suspect, key, beacon=beacon, reference=original, own_reference=True)
     except InvalidInput as error:
         return Evidence(UNREADABLE, 0, 0, 0.0, 0.0, "not tested", "none", reason=str(error)[:500])
 

@@ -1,6 +1,5 @@
 """An opening: one disclosed sub-key with its inclusion proof, enough for a judge and no more."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +83,7 @@ class Opening:
             beacon_source=key.beacon_source,
             precommit=key.precommit,
             signature=key.signature,
-            subkey_digest=hashlib.sha256(derived).digest(),
+            subkey_digest=_check_value(derived, key.beacon_source),
             pool=pool_of(assignment.method, key.pool),
         )
 
@@ -111,7 +110,7 @@ class Opening:
             found.append("sub-key, methods and model record are not in the committed tree")
         if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
             found.append("the owner's signature over the precommit does not verify")
-        if hashlib.sha256(self.derived).digest() != self.subkey_digest:
+        if _check_value(self.derived, self.beacon_source) != self.subkey_digest:
             found.append("the sub-key does not follow from leaf, beacon and commitment: the opening was edited")
         try:
             check_pool((self.assignment,), self.pool, "the pool of the opening")
@@ -203,3 +202,8 @@ def _derive(
     secret: bytes, beacon: bytes, public_key: bytes, index: int, assignment: Assignment, precommit: bytes
 ) -> bytes:
     return schedule.derive_subkey(secret, beacon, public_key, index, assignment.method, assignment.version, precommit)
+
+
+def _check_value(derived: bytes, beacon_source: str) -> bytes:
+    """What nobody without the sub-key could have written beside a beacon, which comes after the owner's signature."""
+    return schedule.digest(b"hfwm/v2/opening", derived, beacon_source.encode())

@@ -184,7 +184,7 @@ def test_the_mark_is_found_again_with_a_reference(marked, method, attack):
     before = verify(model, key)
     assert before.found
     suspect = attack(model, patterned_images(1))
-    evidence = verify(suspect, key, reference=model)
+    evidence = verify(suspect, key, reference=model, own_reference=True)
     # The second look costs one bit.
     assert evidence.matches == before.matches and evidence.looks == 2
     assert evidence.log2_p == pytest.approx(before.log2_p + 1, abs=1e-6)
@@ -200,7 +200,7 @@ def test_fine_tuning_after_the_transform_leaves_the_mark(marked):
     suspect = FineTune(learning_rate=3e-4, epochs=1, optimizer="adamw")(
         Permute()(model, patterned_images(1)), patterned_images()
     )
-    evidence = verify(suspect, key, reference=model)
+    evidence = verify(suspect, key, reference=model, own_reference=True)
     assert evidence.found and evidence.rate >= verify(model, key).rate - 0.03
 
 
@@ -210,14 +210,14 @@ def test_a_head_for_other_labels_is_no_anchor(marked):
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier")}
     suspect.load_state_dict(kept, strict=False)
     suspect = Permute()(suspect.eval(), patterned_images(1))
-    evidence = verify(suspect, key, reference=model)
+    evidence = verify(suspect, key, reference=model, own_reference=True)
     assert evidence.rate == 1.0 and "2 tensors" in " ".join(evidence.details["alignment"]["warnings"])
 
 
 def test_pruned_units_are_left_out_and_the_rest_is_read(marked):
     model, key = marked["watermas"]
     suspect = StructuredPrune(amount=0.3)(model, patterned_images(1))
-    evidence = verify(suspect, key, reference=model)
+    evidence = verify(suspect, key, reference=model, own_reference=True)
     report = evidence.details["alignment"]
     assert 0.3 < report["carriers_readable"] < 0.8
     assert evidence.trials < 256 and evidence.rate > 0.95
@@ -232,9 +232,9 @@ def test_carriers_that_the_suspect_lacks_are_not_taken_from_the_reference(marked
         name: tensor for name, tensor in model.state_dict().items() if not name.endswith("layer.1.convolution.weight")
     }
     suspect = Suspect("stripped", state, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    evidence = verify(suspect, key, reference=model)
+    evidence = verify(suspect, key, reference=model, own_reference=True)
     assert evidence.verdict is Verdict.NOT_FOUND and evidence.trials == 0
-    unrelated = verify(other, key, reference=model)
+    unrelated = verify(other, key, reference=model, own_reference=True)
     assert unrelated.verdict is Verdict.NOT_FOUND
     assert unrelated.log2_p > -20
 
