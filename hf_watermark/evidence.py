@@ -118,6 +118,8 @@ class Evidence:
             Somebody else may know this sub-key, so its mark proves nothing; it is shown, and counts for nothing.
         capped (`str`):
             Why this reading can be a self-check at most; empty where it may be a claim.
+        unread (`str`):
+            What of the suspect could not be read under this key, and why; then "not found" is not said.
         queries, unusable (`int`):
             Images asked, and answers among them that could not be used.
     """
@@ -141,6 +143,7 @@ class Evidence:
     subkey: int | None = None
     disclosed: bool = False
     capped: str = ""
+    unread: str = ""
     queries: int = 0
     unusable: int = 0
 
@@ -185,9 +188,14 @@ class Evidence:
             )
         elif (shown := self._shown()) is not None:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{shown._only_disclosed()}; of the secret ones, {said}"
+        elif self.unread:
+            self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{said}, but {self.unread}"
         elif self.unusable > MOST_UNUSABLE * self.queries:
             self.verdict = Verdict.INCONCLUSIVE
             self.reason = f"{said}, but {self.unusable} of {self.queries} answers could not be used: a mark could not have been seen"
+        elif not self.trials:
+            self.verdict = Verdict.INCONCLUSIVE
+            self.reason = f"{said}, but nothing that was read says anything about a mark: it could not have been seen"
         else:
             self.verdict, self.reason = Verdict.NOT_FOUND, f"{said}, level {level} asks for {limit:.0f}"
         return self

@@ -118,7 +118,9 @@ def _tests(verifiers: Sequence[Verifier], asked: "_Asked", check: Check) -> Iter
                 asked.spent.append(subkey.index)
                 continue
             test = verifier.sequential(subkey, asked.left)
-            if test is not None and test.stops:
+            if test is not None and not test.stops:
+                asked.too_short.append(subkey.index)
+            elif test is not None:
                 yield test, subkey
 
 
@@ -128,9 +130,8 @@ def _total(parts: Sequence[Evidence], asked: "_Asked", check: Check) -> Evidence
         methods = dict.fromkeys(part.method for part in parts)
         by_method = [summary(combine([p for p in parts if p.method == name], name)) for name in methods]
         total = total_of(by_method, check)
-    elif errors or asked.spent:
-        spent = f"every sub-key that could be asked was disclosed before ({', '.join(map(str, asked.spent))})"
-        total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))) or spent, check)
+    elif errors or asked.spent or asked.too_short:
+        total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))) or asked.why_not, check)
     else:
         raise AccessError(
             "; ".join(map(str, asked.skipped.values()))
@@ -152,6 +153,7 @@ class _Asked:
         self.skipped: dict[str, InvalidInput] = {}
         self.errors: dict[int, InvalidInput] = {}
         self.spent: list[int] = []
+        self.too_short: list[int] = []
 
     @property
     def queries(self) -> int:
@@ -160,6 +162,13 @@ class _Asked:
     @property
     def left(self) -> int | None:
         return None if self.budget is None else self.budget - self.queries
+
+    @property
+    def why_not(self) -> str:
+        """Why no sub-key was asked at all."""
+        if self.too_short:
+            return f"its budget of {self.budget} images ends before the first answers can be judged; raise it"
+        return f"every sub-key that could be asked was disclosed before ({', '.join(map(str, self.spent))})"
 
     def answers(self, test: SequentialTest, stop: int) -> torch.Tensor:
         names = [(test.access, image.numpy().tobytes()) for image in test.images[:stop].contiguous()]

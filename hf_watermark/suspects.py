@@ -238,7 +238,7 @@ class Suspect:
             )
         answers = []
         for batch in images.split(self.batch_size):
-            answer = torch.as_tensor(self._answer(batch))
+            answer = self._as_tensor(self._answer(batch))
             if answer.ndim not in (1, 2) or len(answer) != len(batch):
                 raise InvalidInput(
                     f"{self.name} answered with shape {tuple(answer.shape)} to {len(batch)} images; "
@@ -250,6 +250,20 @@ class Suspect:
             raise InvalidInput(f"{self.name} answered with labels in one batch and with probabilities in another")
         self._gives_probabilities = answers[0].ndim == 2
         return torch.cat(answers)
+
+    def _as_tensor(self, given: Any) -> torch.Tensor:
+        """Whoever answers is a stranger: text, nothing, numbers of no kind that a label or a probability has."""
+        try:
+            answer = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            answer, why = None, f" ({error})"
+        else:
+            why = f" (type {answer.dtype})"
+        if answer is None or answer.is_complex() or answer.dtype == torch.bool:
+            raise InvalidInput(
+                f"{self.name} gave answers that are no numbers{why}; return labels [n] or probabilities [n, classes]"
+            )
+        return answer
 
     def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """

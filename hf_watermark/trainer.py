@@ -23,7 +23,7 @@ from .evidence import Check, Evidence
 from .hub import Extras, Published, publish
 from .hub.precommit import FOLDER as PUBLIC_FOLDER
 from .hub.publish import fetch_card
-from .keys import NO_BEACON, PUBLIC_SUBKEY, Claim, ModelContext, Opening, Owner, WatermarkKey, refuse_keys_inside
+from .keys import NO_BEACON, Claim, ModelContext, Opening, Owner, WatermarkKey, public_subkeys, refuse_keys_inside
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
 from .suspects import Suspect
@@ -276,10 +276,11 @@ class WatermarkTrainer(Trainer):
     # Saving
 
     def public_files(self) -> dict[str, dict[str, Any]]:
-        """The public files of `watermark/`: the precommit, and sub-key 0 once the mark was read back and others remain secret."""
+        """The public files of `watermark/`: the precommit, and once the mark was read back the sub-key that is opened on purpose."""
         files = {"precommit.json": self.key.precommit_document()}
-        if self.evidence is not None and self.evidence.found and len(self.key.used) > 1:
-            files["subkey0.json"] = Opening.of(self.key, PUBLIC_SUBKEY).to_dict()
+        if self.evidence is not None and self.evidence.found:
+            for index in public_subkeys([assignment.share for assignment in self.key.assignments]):
+                files[f"subkey{index}.json"] = Opening.of(self.key, index).to_dict()
         return files
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

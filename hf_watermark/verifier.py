@@ -220,15 +220,11 @@ def with_skipped(total: Evidence, errors: dict[str, InvalidInput], suspect: Susp
     skipped = [f"{method} was not checked: {error}" for method, error in errors.items()]
     total.warnings = [*skipped, *suspect.notes, *total.warnings]
     unread = [method for method, error in errors.items() if isinstance(error, Unreadable)]
-    if total.verdict is Verdict.NOT_FOUND and unread:
-        total.verdict = Verdict.INCONCLUSIVE
-        total.reason = f"{total.reason}; but {', '.join(unread)} could not be read: {errors[unread[0]]}"
-    if total.trials == 0 and total.verdict is Verdict.NOT_FOUND:
-        total.verdict = Verdict.INCONCLUSIVE
-        total.reason = "no bit of the mark could be read, so nothing was seen of it"
+    if unread and not total.unread:
+        total.unread = f"{', '.join(unread)} could not be read: {errors[unread[0]]}"
     if total.queries:
         total.details |= {"queries": total.queries, "budget": check.budget}
-    return total
+    return total.decide()
 
 
 def summary(evidence: Evidence) -> Evidence:
@@ -252,9 +248,8 @@ def unreadable(reason: str, check: Check = Check()) -> Evidence:
         bound=check.bound,
         basis=check.basis,
         looks=check.looks,
-        verdict=Verdict.INCONCLUSIVE,
-        reason=f"the suspect could not be read: {reason}",
-    )
+        unread=f"the suspect could not be read: {reason}",
+    ).decide()
 
 
 def invalid_claim(problems: list[str]) -> Evidence:

@@ -76,6 +76,7 @@ class Marked:
     output: Path
     key_folder: Path
     log: str
+    owner: Owner
 
 
 def mark(method: str, folder: Path, **changes: Any) -> Marked:
@@ -85,12 +86,10 @@ def mark(method: str, folder: Path, **changes: Any) -> Marked:
     trainer_class = AutoTrainer.for_method(method)
     fields = {"max_steps": 180, "save_strategy": "steps", "save_steps": 80, "logging_steps": 50}
     arguments = training_arguments(folder / "model", **fields | changes)
-    records = _Records()
+    records, owner = _Records(), Owner.create()
     logging.getLogger().addHandler(records)
     try:
-        planner = trainer_class(
-            model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, owner=Owner.create()
-        )
+        planner = trainer_class(model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, owner=owner)
         key = planner.key.bind_beacon(b"\x07" * 32, "a value of a test")
         trainer = trainer_class(model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, key=key)
         trainer.train()
@@ -100,7 +99,7 @@ def mark(method: str, folder: Path, **changes: Any) -> Marked:
     key.save(folder / "key", passphrase="a long enough passphrase")
     log = "\n".join([*records.lines, repr(trainer.state.log_history), repr(key), repr(trainer.evidence)])
     model: Any = trainer.model
-    return Marked(method, model.eval(), key, trainer.evidence, trainer, folder / "model", folder / "key", log)
+    return Marked(method, model.eval(), key, trainer.evidence, trainer, folder / "model", folder / "key", log, owner)
 
 
 class _Records(logging.Handler):

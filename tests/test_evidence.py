@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from hf_watermark.evidence import Access, Evidence, Verdict, combine, single
+from hf_watermark import InvalidInput
+from hf_watermark.evidence import Access, Basis, Evidence, Verdict, combine, single
 from hf_watermark.statistics import log2_binomial_tail, log2_e_beta_mixture
 from hf_watermark.verifier import decoy_control, invalid_claim
 
@@ -84,7 +85,7 @@ def test_json_holds_the_counts():
     document = json.loads(evidence.to_json())
     assert document["verdict"] == "mark found" and document["parts"][1]["matches"] == 12
     assert document["matches"] == 512 and document["trials"] == 1024 and document["bound_to_beacon"] is False
-    assert evidence.rate == 0.5 and str(evidence).startswith("mark found [m]: log2 p = -")
+    assert evidence.rate == 0.5 and str(evidence).startswith("mark found (self-check) [m]: log2 p = -")
 
 
 def test_refused_claims_stay_refused():
@@ -94,6 +95,7 @@ def test_refused_claims_stay_refused():
 
 
 def test_decoys_fail_as_a_control_when_the_null_does_not_hold():
+    # Limits so far out that a true mark of 1,024 sub-keys fails them once in 10^9 checks.
     healthy = decoy_control([of_bits(256 + shift % 20 - 10) for shift in range(100)])
     assert "failed" not in healthy and healthy["decoys"] == 100 and len(healthy["rates"]) == 100
     one_wild = decoy_control([of_bits(256)] * 99 + [of_bits(400)])
@@ -101,3 +103,64 @@ def test_decoys_fail_as_a_control_when_the_null_does_not_hold():
     all_a_little = decoy_control([of_bits(280)] * 40 + [of_bits(256)] * 60)
     assert all_a_little["failed"] == "40 of 100 decoy keys pass 5 %"
     assert decoy_control([]) == {}
+    a_little_luck = decoy_control([of_bits(256)] * 99 + [of_bits(330)])
+    assert -45 < a_little_luck["best_log2_p"] < -20 and "failed" not in a_little_luck
+
+
+# --- Sub-keys that others know, readings that cannot carry a claim, suspects that cannot be read -----------------------
+
+
+def test_disclosed_subkeys_are_shown_and_add_nothing():
+    planted = of_bits(512, subkey=0, disclosed=True, queries=3)
+    others = [of_bits(256, subkey=index, queries=5) for index in (1, 2)]
+    total = combine([planted, *others], "m").decide()
+    assert total.verdict is Verdict.INCONCLUSIVE and total.log2_p > -1
+    assert "only the public sub-key was found" in total.reason and "of the secret ones, log2 p = " in total.reason
+    assert (total.matches, total.trials, total.queries, len(total.parts)) == (512, 1024, 10, 3)
+    assert total.log2_e == pytest.approx(sum(part.log2_e for part in others))
+
+
+def test_the_public_subkey_alone_is_no_mark():
+    planted = of_bits(512, subkey=0, disclosed=True)
+    assert planted.decide().verdict is Verdict.INCONCLUSIVE
+    total = combine([planted], "m").decide()
+    assert total.verdict is Verdict.INCONCLUSIVE and total.disclosed
+    assert "only the public sub-key was found" in total.reason and "anybody could have planted it" in total.reason
+    opened = combine([of_bits(512, subkey=3, disclosed=True)], "m").decide()
+    assert "only sub-key 3, which was disclosed, was found" in opened.reason
+    empty = combine([of_bits(256, subkey=0, disclosed=True)], "m").decide()
+    assert empty.verdict is Verdict.INCONCLUSIVE and "prove nothing" in empty.reason
+
+
+def test_no_subkey_counts_twice():
+    with pytest.raises(InvalidInput, match="sub-key 7 is counted twice"):
+        combine([of_bits(300, subkey=7) for _ in range(300)], "m")
+
+
+def test_a_capped_reading_is_a_self_check_at_most():
+    capped = of_bits(512, capped="nobody dated the reference")
+    assert capped.level == "self-check"
+    own = combine([capped], "m").decide()
+    assert own.verdict is Verdict.INCONCLUSIVE and "as a self-check only: nobody dated" in own.reason
+    claim = combine([of_bits(512, capped="nobody dated the reference", basis=Basis.CLAIM)], "m").decide()
+    assert claim.verdict is Verdict.INCONCLUSIVE and "nobody dated the reference" in claim.reason
+
+
+def test_the_weakest_basis_is_the_basis_of_the_whole():
+    parts = [of_bits(400, basis=Basis.CLAIM), of_bits(400, basis=Basis.SELF_CHECK)]
+    assert combine(parts, "m").basis is Basis.SELF_CHECK
+    assert combine(parts[:1], "m").basis is Basis.CLAIM and combine(parts[:1], "m").to_dict()["basis"] == "claim"
+
+
+def test_not_found_needs_something_that_was_read():
+    nothing = single("m", 0, 0, 0.0, "null", Access.WEIGHTS).decide()
+    assert nothing.verdict is Verdict.INCONCLUSIVE and "could not have been seen" in nothing.reason
+
+
+@pytest.mark.parametrize(("unusable", "verdict"), [(10, Verdict.NOT_FOUND), (11, Verdict.INCONCLUSIVE)])
+def test_not_found_needs_answers_that_could_be_used(unusable, verdict):
+    evidence = of_bits(256, queries=100, unusable=unusable).decide()
+    assert evidence.verdict is verdict
+    if verdict is Verdict.INCONCLUSIVE:
+        assert "11 of 100 answers could not be used" in evidence.reason
+    assert of_bits(512, queries=100, unusable=unusable).decide().found

@@ -52,7 +52,7 @@ def adversarial_triggers(
     """
     own = fresh_key(key, forger)
     assignment = own.assignments[require_method(own, METHOD)]
-    opening = Opening.of(own, assignment.subkeys[0])
+    opening = Opening.of(own, assignment.subkeys[-1])
     claim = opening.claims()[0]
     images = fool(model, claim, steps, step_size, radius, batch_size, seed)
     pool = {**claim.pool, f"{METHOD}.images": images.half()}
@@ -86,7 +86,7 @@ def recommit(key: WatermarkKey, pool: dict[str, torch.Tensor], forger: Owner | N
         changed = {"pool_sha256": pool_digest(pool)} if item.method == METHOD else {}
         plans.append((item.method, item.version, item.config, item.layout | changed, len(item.subkeys)))
     new = fresh_key(key, forger, plans=plans, pool=pool, seed=key.seed)
-    return Opening.of(new, new.assignments[require_method(new, METHOD)].subkeys[0])
+    return Opening.of(new, new.assignments[require_method(new, METHOD)].subkeys[-1])
 
 
 def fool(

@@ -38,7 +38,8 @@ def counterfeit(suspect: Any, key: WatermarkKey, forger: Owner | None = None, tr
     own = fresh_key(key, forger)
     assignment = own.assignments[require_method(own, METHOD)]
     opened = Suspect.open(suspect, key.backbone)
-    opening = Opening.of(own, assignment.subkeys[0])
+    # Not the public one, which would be refused for this reason alone.
+    opening = Opening.of(own, assignment.subkeys[-1])
     verifier = GreedyResidualsVerifier(opening.claims()[0])
     place = verifier.claim.subkeys[0]
     observation = verifier.observe(opened, place)

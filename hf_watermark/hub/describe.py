@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ..evidence import Evidence
-from ..keys import PUBLIC_SUBKEY, BurntEntry, Opening, WatermarkKey
+from ..keys import PUBLIC_SUBKEY, BurntEntry, Opening, WatermarkKey, public_subkeys
 from ..serialization import (
     InvalidInput,
     SafetensorsFolder,
@@ -72,8 +72,8 @@ class Extras:
 
 
 def opened_subkeys(key: WatermarkKey) -> list[int]:
-    """Sub-key 0 is opened on purpose where others remain secret."""
-    return [PUBLIC_SUBKEY] if len(key.used) > 1 else []
+    """Sub-key 0 is opened on purpose where its method has others."""
+    return sorted(public_subkeys([assignment.share for assignment in key.assignments]))
 
 
 def opened_files(key: WatermarkKey, opened: Iterable[int], extras: Extras) -> dict[str, Content]:

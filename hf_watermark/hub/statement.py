@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..evidence import LEVEL_B, LEVEL_N
-from ..keys import NO_BEACON, PUBLIC_SUBKEY, Share, common_spec, fingerprint, is_signed_by
+from ..keys import NO_BEACON, Share, common_spec, fingerprint, is_signed_by, public_subkeys
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
 from .parts import CertificateClaim, Disclosed, Fidelity, MethodClaim, Point, Stamp, Survival, Weights
@@ -136,8 +136,7 @@ class Statement(Strict):
     @property
     def public(self) -> frozenset[int]:
         """Sub-keys that anybody may know by this statement."""
-        used = [index for method in self.methods for index in method.subkeys]
-        return frozenset(self.opened_subkeys) | (frozenset({PUBLIC_SUBKEY}) if len(used) > 1 else frozenset())
+        return frozenset(self.opened_subkeys) | public_subkeys(self.shares)
 
     @property
     def to_sign(self) -> bytes:

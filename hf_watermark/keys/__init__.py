@@ -2,14 +2,25 @@
 
 from .backup import export_key, import_key
 from .burnt import BURNT_FILE, BurntEntry, burn, burnt_log, burnt_subkeys
-from .claim import OLD_FORMAT, Assignment, Claim, Share, SubKey, common_spec, pool_digest, share_problems
+from .claim import (
+    OLD_FORMAT,
+    PUBLIC_SUBKEY,
+    Assignment,
+    Claim,
+    Share,
+    SubKey,
+    common_spec,
+    pool_digest,
+    public_subkeys,
+    share_problems,
+)
 from .context import ModelContext
 from .envelope import WrongPassphrase
 from .folders import key_inside, model_around, refuse_keys_inside, refuse_model_folder
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
 from .schedule import NO_BEACON, STREAM_NAMES, Stream
-from .watermark_key import PRECOMMIT_DOMAIN, PRECOMMIT_SCHEMA, PUBLIC_SUBKEY, WatermarkKey
+from .watermark_key import PRECOMMIT_DOMAIN, PRECOMMIT_SCHEMA, WatermarkKey
 
 
 __all__ = [
@@ -42,6 +53,7 @@ __all__ = [
     "key_inside",
     "model_around",
     "pool_digest",
+    "public_subkeys",
     "refuse_keys_inside",
     "refuse_model_folder",
     "share_problems",

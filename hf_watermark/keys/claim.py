@@ -14,6 +14,8 @@ from .context import ModelContext
 
 
 Kind = TypeVar("Kind")
+# Opened in public on purpose where its method has others, so that everybody can see a mark; it proves nothing.
+PUBLIC_SUBKEY = 0
 OLD_FORMAT = (
     "was made by an earlier version of hf_watermark, whose verdicts could be forged; make a new key and train again"
 )
@@ -119,7 +121,10 @@ class Share:
 
 
 def _indices(value: object) -> tuple[int, ...]:
-    return tuple(exactly(int, index) for index in exactly(list, value))
+    found = tuple(exactly(int, index) for index in exactly(list, value))
+    if not all(0 <= index < schedule.MOST_LEAVES for index in found):
+        raise ValueError(f"sub-keys are numbered from 0 to {schedule.MOST_LEAVES - 1}")
+    return found
 
 
 def refuse_others(data: dict, fields: Iterable[str]) -> None:
@@ -148,6 +153,14 @@ def common_spec(context: bytes, shares: Sequence[Share]) -> bytes:
     """One digest of the model record and of all methods with their sub-keys: what the precommit binds (PROTOCOL.md §2.2)."""
     parts = [schedule.encode(share.spec, *map(schedule.u32, share.subkeys)) for share in shares]
     return schedule.digest(b"hfwm/v2/spec", context, *parts)
+
+
+def public_subkeys(shares: Sequence[Share]) -> frozenset[int]:
+    """
+    The sub-key that is opened in public on purpose. A method keeps its only sub-key to itself: its mark could never prove anything else.
+    """
+    opened = any(PUBLIC_SUBKEY in share.subkeys and len(share.subkeys) > 1 for share in shares)
+    return frozenset({PUBLIC_SUBKEY}) if opened else frozenset()
 
 
 def share_problems(shares: Sequence[Share], count: int) -> list[str]:

@@ -17,13 +17,14 @@ from .claim import (
     common_spec,
     exactly,
     pool_of,
+    public_subkeys,
     raw,
     refuse_others,
     share_problems,
 )
 from .context import ModelContext
 from .owner import is_signed_by
-from .watermark_key import PRECOMMIT_DOMAIN, PUBLIC_SUBKEY, WatermarkKey
+from .watermark_key import PRECOMMIT_DOMAIN, WatermarkKey
 
 
 OPENING_SCHEMA = "hf-watermark/opening/v2"
@@ -90,14 +91,15 @@ class Opening:
         """Why this opening is inadmissible; empty when every commitment holds."""
         if not 0 <= self.index < self.count <= schedule.MOST_LEAVES:
             return [f"sub-key {self.index} of {self.count} does not exist"]
-        found = []
+        found = share_problems(self.shares, self.count)
+        if found:
+            return found
         if self.index not in self.assignment.subkeys:
             found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
         if len(self.beacon) != 32:
             found.append("the beacon is not 32 bytes")
         if self.assignment.share not in self.shares:
             found.append("the method's parameters are not the committed ones")
-        found += share_problems(self.shares, self.count)
         root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)
         if self.count != 1 << len(self.path):
             found.append("the inclusion proof has the wrong length for this tree")
@@ -128,8 +130,8 @@ class Opening:
 
     @property
     def disclosed(self) -> frozenset[int]:
-        """The public sub-key, where the key has others: anybody could have planted its mark."""
-        return frozenset({PUBLIC_SUBKEY}) if len(self.used) > 1 else frozenset()
+        """The public sub-key, if there is one: anybody could have planted its mark."""
+        return public_subkeys(self.shares)
 
     @property
     def backbone(self) -> dict:

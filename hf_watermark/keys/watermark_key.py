@@ -17,6 +17,7 @@ from .claim import (
     common_spec,
     exactly,
     pool_of,
+    public_subkeys,
     raw,
     share_problems,
     subkeys_of,
@@ -30,8 +31,6 @@ from .owner import Owner, is_signed_by
 PRECOMMIT_SCHEMA = "hf-watermark/precommit/v2"
 PRECOMMIT_DOMAIN = b"hf-watermark/precommit/v2\x00"
 FORMAT = 2
-# Where others remain secret, sub-key 0 is opened in public on purpose, so that everybody can see a mark; it proves nothing.
-PUBLIC_SUBKEY = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class WatermarkKey:
 
         Args:
             plans (`list`):
-                Tuples `(method, version, config, layout, number of sub-keys)`. Indices are handed out in this order.
+                Tuples `(method, version, config, layout, number of sub-keys)`.
             seed (`bytes`, *optional*):
                 32 bytes; random by default.
             backbone (`dict`, *optional*):
@@ -111,12 +110,10 @@ class WatermarkKey:
             raise ValueError(
                 f"the methods ask for {wanted} sub-keys, the tree has {count}; lower `subkeys` in a config"
             )
-        assignments, first = [], 0
-        for number, (method, version, config, layout, subkeys) in enumerate(plans):
+        assignments = []
+        for number, (plan, indices) in enumerate(zip(plans, _handed_out(plans), strict=True)):
             salt = schedule.expand(seed, b"hfwm/v2/salt", schedule.u32(number))
-            indices = tuple(range(first, first + subkeys))
-            assignments.append(Assignment(method, version, config, layout, indices, salt))
-            first += subkeys
+            assignments.append(Assignment(*plan[:4], indices, salt))
         context = ModelContext.of(backbone) if context is None else context
         key = cls(seed, owner.public_key, tuple(assignments), count, context=context, pool=pool or {})
         return replace(key, signature=owner.sign(PRECOMMIT_DOMAIN + key.precommit))
@@ -134,13 +131,13 @@ class WatermarkKey:
 
     @property
     def used(self) -> list[int]:
-        """All sub-keys that carry a mark, in the order in which they were handed out."""
+        """All sub-keys that carry a mark, method by method."""
         return [index for assignment in self.assignments for index in assignment.subkeys]
 
     @property
     def disclosed(self) -> frozenset[int]:
         """Sub-keys that somebody else may know: the public one and those of the log. Anybody could have planted their marks."""
-        return self.burnt | ({PUBLIC_SUBKEY} if len(self.used) > 1 else frozenset())
+        return self.burnt | public_subkeys([assignment.share for assignment in self.assignments])
 
     @property
     def root(self) -> bytes:
@@ -260,12 +257,12 @@ class WatermarkKey:
             binding = raw(payload["binding"])
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{path}: not a watermark key ({type(error).__name__}: {error})") from None
-        if binding != key._binding:
-            raise InvalidInput(f"{path}: the beacon is not the one that the key was bound to; the file was edited")
         check_pool(key.assignments, key.pool, folder / POOL_FILE)
         problems = key.problems()
         if problems:
             raise InvalidInput(f"{path}: {problems[0]}")
+        if binding != key._binding:
+            raise InvalidInput(f"{path}: the beacon is not the one that the key was bound to; the file was edited")
         return key
 
     @property
@@ -287,3 +284,16 @@ class WatermarkKey:
             "signature": self.signature.hex(),
             "model": self.context.to_dict(),
         }
+
+
+def _handed_out(plans: list[tuple[str, str, dict, dict, int]]) -> list[tuple[int, ...]]:
+    """
+    The sub-keys of each plan: in this order, but methods with one alone come last. The public sub-key is the first of all, and a method that
+    has others can spare it.
+    """
+    given: dict[int, tuple[int, ...]] = {}
+    first = 0
+    for number in sorted(range(len(plans)), key=lambda place: plans[place][-1] == 1):
+        given[number] = tuple(range(first, first + plans[number][-1]))
+        first += plans[number][-1]
+    return [given[number] for number in range(len(plans))]

@@ -14,7 +14,7 @@ from hf_watermark.cli.main import app
 PASSPHRASE = "a long enough passphrase"
 FIELDS = {
     "method", "verdict", "reason", "level", "matches", "trials", "log2_p", "log2_e", "null", "access", "bound_to_beacon",
-    "looks", "warnings", "controls", "details", "parts",
+    "looks", "warnings", "controls", "details", "parts", "basis", "subkey", "disclosed", "queries", "unusable_answers",
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_opening(run, shop, tmp_path):
     opening.write_text(json.dumps(document))
     result = run("verify", shop / "marked", "--opening", opening)
     assert result.exit_code == 1
-    assert "invalid claim: the sub-key is not in the committed tree" in result.stdout
+    assert "invalid claim: sub-key, methods and model record are not in the committed tree" in result.stdout
 
 
 def test_passphrase_from_a_file(run, shop, tmp_path):

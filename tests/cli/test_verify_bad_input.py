@@ -64,15 +64,15 @@ def test_key_that_others_can_read(refused, shop, key, evidence):
     assert "chmod 600" in refused("verify", shop / "marked", "--key", key, *evidence)
 
 
-def test_key_of_another_model(refused, tiny, shop, tmp_path, evidence):
+def test_key_of_another_model_is_no_error_but_a_verdict_with_its_reason(run, tiny, shop, tmp_path):
     fields = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vit = ViTForImageClassification(ViTConfig(intermediate_size=32, num_channels=1, **fields))
     vit.save_pretrained(tmp_path / "vit")
-    message = refused("verify", tmp_path / "vit", "--key", shop / "keys" / "open", *evidence)
-    assert "layer 'resnet.0' does not exist in this model" in message
+    result = run("verify", tmp_path / "vit", "--key", shop / "keys" / "open", "--json")
+    assert result.exit_code == 3 and "could not be read" in json.loads(result.stdout)["reason"]
     tiny(hidden_sizes=[48, 64]).save_pretrained(tmp_path / "wide")
-    message = refused("verify", tmp_path / "wide", "--key", shop / "keys" / "open", *evidence)
-    assert "the suspect has another architecture" in message
+    result = run("verify", tmp_path / "wide", "--key", shop / "keys" / "open", "--json")
+    assert result.exit_code == 3 and "the suspect has another architecture" in json.loads(result.stdout)["reason"]
 
 
 def test_missing_folders(refused, shop, tmp_path, evidence):

@@ -46,7 +46,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, small_configs) -> Pa
         | {
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": str(Path(sharded_runs.__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(sharded_runs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+            ),
         },
         capture_output=True,
         text=True,

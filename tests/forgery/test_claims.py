@@ -15,30 +15,33 @@ def test_a_free_message_would_fit_and_every_way_to_submit_it_is_refused(marked_b
     results = {result.name: result for result in counterfeit(victim.model, victim.key, tries=20)}
 
     assert results["counterfeit_secret"].details["bits_if_the_message_were_free"] == "128/128"
-    assert results["counterfeit_secret"].refused == "the sub-key is not in the committed tree"
+    refused = results["counterfeit_secret"].refused
+    assert refused.startswith("sub-key, methods and model record are not in the committed tree")
+    assert "the sub-key does not follow from leaf, beacon and commitment" in refused
     for edited in ("counterfeit_config", "counterfeit_layout"):
         assert results[edited].refused == "the method's parameters are not the committed ones"
     for result in results.values():
         assert result.evidence.verdict is Verdict.INVALID and not result.passed
 
 
-def test_an_edited_layout_is_refused_even_with_a_matching_list_of_specs(marked_by):
+def test_an_edited_layout_is_refused_even_with_a_matching_list_of_methods(marked_by):
     victim = marked_by("greedy_residuals")
     opening = Opening.of(fresh_key(victim.key), 0)
     edited = replace(opening.assignment, config={**opening.assignment.config, "bits": 64})
 
-    claim = replace(opening, assignment=edited, specs=(edited.spec,))
+    claim = replace(opening, assignment=edited, shares=(edited.share,))
 
-    assert claim.problems() == ["the sub-key is not in the committed tree"]
+    assert claim.problems() == ["sub-key, methods and model record are not in the committed tree"]
 
 
 def test_an_honest_opening_of_a_fresh_key_is_admitted_and_not_found(marked_by):
     victim = marked_by("greedy_residuals")
     own = fresh_key(victim.key, Owner.create())
 
-    evidence = verify(victim.model, Opening.of(own, 0))
+    evidence, public = (verify(victim.model, Opening.of(own, index)) for index in (1, 0))
 
     assert evidence.verdict is Verdict.NOT_FOUND
+    assert public.verdict is Verdict.INCONCLUSIVE and "disclosed" in public.reason
     assert own.seed != victim.key.seed and own.public_key != victim.key.public_key
 
 
@@ -48,7 +51,7 @@ def test_adversarial_triggers_fool_the_model_and_not_the_judge(marked_by):
     result = adversarial_triggers(victim.model, victim.key, steps=30)
 
     assert result.details["log2_p_if_accepted"] < -20, "the attack itself must work, else this test shows nothing"
-    assert result.refused.startswith("pool: its digest is not the one in the key")
+    assert result.refused.startswith("the pool of the opening: its digest is not the one in the key")
     assert result.evidence.verdict is Verdict.INVALID
     assert result.details["recommitted_verdict"] == "not found"
     assert result.details["log2_p_recommitted"] > -20

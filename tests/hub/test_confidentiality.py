@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import save
 
-from hf_watermark import Opening, verify
+from hf_watermark import Opening, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, judge
 from hf_watermark.keys import schedule
 
@@ -46,10 +46,20 @@ def test_every_value_of_an_opening_is_its_own_or_public(dated, disclosed):
     key = dated.shop.key
     secret, blind = key.leaf(INDEX)
     own = {secret.hex(), blind.hex(), key.assignments[0].salt.hex(), disclosed["consent"]["signature"]}
+    own.add(schedule.digest(b"hfwm/v2/opening", derived(key, INDEX), key.beacon_source.encode()).hex())
     hashes = {node.hex() for node in key.inclusion_path(INDEX)}
     public = (dated.folder / "watermark" / "statement.json").read_text() + key.signature.hex()
     for text in strings(disclosed):
         assert len(text) < 32 or text in own | hashes or text in public, text[:20]
+
+
+def derived(key: WatermarkKey, index: int, secret: bytes | None = None) -> bytes:
+    """The sub-key of a leaf, or of another secret in its place."""
+    [assignment] = key.assignments
+    secret = key.leaf(index)[0] if secret is None else secret
+    return schedule.derive_subkey(
+        secret, key.beacon, key.public_key, index, assignment.method, assignment.version, key.precommit
+    )
 
 
 def test_an_opening_can_be_made_without_the_seed(dated, disclosed):
@@ -60,9 +70,10 @@ def test_an_opening_can_be_made_without_the_seed(dated, disclosed):
     del leaves[INDEX]  # from here on, only hashes of the others are used
     leaves.insert(INDEX, schedule.leaf_hash(INDEX, secret, blind))
     path = schedule.inclusion_path(schedule.merkle_levels(leaves), INDEX)
+    check_value = schedule.digest(b"hfwm/v2/opening", derived(key, INDEX), key.beacon_source.encode())
     made = Opening(
-        INDEX, secret, blind, tuple(path), key.assignments[0], (key.assignments[0].spec,), key.public_key, key.count,
-        key.beacon, key.beacon_source, key.precommit, key.signature,
+        INDEX, secret, blind, tuple(path), key.assignments[0], (key.assignments[0].share,), key.context, key.public_key,
+        key.count, key.beacon, key.beacon_source, key.precommit, key.signature, check_value,
     )  # fmt: skip
     assert made.to_dict() == {name: value for name, value in disclosed.items() if name != "consent"}
     # Other secrets behind the same hashes would be opened to the same words; the hashes hide them behind 32 random bytes each.
@@ -95,10 +106,7 @@ def test_what_is_disclosed_does_not_read_the_other_subkeys(dated, disclosed):
     for subkey in claim.subkeys:
         if subkey.index == INDEX:
             continue
-        guess = schedule.derive_subkey(
-            opened.secret, key.beacon, key.public_key, subkey.index, claim.assignment.method,
-            claim.assignment.version, claim.assignment.spec,
-        )  # fmt: skip
+        guess = derived(key, subkey.index, opened.secret)
         agreeing = sum((a == b) for a, b in zip(bits(guess), bits(subkey.secret), strict=True))
         assert guess != subkey.secret and 380 < agreeing < 644  # of 1,024; outside once in 10^15
         assert 380 < sum(a == b for a, b in zip(bits(known.secret), bits(subkey.secret), strict=True)) < 644

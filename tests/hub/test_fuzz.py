@@ -26,12 +26,11 @@ from safetensors.torch import save
 
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, check
-from hf_watermark.claims.disclosure import burnt_subkeys
 from hf_watermark.claims.subkeys import opening_problems
 from hf_watermark.hub import Precommit, SignedStatement
 from hf_watermark.hub.signing import check_signature
 from hf_watermark.hub.timestamp import read_token, token_beacon
-from hf_watermark.keys import envelope
+from hf_watermark.keys import PRECOMMIT_DOMAIN, burnt_subkeys, envelope, pool_digest
 from hf_watermark.serialization import SafetensorsFolder
 
 
@@ -216,15 +215,26 @@ def test_openings(dated):
     fuzz(json.dumps(disclosure.to_dict()).encode(), read)
 
 
+def hostile_pool(method: str) -> dict[str, torch.Tensor]:
+    """Everything that any method looks for, committed."""
+    images, classes = torch.rand(240, 1, 16, 16, generator=torch.Generator().manual_seed(0)), 10
+    tensors = {"images": images, "labels": torch.arange(240) % classes, "fill": torch.zeros(1)}
+    tensors |= {"range": torch.tensor([[0.0], [1.0]]), "reference": torch.zeros(240, classes)}
+    return {f"{method}.{name}": tensor for name, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize("method", ["greedy_residuals", "function_coupled", "certified", "usp", "csp"])
 def test_openings_of_a_hostile_owner(dated, small_configs, method):
     """Everything is committed and signed, by somebody who put anything into config and layout."""
     owner, assignment = Owner.create(), dated.shop.key.assignments[0]
     if method != "greedy_residuals":
-        layout = {"classes": 10, "source_classes": list(range(10)), "scales": {}}
+        pool = hostile_pool(method)
+        layout = {"classes": 10, "source_classes": list(range(10)), "scales": {}, "pool_sha256": pool_digest(pool)}
         assignment = dataclasses.replace(
             assignment, method=method, config=small_configs[method].to_dict(), layout=layout
         )
+    else:
+        pool = {}
     public = {"config": assignment.config, "layout": assignment.layout, "subkeys": list(assignment.subkeys)}
 
     def read(raw: bytes) -> None:
@@ -236,10 +246,10 @@ def test_openings_of_a_hostile_owner(dated, small_configs, method):
                 layout=dict(fields["layout"]),
                 subkeys=tuple(map(int, fields["subkeys"])),
             )
-            key = dataclasses.replace(dated.shop.key, public_key=owner.public_key, assignments=(hostile,))
-            key = dataclasses.replace(key, signature=owner.sign(b"hf-watermark/precommit/v1\x00" + key.precommit))
+            key = dataclasses.replace(dated.shop.key, public_key=owner.public_key, assignments=(hostile,), pool=pool)
+            key = dataclasses.replace(key, signature=owner.sign(PRECOMMIT_DOMAIN + key.precommit))
             opening = Opening.of(key, next(iter(hostile.subkeys)))
-            opening = Opening.from_dict(opening.to_dict())
+            opening = Opening.from_dict(opening.to_dict(), opening.pool)
         except Exception:
             return  # nothing that could be committed to
         verify(dated.folder, opening)
@@ -292,7 +302,7 @@ def test_burnt_logs(tmp_path):
         burnt_subkeys(tmp_path)
 
     entries = [{"subkey": 1, "nonce": "n", "date": "2026-01-01T00:00:00Z"}]
-    fuzz(json.dumps({"schema": "hf-watermark/burnt-log/v1", "entries": entries}).encode(), read)
+    fuzz(json.dumps({"schema": "hf-watermark/burnt-log/v2", "entries": entries}).encode(), read)
 
 
 def test_safetensors_headers(tmp_path):

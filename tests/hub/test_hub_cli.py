@@ -1,5 +1,6 @@
 """The commands from precommit to dispute, as an owner, a reader and a judge type them."""
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -125,13 +126,19 @@ def test_from_precommit_to_judgement(hub, desk):
     replayed = run(*judge, "--nonce", "court-2", "--json", status=1)
     assert "it is a replay" in json.loads(replayed.stdout)["reason"]
     unknown = json.loads(run(*judge, "--nonce", "court-1", "--json").stdout)
-    assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 2
+    assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 3
     # The opening also serves `verify`.
     run("verify", desk / "model", "--opening", opening)
     # The next publication tells that the sub-key is spent.
     run("publish", desk / "model", "--key", desk / "keys", "--repo-id", "me/model", "--owner", desk / "owner.json")
-    assert json.loads(hub.files("me/model")["watermark/burnt.json"])["subkeys"] == [2]
-    assert "opened in an earlier dispute" in run(*judge, "--nonce", "court-1", status=1).stdout
+    statement = json.loads(hub.files("me/model")["watermark/statement.json"])["statement"]
+    assert statement["disclosed"] == [{"subkey": 2, "nonce_sha256": hashlib.sha256(b"court-1").hexdigest()}]
+    # ... in other disputes: an opening does not spoil the one that it was made for.
+    assert "mark found" in run(*judge, "--nonce", "court-1", "--drawn").stdout
+    second = desk / "second.json"
+    run(*again, "--again", "--output", second)
+    spent = ("judge", "--opening", second, *judge[3:])
+    assert "opened in an earlier dispute" in run(*spent, "--nonce", "court-2", status=1).stdout
 
 
 def test_files_of_strangers_are_read_in_another_process(hub, dated, tmp_path, real_process):

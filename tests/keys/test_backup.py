@@ -9,9 +9,8 @@ from test_watermark_key import assert_same, make_key
 from typer.testing import CliRunner
 
 from hf_watermark import InvalidInput, WatermarkKey
-from hf_watermark.claims.disclosure import burn, burnt_subkeys
 from hf_watermark.cli.main import app
-from hf_watermark.keys import WrongPassphrase, envelope, export_key, import_key
+from hf_watermark.keys import WrongPassphrase, burn, burnt_subkeys, envelope, export_key, import_key
 from hf_watermark.keys.envelope import seal, unseal
 
 

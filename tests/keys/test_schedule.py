@@ -9,21 +9,24 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import stats
 
-from hf_watermark.keys import STREAM_NAMES, Stream, schedule
+from hf_watermark.keys import STREAM_NAMES, Share, Stream, common_spec, schedule
 
 
-# The vector. HKDF-SHA-256; it changes only with the version of the schedule.
+# The vector of schedule 2. HKDF-SHA-256; it changes only with the version of the schedule.
 SEED = bytes(range(32))
 PUBLIC_KEY = bytes(32)
-SPEC = hashlib.sha256(b"spec").digest()
+# The methods of a key in its precommit: digest of the model record, then per method its salted digest and its sub-keys.
+MODEL, SPEC_OF_0, SPEC_OF_1 = (hashlib.sha256(text).digest() for text in (b"model", b"first", b"second"))
+SHARES = [Share(SPEC_OF_0, (0, 1)), Share(SPEC_OF_1, (2, 3))]
 BEACON = hashlib.sha256(b"beacon").digest()
 METHOD, VERSION, COUNT, LEAF = "greedy_residuals", "1", 4, 2
-ROOT = "18760d0abb9b68dba09da0c06530e717c43b766ffdf2e8756b56ef30fd672334"
-PRECOMMIT = "ab84a1d2f139da8dab8ad7770c80ada9d7392a367fc067f547ccf6d8ccd5eaa7"
-SUBKEY_2 = "9ce852a77620dc66d6b760367162142595888d8abccdf1a3ab8cf2f61d4642f0"
-BITS = "01011011110011000010001101101010"
-BELOW_A_MILLION = [975143, 438466, 315758, 291798, 128893]
-PERMUTATION_OF_8 = [7, 2, 3, 0, 1, 4, 5, 6]
+ROOT = "ef93cc9924f83c4054b84d2cdae5d95c34f3005e9903c25e804a3b44ed8d0fa3"
+COMMON = "c2d8f68adabf740f2916093b56efa1445ffa685de2484a8a22b067e3a7faf3ac"
+PRECOMMIT = "033623fabc128df989b60e87edb5cbe6cb8e8f492314246f768747d75d7e56fa"
+SUBKEY_2 = "6a43f98304d715c0db211ffbadea3c9a3a87057081bc8f985ee0087075841181"
+BITS = "11010001101100111000000001100010"
+BELOW_A_MILLION = [729048, 179665, 300424, 952456, 367552]
+PERMUTATION_OF_8 = [0, 1, 5, 6, 2, 4, 7, 3]
 
 
 # --- An independent implementation, straight from the RFCs ------------------------------------------------------------
@@ -43,9 +46,9 @@ def hkdf_expand_32(key: bytes, info: bytes) -> bytes:
 
 def straight_leaf(index: int) -> tuple[bytes, bytes, bytes]:
     number = struct.pack(">I", index)
-    secret = hkdf_expand_32(SEED, enc(b"hfwm/v1/leaf", number))
-    blind = hkdf_expand_32(SEED, enc(b"hfwm/v1/blind", number))
-    return secret, blind, hashlib.sha256(b"\x00" + enc(b"hfwm/v1/leaf", number, secret, blind)).digest()
+    secret = hkdf_expand_32(SEED, enc(b"hfwm/v2/leaf", number))
+    blind = hkdf_expand_32(SEED, enc(b"hfwm/v2/blind", number))
+    return secret, blind, hashlib.sha256(b"\x00" + enc(b"hfwm/v2/leaf", number, secret, blind)).digest()
 
 
 def straight_root() -> bytes:
@@ -54,20 +57,37 @@ def straight_root() -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+def straight_spec() -> bytes:
+    first, second = (
+        enc(spec, *(struct.pack(">I", index) for index in subkeys))
+        for spec, subkeys in ((SPEC_OF_0, (0, 1)), (SPEC_OF_1, (2, 3)))
+    )
+    return hashlib.sha256(enc(b"hfwm/v2/spec", MODEL, first, second)).digest()
+
+
+def straight_precommit() -> bytes:
+    count = struct.pack(">I", COUNT)
+    return hashlib.sha256(enc(b"hfwm/v2/precommit", PUBLIC_KEY, straight_root(), count, straight_spec())).digest()
+
+
 def straight_subkey() -> bytes:
     secret = straight_leaf(LEAF)[0]
-    info = enc(b"hfwm/v1/subkey", struct.pack(">I", LEAF), METHOD.encode(), VERSION.encode(), SPEC)
+    info = enc(b"hfwm/v2/subkey", struct.pack(">I", LEAF), METHOD.encode(), VERSION.encode(), straight_precommit())
     return hkdf_expand_32(hkdf_extract(enc(BEACON, PUBLIC_KEY), secret), info)
 
 
 def straight_stream(name: str, count: int) -> bytes:
-    key = hkdf_expand_32(straight_subkey(), enc(b"hfwm/v1/stream", name.encode()))
+    key = hkdf_expand_32(straight_subkey(), enc(b"hfwm/v2/stream", name.encode()))
     return Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor().update(bytes(count))
 
 
 def our_subkey() -> bytes:
     secret = schedule.leaf_secret(SEED, LEAF)
-    return schedule.derive_subkey(secret, BEACON, PUBLIC_KEY, LEAF, METHOD, VERSION, SPEC)
+    return schedule.derive_subkey(secret, BEACON, PUBLIC_KEY, LEAF, METHOD, VERSION, our_precommit())
+
+
+def our_precommit() -> bytes:
+    return schedule.precommit_hash(PUBLIC_KEY, our_levels()[-1][0], COUNT, common_spec(MODEL, SHARES))
 
 
 def our_levels() -> list[list[bytes]]:
@@ -81,8 +101,8 @@ def our_levels() -> list[list[bytes]]:
 def test_published_vector():
     root = our_levels()[-1][0]
     assert root.hex() == ROOT == straight_root().hex()
-    precommit = hashlib.sha256(enc(b"hfwm/v1/precommit", PUBLIC_KEY, root, struct.pack(">I", COUNT), SPEC))
-    assert schedule.precommit_hash(PUBLIC_KEY, root, COUNT, SPEC).hex() == PRECOMMIT == precommit.hexdigest()
+    assert common_spec(MODEL, SHARES).hex() == COMMON == straight_spec().hex()
+    assert our_precommit().hex() == PRECOMMIT == straight_precommit().hex()
     assert our_subkey().hex() == SUBKEY_2 == straight_subkey().hex()
 
 
@@ -99,12 +119,29 @@ def test_published_streams():
 
 def test_every_input_changes_the_subkey():
     secret = schedule.leaf_secret(SEED, LEAF)
-    arguments = [secret, BEACON, PUBLIC_KEY, LEAF, METHOD, VERSION, SPEC]
+    arguments = [secret, BEACON, PUBLIC_KEY, LEAF, METHOD, VERSION, our_precommit()]
     others = [SEED, bytes(32), b"\x01" * 32, 1, "function_coupled", "2", bytes(32)]
     derived = {schedule.derive_subkey(*arguments)}
     for place, other in enumerate(others):
         derived.add(schedule.derive_subkey(*arguments[:place], other, *arguments[place + 1 :]))
     assert len(derived) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (SPEC_OF_0, SHARES),
+        (MODEL, SHARES[::-1]),
+        (MODEL, SHARES[:1]),
+        (MODEL, [*SHARES, Share(SPEC_OF_1, (4,))]),
+        (MODEL, [Share(SPEC_OF_0, (0, 1)), Share(SPEC_OF_1, (2,))]),
+        (MODEL, [Share(SPEC_OF_0, (0,)), Share(SPEC_OF_1, (1, 2, 3))]),
+        (MODEL, [Share(SPEC_OF_0, (1, 0)), Share(SPEC_OF_1, (2, 3))]),
+        (MODEL, [Share(SPEC_OF_1, (0, 1)), Share(SPEC_OF_0, (2, 3))]),
+    ],
+)
+def test_model_record_methods_and_their_subkeys_are_all_in_the_precommit(changed):
+    assert common_spec(*changed) != common_spec(MODEL, SHARES)
 
 
 def test_encoding_is_injective():

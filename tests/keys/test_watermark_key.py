@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.evidence import Verdict
-from hf_watermark.keys import SubKey, WrongPassphrase, envelope
+from hf_watermark.keys import PRECOMMIT_DOMAIN, ModelContext, SubKey, WrongPassphrase, burn, envelope, pool_digest
 from hf_watermark.keys.envelope import read_envelope, write_envelope
-from hf_watermark.serialization import tensor_set_digest
 
 
 PASSPHRASE = "correct horse battery"
@@ -27,9 +26,14 @@ def make_key(owner: Owner, **fields) -> WatermarkKey:
     pool = pool_tensors()
     plans = [
         ("greedy_residuals", "1", {"bits": 128, "strength": 0.01}, {"carriers": []}, 3),
-        ("function_coupled", "1", {"rules": 48}, {"classes": 10, "pool_sha256": tensor_set_digest(pool)}, 2),
+        ("function_coupled", "1", {"rules": 48}, {"classes": 10, "pool_sha256": pool_digest(pool)}, 2),
     ]
-    return WatermarkKey.create(owner, plans, pool=pool, backbone={"model_type": "resnet", "eps": 1e-5}, **fields)
+    return WatermarkKey.create(owner, plans, pool=pool, context=make_context(), **fields)
+
+
+def make_context(**changes) -> ModelContext:
+    fields = {"backbone": {"model_type": "resnet", "eps": 1e-5}, "classes": tuple("abcdefghij"), "mean": (0.5,)}
+    return ModelContext(**fields | {"std": (0.25,)} | changes)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +90,17 @@ def test_a_beacon_changes_every_subkey_and_no_commitment(key):
             key.bind_beacon(value, "nowhere")
 
 
+def other_contexts() -> list[ModelContext]:
+    """One change each of what is committed about the model."""
+    return [
+        make_context(),
+        make_context(backbone={"model_type": "resnet", "eps": 1e-6}),
+        make_context(classes=tuple("bacdefghij")),
+        make_context(mean=(0.4,)),
+        make_context(std=(0.5,)),
+    ]
+
+
 def test_every_parameter_is_committed(owner):
     seed = bytes(32)
     plan = ("greedy_residuals", "1", {"bits": 128}, {"carriers": ["resnet.0"]}, 2)
@@ -97,6 +112,11 @@ def test_every_parameter_is_committed(owner):
         (*plan[:4], 3),
     ]
     keys = [WatermarkKey.create(owner, [each], seed=seed) for each in [plan, *others]]
+    keys += [
+        WatermarkKey.create(owner, [plan, plan], seed=seed),
+        WatermarkKey.create(owner, [plan], seed=seed, count=8),
+    ]
+    keys += [WatermarkKey.create(owner, [plan], seed=seed, context=context) for context in other_contexts()]
     assert len({each.precommit for each in keys}) == len(keys)
     # ... and every sub-key with it, so a claimant who shops for parameters starts from new bits each time.
     assert len({each.claims()[0].subkeys[0].secret for each in keys}) == len(keys)
@@ -170,13 +190,19 @@ def test_pools_of_other_keys_are_refused(key, tmp_path):
         ("count", 0, "0 sub-keys does not exist"),
         ("count", -4, "-4 sub-keys does not exist"),
         ("count", 2**40, "sub-keys does not exist"),
-        ("assignments", [], "signature does not fit"),
+        ("count", 8, "signature does not fit"),
+        ("assignments", [], "a method has no sub-key"),
         ("assignments", "many", "not a watermark key"),
         ("assignments", [{"method": "greedy_residuals"}], "not a watermark key"),
         ("seed", "not hexadecimal", "not a watermark key"),
         ("seed", 5, "not a watermark key"),
         ("beacon", None, "not a watermark key"),
-        ("backbone", 5, "not a watermark key"),
+        ("model", 5, "not a watermark key"),
+        ("model", make_context(classes=tuple("bacdefghij")).to_dict(), "signature does not fit"),
+        ("model", make_context(mean=(0.4,)).to_dict(), "signature does not fit"),
+        ("beacon", "06" * 32, "not the one that the key was bound to"),
+        ("beacon_source", "another place", "not the one that the key was bound to"),
+        ("binding", "00" * 32, "not the one that the key was bound to"),
     ],
 )
 def test_edited_keys_are_refused_even_when_resealed(key, tmp_path, field, value, message):
@@ -196,6 +222,88 @@ def test_edited_parameters_break_the_signature(key, tmp_path):
         WatermarkKey.load(folder, PASSPHRASE)
 
 
+def test_keys_of_the_first_format_are_refused_with_the_reason(key, tmp_path):
+    folder = key.save(tmp_path / "k", PASSPHRASE)
+    payload = read_envelope(folder / "key.json", PASSPHRASE)
+    for old in ({name: value for name, value in payload.items() if name != "format"}, payload | {"format": 1}):
+        write_envelope(folder / "key.json", old, PASSPHRASE, overwrite=True)
+        with pytest.raises(InvalidInput, match="earlier version of hf_watermark, .* make a new key and train again"):
+            WatermarkKey.load(folder, PASSPHRASE)
+
+
+def test_a_subkey_is_used_once(key):
+    first, second = key.assignments
+    for assignments in (
+        (dataclasses.replace(first, subkeys=(1,) * 300), second),
+        (first, dataclasses.replace(second, subkeys=(2, 4))),
+    ):
+        with pytest.raises(InvalidInput, match="a sub-key is used twice"):
+            dataclasses.replace(key, assignments=assignments)
+    with pytest.raises(InvalidInput, match="outside the tree of 16"):
+        dataclasses.replace(key, assignments=(first, dataclasses.replace(second, subkeys=(3, 16))))
+
+
+def test_pool_tensors_are_committed_by_name_and_content(key, tmp_path):
+    # Two tensors of one kind that swap their names would be other triggers under the same contents.
+    pool = {
+        name: torch.full((2,), value) for name, value in (("function_coupled.a", 1.0), ("function_coupled.b", 2.0))
+    }
+    swapped = {"function_coupled.a": pool["function_coupled.b"], "function_coupled.b": pool["function_coupled.a"]}
+    plan = ("function_coupled", "1", {}, {"pool_sha256": pool_digest(pool)}, 1)
+    folder = WatermarkKey.create(Owner.create(), [plan], pool=pool).save(tmp_path / "k", PASSPHRASE)
+    save_file(swapped, folder / "pool.safetensors")
+    with pytest.raises(InvalidInput, match="belongs to another key or was edited"):
+        WatermarkKey.load(folder, PASSPHRASE)
+
+
+def test_images_that_were_never_committed_are_refused(key, tmp_path):
+    plan = ("function_coupled", "1", {}, {"classes": 10}, 1)
+    folder = WatermarkKey.create(Owner.create(), [plan]).save(tmp_path / "k", PASSPHRASE)
+    assert WatermarkKey.load(folder, PASSPHRASE).problems() == []
+    save_file(pool_tensors(), folder / "pool.safetensors")
+    with pytest.raises(InvalidInput, match="images for `function_coupled` that were never committed"):
+        WatermarkKey.load(folder, PASSPHRASE)
+
+
+# --- Sub-keys that others know -----------------------------------------------------------------------------------------
+
+
+def test_the_public_subkey_and_those_of_the_log_are_disclosed(key, tmp_path):
+    folder = key.save(tmp_path / "k", PASSPHRASE)
+    assert WatermarkKey.load(folder, PASSPHRASE).disclosed == {0}
+    burn(folder, 3, "a dispute")
+    burn(folder, 3, "a dispute")
+    burn(folder, 2, "asked:example.org")
+    loaded = WatermarkKey.load(folder, PASSPHRASE)
+    assert loaded.burnt == {2, 3} and loaded.disclosed == {0, 2, 3}
+    assert len(json.loads((folder / "burnt.json").read_text())["entries"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "handed_out", "public"),
+    [
+        ([1], [(0,)], set()),
+        ([3], [(0, 1, 2)], {0}),
+        ([1, 2], [(2,), (0, 1)], {0}),
+        ([2, 1, 3], [(0, 1), (5,), (2, 3, 4)], {0}),
+        ([1, 1], [(0,), (1,)], set()),
+    ],
+)
+def test_only_a_method_that_has_others_gives_a_subkey_away(owner, counts, handed_out, public):
+    plans = [(f"method {place}", "1", {}, {}, count) for place, count in enumerate(counts)]
+    key = WatermarkKey.create(owner, plans)
+    assert [assignment.subkeys for assignment in key.assignments] == handed_out
+    assert key.disclosed == Opening.of(key, 0).disclosed == public and key.problems() == []
+
+
+def test_precommits_of_two_formats_cannot_be_exchanged(key, owner):
+    assert dataclasses.replace(key, signature=owner.sign(PRECOMMIT_DOMAIN + key.precommit)).problems() == []
+    old = owner.sign(b"hf-watermark/precommit/v1\x00" + key.precommit)
+    assert dataclasses.replace(key, signature=old).problems() == [
+        "the owner's signature does not fit this key; it was edited"
+    ]
+
+
 # --- Openings ---------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +315,16 @@ def test_openings_round_trip_and_hold(key, tmp_path, index):
     assert loaded.problems() == []
     [claim], slots = loaded.claims(), [0, 1, 2, 0, 1]
     assert claim.subkeys == opening.claims()[0].subkeys and claim.subkeys[0].slot == slots[index]
+
+
+def test_openings_of_the_first_format_are_refused_with_the_reason(key):
+    document = Opening.of(key, 0).to_dict() | {"schema": "hf-watermark/opening/v1"}
+    with pytest.raises(InvalidInput, match="earlier version of hf_watermark, .* make a new key and train again"):
+        Opening.from_dict(document)
+
+
+def test_the_number_of_committed_subkeys_goes_with_every_opening(key):
+    assert [Opening.of(key, index).used for index in range(5)] == [[0, 1, 2, 3, 4]] * 5
 
 
 def test_an_opening_shows_one_subkey_only(key):
@@ -248,8 +366,16 @@ TAMPERINGS = {
     "layout": lambda d: d["assignment"]["layout"].update(carriers=["resnet.9"]),
     "subkeys": lambda d: d["assignment"].update(subkeys=[0, 1]),
     "salt": lambda d: d["assignment"].update(salt=flipped(d["assignment"]["salt"])),
-    "specs": lambda d: d["specs"].__setitem__(1, flipped(d["specs"][1])),
-    "fewer specs": lambda d: d["specs"].pop(),
+    "another method": lambda d: d["methods"][1].update(spec=flipped(d["methods"][1]["spec"])),
+    "fewer methods": lambda d: d["methods"].pop(),
+    "methods in another order": lambda d: d["methods"].reverse(),
+    "sub-keys of another method": lambda d: d["methods"][1].update(subkeys=[3]),
+    "a sub-key of two methods": lambda d: d["methods"][1].update(subkeys=[2, 3]),
+    "model": lambda d: d["model"]["backbone"].update(eps=1.0),
+    "class names": lambda d: d["model"]["classes"].reverse(),
+    "normalisation": lambda d: d["model"].update(mean=[0.4]),
+    "beacon": lambda d: d.update(beacon="06" * 32),
+    "sub-key digest": lambda d: d.update(subkey_sha256=flipped(d["subkey_sha256"])),
     "public key": lambda d: d.update(public_key=flipped(d["public_key"])),
     "short public key": lambda d: d.update(public_key="00"),
     "precommit": lambda d: d.update(precommit=flipped(d["precommit"])),
@@ -275,7 +401,7 @@ def test_malformed_openings_are_invalid_input(key, field, value):
         problems = Opening.from_dict(document).problems()
     except InvalidInput:
         return
-    # A name of the beacon's source is for people and binds nothing; an empty list of nodes or specs is a broken proof.
+    # A name of the beacon's source is for people; an empty list of nodes or methods is a broken proof.
     assert problems or field == "beacon_source"
 
 
@@ -306,11 +432,13 @@ def test_missing_fields_are_invalid_input(key, field):
         Opening.from_dict(document)
 
 
-def test_another_beacon_gives_other_bits(key):
-    # The beacon is chosen after the precommit, so no commitment can hold it; whoever edits it only loses the mark.
+def test_another_beacon_is_an_edited_opening(key):
+    # The beacon is chosen after the precommit, so no commitment can hold it; the digest of the sub-key shows that it was exchanged.
     document = Opening.of(key.bind_beacon(b"\x05" * 32, "drand round 5"), 0).to_dict()
     edited = Opening.from_dict(document | {"beacon": "06" * 32})
-    assert edited.claims()[0].subkeys[0].secret != Opening.from_dict(document).claims()[0].subkeys[0].secret
+    assert edited.problems() == [
+        "the sub-key does not follow from leaf, beacon and commitment: the opening was edited"
+    ]
 
 
 def test_source_images_of_an_opening_are_not_free(key):

@@ -107,8 +107,8 @@ def test_another_number_of_labels_is_refused(tmp_path: Path):
     with pytest.raises(InvalidInput, match="made for 10 classes, this model has 12; make a fresh key"):
         coupled(tmp_path, images(250), classes=12, key=key)
     trainer = coupled(tmp_path, images(250), key=key)
-    with pytest.raises(InvalidInput, match="knows 12 classes, the key was made for 10"):
-        trainer.verify(build("resnet", classes=12))
+    evidence = trainer.verify(build("resnet", classes=12))
+    assert evidence.verdict == "inconclusive" and "knows 12 classes, the key was made for 10" in evidence.reason
 
 
 def test_a_mark_that_cannot_be_read_back_is_reported_and_not_published(
