@@ -57,6 +57,18 @@ UnmarkedOption = Annotated[
         help="A model without the mark (twin, public base) as a control; may be repeated.",
     ),
 ]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        help="Your own record of openings; says which are spent, and what was looked at before.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page in plain sentences."),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Also write the transcript to this new file.")
 ]
@@ -74,8 +86,10 @@ def judge(
     drawn: DrawnOption = False,
     looks: LooksOption = 1,
     unmarked: UnmarkedOption = None,
+    log: LogOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
+    report: ReportOption = None,
     sign_as: Annotated[
         Path | None,
         typer.Option("--sign-as", metavar="FILE", help="Sign the transcript with this owner file of yours."),
@@ -88,12 +102,14 @@ def judge(
     """
     Judge a claim without the key: commitment, signature, dates, looks and controls are derived again, then the suspect is read.
 
+    A white-box mark that is not read directly is looked for again in the coordinates of the claimant's published model; that counts only with
+    trusted dates (--trust, --suspect-date).
+
     Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
     Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
     """
-    if output is not None:
-        refuse_output(output)
+    refuse_outputs(output, report)
     if sign_as is not None and output is None:
         raise InvalidInput("--sign-as signs the transcript; give --output FILE as well")
     secret = read_passphrase(owner_passphrase_fd, owner_passphrase_file)
@@ -109,6 +125,7 @@ def judge(
         "drawn": drawn,
         "looks": looks,
         "unmarked": unmarked or [],
+        "log": log,
     }
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
@@ -119,6 +136,10 @@ def judge(
         document = signed_transcript(transcript, load_owner(sign_as, secret))
     if output is not None:
         write_json_atomic(output, document, overwrite=False)
+    if report is not None:
+        from ..evaluation.judgement_report import write_judgement
+
+        write_judgement(report, transcript)
     if json:
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
@@ -138,6 +159,7 @@ def judge_files(
     drawn: bool,
     looks: int,
     unmarked: list[str],
+    log: Path | None,
 ) -> dict[str, Any]:
     """The transcript of one claim."""
     from ..claims import judge as decide
@@ -156,6 +178,7 @@ def judge_files(
         drawn=drawn,
         looks=looks,
         unmarked={name: name for name in unmarked},
+        log=log,
     )
     return result.transcript
 
@@ -175,34 +198,54 @@ def dispute(
     nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
     trust: TrustOption = None,
     suspect_date: DateOption = None,
+    date_a: Annotated[
+        str | None,
+        typer.Option(
+            "--date-a",
+            metavar="DATE",
+            help="Earliest appearance of A's published model that you believe, if before its statement.",
+        ),
+    ] = None,
+    date_b: Annotated[str | None, typer.Option("--date-b", metavar="DATE", help="The same of B's.")] = None,
     drawn: DrawnOption = False,
     looks: LooksOption = 1,
+    unmarked: UnmarkedOption = None,
+    log: LogOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
+    report: ReportOption = None,
     max_memory: MemoryOption = GIB,
     max_minutes: MinutesOption = MINUTES,
 ) -> None:
     """
-    Two claimants over one suspect: both marks are searched in it, then each in the other's committed original.
+    Two claimants over one suspect: both marks are searched in it, then each in the other's published model, and where that does not
+    decide in what the other committed to as its original.
 
     Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 the order stays open.
     """
-    if output is not None:
-        refuse_output(output)
-
+    refuse_outputs(output, report)
     arguments = {
         "suspect": suspect,
-        "claims": {"A": (opening_a, statement_a, original_a), "B": (opening_b, statement_b, original_b)},
+        "claims": {
+            "A": (opening_a, statement_a, original_a, date_a),
+            "B": (opening_b, statement_b, original_b, date_b),
+        },
         "nonce": nonce,
         "trust": trust or [],
         "suspect_date": suspect_date,
         "drawn": drawn,
         "looks": looks,
+        "unmarked": unmarked or [],
+        "log": log,
     }
     with Console(stderr=True).status("Judging both claims ..."):
         result = confined(dispute_files, arguments, max_memory, max_minutes)
     if output is not None:
         write_json_atomic(output, result, overwrite=False)
+    if report is not None:
+        from ..evaluation.judgement_report import write_dispute
+
+        write_dispute(report, result, suspect)
     if json:
         typer.echo(json_format.dumps(result, indent=2, sort_keys=True))
     else:
@@ -212,12 +255,14 @@ def dispute(
 
 def dispute_files(
     suspect: str,
-    claims: dict[str, tuple[Path, str, str | None]],
+    claims: dict[str, tuple[Path, str, str | None, str | None]],
     nonce: str | None,
     trust: list[Path],
     suspect_date: str | None,
     drawn: bool,
     looks: int,
+    unmarked: list[str],
+    log: Path | None,
 ) -> dict[str, Any]:
     """The result of a dispute, with both transcripts."""
     from ..claims import Claimant
@@ -226,12 +271,24 @@ def dispute_files(
 
     silence_loading()
     first, second = (
-        Claimant(name, read_disclosure(opening), statement, original, nonce)
-        for name, (opening, statement, original) in claims.items()
+        Claimant(name, read_disclosure(opening), statement, original, nonce, read_date(date, f"--date-{name.lower()}"))
+        for name, (opening, statement, original, date) in claims.items()
     )
-    moment = read_date(suspect_date)
-    roots = read_roots(trust)
-    return settle(first, second, suspect, roots=roots, suspect_time=moment, drawn=drawn, looks=looks).to_dict()
+    judging = {
+        "roots": read_roots(trust),
+        "suspect_time": read_date(suspect_date),
+        "drawn": drawn,
+        "looks": looks,
+        "unmarked": {name: name for name in unmarked},
+        "log": log,
+    }
+    return settle(first, second, suspect, **judging).to_dict()
+
+
+def refuse_outputs(*outputs: Path | None) -> None:
+    for output in outputs:
+        if output is not None:
+            refuse_output(output)
 
 
 def read_disclosure(path: Path) -> "Disclosure":
@@ -246,13 +303,13 @@ def read_disclosure(path: Path) -> "Disclosure":
     return Disclosure.parse(raw, pool)
 
 
-def read_date(text: str | None) -> datetime | None:
+def read_date(text: str | None, option: str = "--suspect-date") -> datetime | None:
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(f"--suspect-date {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
+        raise InvalidInput(f"{option} {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
