@@ -42,7 +42,8 @@ class Claimant:
             The model that this side started from, as committed in its statement; withholding it counts against this side. Where its
             statement commits to none, none is looked at.
         first_seen (`datetime`, *optional*):
-            Earliest appearance of this side's *published* model that the judge believes; by default what its statement proves.
+            Earliest appearance of this side's *published* model that the judge believes; by default what its statement proves. Give it where
+            the model was public before its statement.
     """
 
     name: str
@@ -178,7 +179,7 @@ def _is_settled(pair: _Pair, inside: Mapping[str, bool]) -> bool:
 def _in_published(pair: _Pair, side: Claimant, other: Claimant) -> bool:
     question, what = (
         f"{side.name} in the published model of {other.name}",
-        f"the published model of {other.name}",
+        f"{other.name}'s published model",
     )
     proven, stated = first_appearance(other, pair.report(other))
     order = order_of(pair.report(side), proven, what)
@@ -229,7 +230,7 @@ def _is_admitted(pair: _Pair, side: Claimant, other: Claimant) -> bool:
         )
         return True
     # When an original first appeared nobody can say, and it may be a public base: what is found by aligning it counts for nothing.
-    return pair.ask(side, question, original, order_of(pair.report(side), None, f"the original of {other.name}"))
+    return pair.ask(side, question, original, order_of(pair.report(side), None, f"{other.name}'s original"))
 
 
 def _delivered(side: Claimant, committed: str, token: str | bool | None) -> Source:

@@ -41,9 +41,9 @@ def order_of(report: LevelReport, appeared: datetime | None, what: str = "the su
         appeared (`datetime`, *optional*):
             Earliest appearance of the model that the judge believes.
         what (`str`):
-            The model, in words.
+            The model, in words that take a genitive.
     """
-    unknown = f"the date of {what} is unknown"
+    unknown = f"{what}'s date is unknown"
     missing = [] if report.beacon is not None else ["no beacon was established"]
     if report.authorities < AUTHORITIES:
         missing.append(
