@@ -2,33 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from ..evidence import CONTROL_LIMIT, Basis, Check, Evidence, Verdict
+from ..evidence import Basis, Check, Verdict
 from ..hub.source import Source
 from ..hub.statement import Statement
 from ..mapping import method_entry
 from ..serialization import canonical_json
+from .controls import controls_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Judgement, Step
 from .levels import check
 from .log import Ledger
 from .order import Order, order_of
-from .reading import Model, Reader, was_aligned
+from .reading import Model, Reader
 from .report import LevelReport, Outcome
 from .subkeys import opening_problems
 
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
-COMMON_ORIGIN = (
-    "the mark was read in the coordinates of the claimant's published model. If both descend from a model that is older than that one, the "
-    "claimant could have made his model from it by reordering channels: ask the other side what it started from, and give that as `unmarked`"
-)
 
 
 class Dismissed(Exception):
@@ -148,7 +144,7 @@ def _look(
         Step("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
     )
     result.inputs["suspect"] = model.fixed
-    result.controls = _controls(reader, plan, unmarked, steps)
+    result.controls = controls_of(reader, plan, unmarked, steps)
     evidence = reader.read(model, plan)
     result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
     if evidence.trials:
@@ -157,7 +153,7 @@ def _look(
         steps.append(Step("suspect", Outcome.OPEN, evidence.reason))
     if evidence.capped:
         result.reason = f"{evidence.reason}. Missing: {'; '.join(order.undated)}"
-    _name_reference(reader, evidence, order, unmarked, steps)
+    name_reference(reader, evidence, order, unmarked, result.controls, steps)
     if method_entry(opening.assignment.method).access != "weights":
         steps.append(Step("scope", Outcome.OPEN, LEARNED))
     failed = [step.detail for step in steps if step.is_control and step.outcome is Outcome.FAILED]
@@ -225,48 +221,6 @@ def _earlier(ledger: Ledger, model: Model, steps: list[Step]) -> int:
     detail = f"{len(ledger.mine)} openings of this commitment before; {earlier} earlier looks at this suspect"
     steps.append(Step("log", Outcome.PASSED, detail))
     return earlier
-
-
-def _controls(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps: list[Step]) -> dict[str, Any]:
-    """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
-    once = replace(plan, looks=1)
-    own = reader.read_directly(Model(reader.source), once)
-    outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
-    detail = f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}"
-    steps.append(Step("control: published model", outcome, detail))
-    results: dict[str, Any] = {"published model": own.to_dict()}
-    for name, model in unmarked.items():
-        # Through the same code as the suspect, aligned like it.
-        evidence = reader.read(Model(model), once)
-        outcome = Outcome.FAILED if evidence.log2_p <= CONTROL_LIMIT else Outcome.PASSED
-        detail = f"{name} without the mark: log2 p = {evidence.log2_p:.1f}"
-        if not evidence.trials:
-            outcome, detail = Outcome.OPEN, f"{name} without the mark: {evidence.reason}"
-        steps.append(Step(f"control: {name}", outcome, detail))
-        results[name] = evidence.to_dict()
-    return results
-
-
-def _name_reference(
-    reader: Reader, evidence: Evidence, order: Order, unmarked: Mapping[str, Any], steps: list[Step]
-) -> None:
-    """What became of the aligned reading."""
-    if not reader.aligns or evidence.verdict is Verdict.INVALID:
-        return
-    if not was_aligned(evidence):
-        outcome = Outcome.PASSED if evidence.found else Outcome.OPEN
-        detail = "not needed: the mark was read directly" if evidence.found else "; ".join(evidence.warnings)
-        steps.append(Step("reference", outcome, detail or "the suspect was not aligned"))
-        return
-    if order.undated:
-        detail = f"aligned to the claimant's published model, which counts for nothing: {'; '.join(order.undated)}"
-        steps.append(Step("reference", Outcome.OPEN, detail))
-        return
-    steps.append(
-        Step("reference", Outcome.PASSED, "aligned to the claimant's published model, dated before the suspect")
-    )
-    if evidence.found and not unmarked:
-        steps.append(Step("common origin", Outcome.OPEN, COMMON_ORIGIN))
 
 
 def _inputs(

@@ -79,7 +79,9 @@ def test_reordering_channels_does_not_help(family):
     assert result.answers["X in the published model of W"] and not result.answers["W in the published model of X"]
     assert result.upstream == ["X"] and result.conclusive
     # Both were stamped within minutes here, so without a date of the judge's own nothing is proven, and nobody wins.
-    open_ = settle(family, claimant(family, "X"), claimant(family, "W", original=family["unrelated"]), family["W"].folder)
+    open_ = settle(
+        family, claimant(family, "X"), claimant(family, "W", original=family["unrelated"]), family["W"].folder
+    )
     assert not open_.conclusive and sorted(open_.upstream) == ["W", "X"]
     assert any("not safely earlier" in note for note in open_.notes)
 
@@ -92,7 +94,9 @@ def test_an_unrelated_original_never_helps_its_owner(family):
     # Withholding what he committed to counts against him.
     withheld = settle(family, claimant(family, "X"), claimant(family, "W"), family["W"].folder)
     assert withheld.answers["X in the original of W"] is True
-    exchanged = settle(family, claimant(family, "X"), claimant(family, "W", original=family["Z"].folder), family["W"].folder)
+    exchanged = settle(
+        family, claimant(family, "X"), claimant(family, "W", original=family["Z"].folder), family["W"].folder
+    )
     assert exchanged.upstream == ["X"] and any("not what its statement commits to" in note for note in exchanged.notes)
 
 

@@ -58,6 +58,10 @@ def test_a_permuted_suspect_is_found_where_the_dates_are_proven(dated, opened, r
 def test_an_aligned_reading_says_what_it_does_not_exclude(dated, opened, reordered):
     result = rule(dated, opened, reordered)
     assert result.found and step(result, "common origin").outcome is Outcome.OPEN
+    # A stranger as a control excludes nothing, a relative does.
+    for model, outcome in ((small_model(seed=40), Outcome.OPEN), (small_model(), Outcome.PASSED)):
+        result = rule(dated, opened, reordered, unmarked={"given": model})
+        assert result.found and step(result, "common origin").outcome is outcome
 
 
 @pytest.mark.parametrize(

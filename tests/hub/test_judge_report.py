@@ -36,7 +36,11 @@ def test_the_page_says_the_verdict_once(transcripts, verdict):
     assert page.count(f"<b>{verdict.capitalize()}</b>") == 1 and MEANINGS[verdict][:40] in page
     for heading in ("What was checked", "What was not checked, and why", "The numbers", "Words"):
         assert page.count(f"<h2>{heading}</h2>") == 1
-    assert all(f"<dt>{word}</dt>" in page for word in GLOSSARY) and "no log was kept" in page or verdict == "invalid claim"
+    assert (
+        all(f"<dt>{word}</dt>" in page for word in GLOSSARY)
+        and "no log was kept" in page
+        or verdict == "invalid claim"
+    )
     assert "<script" not in page and not re.search(r"(src|href)=", page)
 
 
@@ -47,7 +51,10 @@ def test_a_refused_claim_says_what_was_not_reached(transcripts):
 
 def test_foreign_words_are_escaped(transcripts):
     hostile = json.loads(json.dumps(transcripts["mark found"]))
-    hostile["inputs"]["suspect"] = {"name": "<script>alert(1)</script>\u202e\x1b[31m", "files": {"<b>.safetensors": "x"}}
+    hostile["inputs"]["suspect"] = {
+        "name": "<script>alert(1)</script>\u202e\x1b[31m",
+        "files": {"<b>.safetensors": "x"},
+    }
     hostile["reason"] = "{{ 7*7 }}<img src=x>"
     hostile["steps"].append({"step": "control: <i>", "outcome": "passed", "detail": "<u>"})
     page = render_judgement(hostile)
