@@ -256,14 +256,14 @@ class Suspect:
         try:
             answer = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            answer, why = None, f" ({error})"
+            why = str(error)
         else:
-            why = f" (type {answer.dtype})"
-        if answer is None or answer.is_complex() or answer.dtype == torch.bool:
-            raise InvalidInput(
-                f"{self.name} gave answers that are no numbers{why}; return labels [n] or probabilities [n, classes]"
-            )
-        return answer
+            if not answer.is_complex() and answer.dtype != torch.bool:
+                return answer
+            why = f"type {answer.dtype}"
+        raise InvalidInput(
+            f"{self.name} gave answers that are no numbers ({why}); return labels [n] or probabilities [n, classes]"
+        )
 
     def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """

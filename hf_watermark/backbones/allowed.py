@@ -68,8 +68,11 @@ def allowed_config(record: Mapping[str, Any] | None, advice: str) -> PreTrainedC
     if not isinstance(record, Mapping | None):
         raise InvalidInput(f"the backbone's config is {shown(record)}, expected names and values")
     model_type = (record or {}).get("model_type")
-    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
-    if not known or not _is_vision(CONFIG_MAPPING[model_type]):
+    if (
+        not isinstance(model_type, str)
+        or model_type not in CONFIG_MAPPING
+        or not _is_vision(CONFIG_MAPPING[model_type])
+    ):
         raise InvalidInput(
             f"the backbone's config names no known model type ({shown(model_type)}) of image classifiers or segmentation models; {advice}"
         )

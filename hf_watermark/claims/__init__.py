@@ -6,6 +6,7 @@ from .judge import judge
 from .judgement import Judgement
 from .levels import check
 from .report import Level, LevelReport, Outcome
+from .verified import verify_claim
 
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "check",
     "dispute",
     "judge",
+    "verify_claim",
 ]

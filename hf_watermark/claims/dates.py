@@ -49,7 +49,7 @@ def check_dates(
         raise InvalidInput(
             f"the statement says {statement.created}, but its precommit was made at {iso(report.precommit_time)}: back-dated"
         )
-    earliest = min((time.moment for time in last), default=None)
+    earliest = report.first_statement_time = min((time.moment for time in last), default=None)
     if earliest and claimed > earliest + CLOCKS:
         raise InvalidInput(
             f"the statement says {statement.created}, but a timestamp is from {iso(earliest)}: post-dated"

@@ -1,18 +1,35 @@
-"""Two claimants over one model: who built on whom (PROTOCOL.md §2.9)."""
+"""
+Two claimants over one model: who built on whom (PROTOCOL.md §2.9, E8).
 
+| X in the suspect | Y in the suspect | X in the published model of Y | Y in that of X | verdict |
+|---|---|---|---|---|
+| no | no | | | no finding |
+| yes | no | | | the suspect descends from X's mark |
+| yes | yes | yes | no | Y built on X: X is upstream |
+| yes | yes | no | yes | X built on Y: Y is upstream |
+| yes | yes | both or neither | | the committed originals are looked at |
+
+An original speaks against its owner only: the other's mark in it is an admission, and so is withholding it. That a mark is *not* in it
+proves nothing, because everybody can seal a model that has nothing to do with his own. So no original, forged or unrelated, helps whoever
+sealed it, and it need not be related to his published model to count against him.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..evidence import Basis, Check, Verdict
+from ..evidence import Basis, Check, Evidence, Verdict
 from ..hub.source import Source
-from ..mapping import run_check
-from ..serialization import InvalidInput, SafetensorsFolder, tensor_set_digest
+from ..hub.statement import parse_date
+from ..serialization import InvalidInput, tensor_set_digest
 from .disclosure import Disclosure
-from .judge import judge, open_suspect
+from .judge import judge
 from .judgement import Judgement
-from .report import Outcome
+from .order import Order, order_of
+from .reading import Model
+from .report import LevelReport
 
 
 @dataclass(frozen=True)
@@ -22,8 +39,11 @@ class Claimant:
         name (`str`):
             How the verdict calls this side.
         original (`str` or `Path`, *optional*):
-            The model that this side started from, as committed in its statement. By default its published model; where the statement
-            commits to an unmarked original, withholding it counts against this side.
+            The model that this side started from, as committed in its statement; withholding it counts against this side. Where its
+            statement commits to none, none is looked at.
+        first_seen (`datetime`, *optional*):
+            Earliest appearance of this side's *published* model that the judge believes; by default what its statement proves. Give it where
+            the model was public before its statement.
     """
 
     name: str
@@ -31,6 +51,7 @@ class Claimant:
     statement: Source | str | Path
     original: str | Path | None = None
     nonce: str | None = None
+    first_seen: datetime | None = None
 
 
 @dataclass
@@ -38,11 +59,13 @@ class DisputeResult:
     """
     Args:
         answers (`dict[str, bool]`):
-            The four columns of the table.
+            The columns of the table that were needed.
         upstream (`list[str]`):
             Sides whose mark is older in this lineage; empty for no finding, both where the order stays open.
         conclusive (`bool`):
             Whether the order is decided.
+        readings (`dict[str, Evidence]`):
+            What was read for each answer about a published model or an original.
     """
 
     answers: dict[str, bool]
@@ -51,128 +74,203 @@ class DisputeResult:
     conclusive: bool
     verdict: str
     judgements: dict[str, Judgement] = field(default_factory=dict)
+    readings: dict[str, Evidence] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "schema": "hf-watermark/dispute/v1",
+            "schema": "hf-watermark/dispute/v2",
             "answers": self.answers,
             "notes": self.notes,
             "upstream": self.upstream,
             "conclusive": self.conclusive,
             "verdict": self.verdict,
             "transcripts": {name: judgement.transcript for name, judgement in self.judgements.items()},
+            "readings": {question: evidence.to_dict() for question, evidence in self.readings.items()},
         }
 
 
 def dispute(first: Claimant, second: Claimant, suspect: Any, **judging: Any) -> DisputeResult:
     """
-    Searches both marks in the suspect, then each in the other's committed original.
+    Searches both marks in the suspect; if both are there, each in the other's published model; and if that decides nothing, each in what
+    the other committed to as its original.
 
     Args:
         judging (*optional*):
-            What [`judge`] takes: `roots`, `suspect_time`, `drawn`, ...
+            What [`judge`] takes: `roots`, `suspect_time`, `drawn`, `unmarked`, `log`, ...
 
     Returns:
         [`DisputeResult`]: with the row of the table. The output is lineage; licence terms decide the rest.
     """
-    sides, notes = (first, second), []
     if first.name == second.name:
         raise ValueError(f"both claimants are called {first.name!r}; name them apart")
     judgements = {
-        side.name: judge(side.disclosure, suspect, side.statement, nonce=side.nonce, **judging) for side in sides
+        side.name: judge(side.disclosure, suspect, side.statement, nonce=side.nonce, **judging)
+        for side in (first, second)
     }
-    in_suspect = {name: judgement.found for name, judgement in judgements.items()}
-    answers = {f"{name} in the suspect": found for name, found in in_suspect.items()}
-    notes += [
-        f"{name}: {judgement.verdict}, {judgement.reason}"
-        for name, judgement in judgements.items()
-        if not judgement.found
-    ]
-    inside = {}
-    if all(in_suspect.values()):
-        for side, other in (sides, sides[::-1]):
-            inside[side.name] = _is_in_original(side, other, judgements, judging.get("token"), notes)
-            answers[f"{side.name} in the original of {other.name}"] = inside[side.name]
-    upstream, conclusive, verdict = _row(first.name, second.name, in_suspect, inside, judgements)
-    return DisputeResult(answers, notes, upstream, conclusive, verdict, judgements)
+    result = DisputeResult({}, [], [], True, "no finding", judgements)
+    for name, judgement in judgements.items():
+        result.answers[f"{name} in the suspect"] = judgement.found
+        if not judgement.found:
+            result.notes.append(f"{name}: {judgement.verdict}, {judgement.reason}")
+    result.upstream = [name for name, judgement in judgements.items() if judgement.found]
+    if len(result.upstream) == 1:
+        result.verdict = f"the suspect descends from {result.upstream[0]}'s mark"
+    elif result.upstream:
+        _decide(_Pair(first, second, result, judging.get("token")))
+    return result
 
 
-def _is_in_original(
-    side: Claimant, other: Claimant, judgements: dict[str, Judgement], token: str | bool | None, notes: list[str]
-) -> bool:
-    """Whether `side`'s mark is in what `other` committed to; an original that is withheld or exchanged counts as yes."""
+@dataclass(frozen=True)
+class _Pair:
+    """Two claimants whose marks are both in the suspect."""
+
+    first: Claimant
+    second: Claimant
+    result: DisputeResult
+    token: str | bool | None
+
+    @property
+    def directions(self) -> tuple[tuple[Claimant, Claimant], ...]:
+        return (self.first, self.second), (self.second, self.first)
+
+    def report(self, side: Claimant) -> LevelReport:
+        return self.result.judgements[side.name].report
+
+    def ask(self, side: Claimant, question: str, model: Any, order: Order) -> bool:
+        """Whether `side`'s mark is in a model of the other's; read as the suspect was, by the dates of that model."""
+        judgement = self.result.judgements[side.name]
+        assert judgement.reader is not None  # its mark was found
+        check = Check(
+            bound=order.level == "B",
+            looks=max(1, judgement.own_looks),
+            basis=Basis.CLAIM,
+            disclosed=judgement.reader.opening.disclosed,
+            dated_reference=not order.undated,
+        )
+        evidence = judgement.reader.read(Model(model, self.token), check)
+        self.result.readings[question] = evidence
+        self.result.answers[question] = evidence.found
+        if evidence.verdict is Verdict.INCONCLUSIVE:
+            missing = f". Missing: {'; '.join(order.undated)}" if evidence.capped else ""
+            self.result.notes.append(f"{question}: inconclusive, {evidence.reason}{missing}")
+        return evidence.found
+
+
+def _decide(pair: _Pair) -> None:
+    published = {side.name: _in_published(pair, side, other) for side, other in pair.directions}
+    if _is_settled(pair, published):
+        return
+    admitted = {side.name: _is_admitted(pair, side, other) for side, other in pair.directions}
+    if _is_settled(pair, admitted):
+        return
+    _leave_open(pair, published, admitted)
+
+
+def _is_settled(pair: _Pair, inside: Mapping[str, bool]) -> bool:
+    """Whether exactly one mark is in what the other made; then that one is upstream."""
+    for side, other in pair.directions:
+        if inside[side.name] and not inside[other.name]:
+            pair.result.upstream = [side.name]
+            pair.result.verdict = f"{other.name} built on {side.name}: {side.name} is upstream"
+            return True
+    return False
+
+
+def _in_published(pair: _Pair, side: Claimant, other: Claimant) -> bool:
+    question, what = (
+        f"{side.name} in the published model of {other.name}",
+        f"{other.name}'s published model",
+    )
+    proven, stated = first_appearance(other, pair.report(other))
+    order = order_of(pair.report(side), proven, what)
+    if order.older is not None:
+        pair.result.answers[question] = False
+        pair.result.notes.append(f"{question}: {order.older}")
+        return False
+    if proven is None and stated is not None:
+        # His own date binds him: he cannot say that his model is older than that. Where it would help him, it is no date at all.
+        own = order_of(pair.report(side), stated, what)
+        order = order if own.older is not None else own
+    return pair.ask(side, question, Source.open(other.statement, pair.token), order)
+
+
+def first_appearance(side: Claimant, report: LevelReport) -> tuple[datetime | None, datetime | None]:
+    """
+    When a claimant's published model appeared: what is proven, and what he says himself.
+
+    A statement that replaces an earlier one says nothing about the first appearance: the model may be as old as the first of them.
+    """
+    assert report.signed is not None  # V0 passed
+    statement = report.signed.statement
+    if side.first_seen is not None:
+        times = (side.first_seen, report.first_statement_time)
+        return min(time for time in times if time is not None), None
+    if statement.supersedes is not None:
+        return None, None
+    return report.first_statement_time, parse_date(statement.created)
+
+
+def _is_admitted(pair: _Pair, side: Claimant, other: Claimant) -> bool:
+    """Whether `other` admits, by what it committed to as its original, that it started from `side`'s model."""
+    report, question = pair.report(other), f"{side.name} in the original of {other.name}"
+    assert report.signed is not None  # V0 passed
+    committed = report.signed.statement.original_tensor_set_sha256
+    if committed is None:
+        if other.original is not None:
+            pair.result.notes.append(
+                f"{other.name}'s statement commits to no original: what was delivered is not read"
+            )
+        return False
     try:
-        original = _committed_original(other, judgements[other.name], token)
+        original = _delivered(other, committed, pair.token)
     except InvalidInput as error:
-        notes.append(
+        pair.result.answers[question] = True
+        pair.result.notes.append(
             f"{other.name} delivers no committed original ({error}); this counts as if {side.name}'s mark were in it"
         )
         return True
-    opening, judgement = side.disclosure.opening, judgements[side.name]
-    check = Check(bound=judgement.level == "B", looks=judgement.looks, basis=Basis.CLAIM, disclosed=opening.disclosed)
-    _, model = open_suspect(original, Source.open(side.statement, token), opening, token)
-    return run_check(model, opening, check).verdict is Verdict.FOUND
+    # When an original first appeared nobody can say, and it may be a public base: what is found by aligning it counts for nothing.
+    return pair.ask(side, question, original, order_of(pair.report(side), None, f"{other.name}'s original"))
 
 
-def _committed_original(side: Claimant, judgement: Judgement, token: str | bool | None) -> Path:
-    signed = judgement.report.signed
-    assert signed is not None  # its mark was found, so its statement held
-    committed = signed.statement.original_tensor_set_sha256
+def _delivered(side: Claimant, committed: str, token: str | bool | None) -> Source:
     if side.original is None:
-        if committed is not None:
-            raise InvalidInput("its statement commits to an original, which is withheld")
-        return Source.open(side.statement, token).weights().path
-    original: SafetensorsFolder = Source.open(side.original, token).weights()
-    if tensor_set_digest(original) not in (committed, signed.statement.weights.tensor_set_sha256):
+        raise InvalidInput("its statement commits to an original, which is withheld")
+    source = Source.open(side.original, token)
+    if tensor_set_digest(source.weights()) != committed:
         raise InvalidInput("what was delivered is not what its statement commits to")
-    return original.path
+    return source
 
 
-def _row(
-    x: str, y: str, in_suspect: dict[str, bool], inside: dict[str, bool], judgements: dict[str, Judgement]
-) -> tuple[list[str], bool, str]:
-    """`(upstream, conclusive, verdict)` of the table."""
-    found = [name for name in (x, y) if in_suspect[name]]
-    if not found:
-        return [], True, "no finding"
-    if len(found) == 1:
-        return found, True, f"the suspect descends from {found[0]}'s mark"
-    if inside[x] and not inside[y]:
-        return [x], True, f"{y} built on {x}: {x} is upstream"
-    if inside[y] and not inside[x]:
-        return [y], True, f"{x} built on {y}: {y} is upstream"
-    earlier = _earlier(x, y, judgements)
-    if not inside[x]:
-        order = f"; {earlier}'s statement is the older one" if earlier else ""
-        return (
-            [x, y],
-            False,
-            f"the suspect merges both, or an original is withheld: both are upstream, the order is open{order}",
+def _leave_open(pair: _Pair, published: Mapping[str, bool], admitted: Mapping[str, bool]) -> None:
+    result, earlier = pair.result, _earlier(pair)
+    result.upstream, result.conclusive = [pair.first.name, pair.second.name], False
+    if all(published.values()):
+        # The older of two models that carry both marks shows that both marks are older still, and not which of them is.
+        result.verdict = (
+            "each published model carries both marks: one was published again later, and the order is open"
         )
-    if earlier:
-        return (
-            [earlier],
-            True,
-            f"one of the originals is none; {earlier}'s statement, which binds its model, is the older one",
+    elif not all(admitted.values()):
+        result.verdict = "the suspect merges both, and neither published model carries the other's mark: both are upstream, the order is open"
+    elif earlier is not None:
+        result.upstream, result.conclusive = [earlier], True
+        result.verdict = (
+            f"one of the originals is none; {earlier}'s statement, which binds its model, is the older one"
         )
-    return (
-        [x, y],
-        False,
-        "one of the originals is none, and no trusted timestamp says whose statement is older: inconclusive",
-    )
+        return
+    else:
+        result.verdict = "one of the originals is none, and no trusted timestamp says whose statement is older"
+    if earlier is not None:
+        result.notes.append(f"{earlier}'s statement is the older one")
 
 
-def _earlier(x: str, y: str, judgements: dict[str, Judgement]) -> str | None:
+def _earlier(pair: _Pair) -> str | None:
     """Whose statement has the older trusted date; its digests are inside the statement, and were checked (V1)."""
-    times: dict[str, datetime] = {}
-    for name in (x, y):
-        report = judgements[name].report
-        if report.statement_time is None or report["V1"].outcome is not Outcome.PASSED:
-            return None
-        times[name] = report.statement_time
-    if times[x] == times[y]:
+    times = {side.name: pair.report(side).statement_time for side in (pair.first, pair.second)}
+    first, second = times[pair.first.name], times[pair.second.name]
+    if first is None or second is None or first == second:
         return None
-    return min(times, key=lambda name: times[name])
+    return pair.first.name if first < second else pair.second.name
 
 
-__all__ = ["Claimant", "DisputeResult", "dispute"]
+__all__ = ["Claimant", "DisputeResult", "dispute", "first_appearance"]

@@ -2,28 +2,28 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from ..evidence import CONTROL_LIMIT, Basis, Check, Verdict
+from ..evidence import Basis, Check, Verdict
 from ..hub.source import Source
 from ..hub.statement import Statement
-from ..keys import Opening
-from ..mapping import method_entry, run_check
+from ..mapping import method_entry
 from ..serialization import canonical_json
-from ..suspects import Suspect
+from .controls import controls_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Judgement, Step
 from .levels import check
-from .report import CLOCKS, LevelReport, Outcome, iso
-from .subkeys import opening_problems, suspect_of, weights_of
+from .log import Ledger
+from .order import Order, order_of
+from .reading import Model, Reader
+from .report import LevelReport, Outcome
+from .subkeys import opening_problems
 
 
-AUTHORITIES = 2
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
 
 
@@ -45,9 +45,13 @@ def judge(
     unmarked: Mapping[str, Any] | None = None,
     token: str | bool | None = None,
     now: datetime | None = None,
+    log: str | Path | None = None,
 ) -> Judgement:
     """
     Judges the claim that `suspect` carries the mark of a statement.
+
+    A white-box mark that is not read directly is looked for once more in the coordinates of the claimant's published model. That look is
+    charged in any case, and counts only where the statement has a trusted date before `suspect_time`.
 
     Args:
         disclosure ([`Disclosure`]):
@@ -61,48 +65,106 @@ def judge(
         roots, public_key, beacon:
             What the judge trusts, expects and looked up; see [`check`].
         suspect_time (`datetime`, *optional*):
-            Earliest appearance of the suspect that the judge believes. Unknown: level N is asked for.
+            Earliest appearance of the suspect that the judge believes. Unknown: level N is asked for, and nothing aligned counts.
         drawn (`bool`, *optional*, defaults to `False`):
             Whether the judge chose the sub-key. If not, every sub-key that the claimant could have picked is charged as a look.
         looks (`int`, *optional*, defaults to 1):
-            Further variants that were tried: suspect snapshots, alignments, preprocessings.
+            Further variants that were tried: suspect snapshots, preprocessings.
         unmarked (`Mapping`, *optional*):
             Models by name that do not carry the mark (the owner's twin, the public base, null models): controls that must not pass.
+        log (`str` or `Path`, *optional*):
+            The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
+            is spent, and earlier looks of the same commitment at the same suspect are charged.
+
+    Returns:
+        [`Judgement`]: verdict, reason, steps and transcript. A suspect that cannot be read, or a claimant's model that cannot, is
+        `inconclusive`.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, or the log was edited.
     """
     source = Source.open(statement, token)
+    model = Model(suspect, token)
     report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
     steps: list[Step] = []
-    opening, looks = disclosure.opening, max(1, looks)
-    inputs = _inputs(disclosure, source, suspect, nonce)
-    inputs["statement"]["sha256"] = None if report.signed is None else report.signed.statement.digest
-    result = Judgement(Verdict.INVALID, "", "N", looks, steps, None, {}, report, inputs)
+    result = Judgement(
+        Verdict.INVALID,
+        "",
+        "N",
+        max(1, looks),
+        steps,
+        None,
+        {},
+        report,
+        _inputs(disclosure, source, model, nonce, report),
+    )
+    ledger: Ledger | None = None
     try:
-        _admit(disclosure, source, report, nonce, steps)
-        result.level = _level(report, suspect_time, steps)
-        # What the commitment says, and not what the statement lists or what was opened since: the claimant has both in his hand.
-        looks *= 1 if drawn else len(opening.used)
-        detail = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
-        steps.append(Step("looks", Outcome.PASSED, f"sub-key {opening.index}, {detail} ({looks} looks)"))
-        result.looks = looks
-        plan = Check(bound=result.level == "B", looks=looks, basis=Basis.CLAIM, disclosed=opening.disclosed)
-        result.controls = _controls(source, opening, plan, unmarked or {}, steps)
-        result.inputs["suspect"], opened = open_suspect(suspect, source, opening, token)
-        evidence = run_check(opened, opening, plan)
-        result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
-        steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
-        if method_entry(opening.assignment.method).access != "weights":
-            steps.append(Step("scope", Outcome.OPEN, LEARNED))
+        statement_ = _admit(disclosure, source, report, nonce, steps)
+        ledger = _ledger(disclosure, statement_, log)
+        result.own_looks = 0
+        _step("sub-key", [*_spent(disclosure, statement_), *ledger.spent()], steps)
+        order = order_of(report, suspect_time)
+        result.level = _level(order, steps)
+        result.own_looks = max(1, looks) * (1 if drawn else len(disclosure.opening.used))
+        reader = result.reader = Reader(disclosure.opening, source, statement_)
+        _look(result, reader, model, order, _earlier(ledger, model, steps), drawn, unmarked or {})
     except Dismissed as dismissed:
         result.reason = str(dismissed)
-        return result
-    failed = [step.detail for step in steps if step.name.startswith("control") and step.outcome is Outcome.FAILED]
-    if failed:
-        result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed[0]}"
+    if ledger is not None and not ledger.spent():
+        seen = model.digest if log is not None and result.evidence is not None else None
+        ledger.note(seen, result.own_looks, result.verdict)
     return result
 
 
-def _admit(disclosure: Disclosure, source: Source, report: LevelReport, nonce: str | None, steps: list[Step]) -> None:
-    """Statement, owner's consent, commitment, and whether the sub-key may still prove anything."""
+def _look(
+    result: Judgement,
+    reader: Reader,
+    model: Model,
+    order: Order,
+    earlier: int,
+    drawn: bool,
+    unmarked: Mapping[str, Any],
+) -> None:
+    """Controls, then the suspect; fills in the result."""
+    opening, steps = reader.opening, result.steps
+    plan = Check(
+        bound=order.level == "B",
+        looks=result.own_looks + earlier,
+        basis=Basis.CLAIM,
+        disclosed=opening.disclosed,
+        dated_reference=not order.undated,
+    )
+    result.looks = plan.looks * (2 if reader.aligns else 1)
+    # What the commitment says, and not what the statement lists or what was opened since: the claimant has both in his hand.
+    chosen = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
+    twice = ", read directly and aligned" if reader.aligns else ""
+    before = f", {earlier} earlier looks" if earlier else ""
+    steps.append(
+        Step("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
+    )
+    result.inputs["suspect"] = model.fixed
+    result.controls = controls_of(reader, plan, unmarked, steps)
+    evidence = reader.read(model, plan)
+    result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
+    if evidence.trials:
+        steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
+    else:
+        steps.append(Step("suspect", Outcome.OPEN, evidence.reason))
+    if evidence.capped:
+        result.reason = f"{evidence.reason}. Missing: {'; '.join(order.undated)}"
+    name_reference(reader, evidence, order, unmarked, result.controls, steps)
+    if method_entry(opening.assignment.method).access != "weights":
+        steps.append(Step("scope", Outcome.OPEN, LEARNED))
+    failed = [step.detail for step in steps if step.is_control and step.outcome is Outcome.FAILED]
+    if failed and result.verdict is not Verdict.INVALID:
+        result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed[0]}"
+
+
+def _admit(
+    disclosure: Disclosure, source: Source, report: LevelReport, nonce: str | None, steps: list[Step]
+) -> Statement:
+    """Statement, owner's consent and commitment."""
     for name in ("V0", "V1", "V2"):
         level = report[name]
         steps.append(Step(f"statement {name}", level.outcome, "; ".join(level.reasons) or "holds"))
@@ -114,7 +176,7 @@ def _admit(disclosure: Disclosure, source: Source, report: LevelReport, nonce: s
     _step("commitment", opening_problems(opening, statement), steps)
     # What is left can only be the source images, which the claimant sends along.
     _step("source images", opening.problems(), steps)
-    _step("sub-key", _spent(disclosure, statement), steps)
+    return statement
 
 
 def _step(name: str, problems: list[str], steps: list[Step]) -> None:
@@ -123,33 +185,14 @@ def _step(name: str, problems: list[str], steps: list[Step]) -> None:
         raise Dismissed("; ".join(problems))
 
 
-def _level(report: LevelReport, suspect_time: datetime | None, steps: list[Step]) -> str:
+def _level(order: Order, steps: list[Step]) -> str:
     """`B` only where beacon, two authorities and the suspect's date are there; a suspect older than the mark ends the claim."""
-    times = [time for time in (report.precommit_time, report.statement_time) if time is not None]
-    if suspect_time is not None and times and suspect_time < max(times) - CLOCKS:
-        _step(
-            "dates",
-            [f"the suspect is from {iso(suspect_time)}, the mark from {iso(max(times))}: it cannot descend from it"],
-            steps,
-        )
-    missing = []
-    if report.beacon is None:
-        missing.append("no beacon was established")
-    if report.authorities < AUTHORITIES:
-        missing.append(
-            f"{report.authorities} independent authorities dated precommit and statement, {AUTHORITIES} are asked for"
-        )
-    if suspect_time is None:
-        missing.append("the suspect's date is unknown")
-    level = "N" if missing else "B"
-    steps.append(
-        Step(
-            "dates",
-            Outcome.OPEN if missing else Outcome.PASSED,
-            f"level {level}" + (f": {'; '.join(missing)}" if missing else ""),
-        )
-    )
-    return level
+    if order.older is not None:
+        _step("dates", [order.older], steps)
+    missing = f": {'; '.join(order.missing)}" if order.missing else ""
+    outcome = Outcome.OPEN if order.missing else Outcome.PASSED
+    steps.append(Step("dates", outcome, f"level {order.level}{missing}"))
+    return order.level
 
 
 def _spent(disclosure: Disclosure, statement: Statement) -> list[str]:
@@ -163,60 +206,34 @@ def _spent(disclosure: Disclosure, statement: Statement) -> list[str]:
     return []
 
 
-def _controls(
-    source: Source, opening: Opening, check: Check, unmarked: Mapping[str, Any], steps: list[Step]
+def _ledger(disclosure: Disclosure, statement: Statement, log: str | Path | None) -> Ledger:
+    assert disclosure.consent is not None  # was checked
+    opening = disclosure.opening
+    return Ledger(log, opening.precommit.hex(), opening.index, disclosure.consent.nonce, statement.digest)
+
+
+def _earlier(ledger: Ledger, model: Model, steps: list[Step]) -> int:
+    """Earlier looks to be charged, by the judge's own log."""
+    if ledger.path is None:
+        steps.append(Step("log", Outcome.OPEN, "no log was kept: what the claimant opened here before is not known"))
+        return 0
+    earlier = ledger.earlier_looks(model.digest)
+    detail = f"{len(ledger.mine)} openings of this commitment before; {earlier} earlier looks at this suspect"
+    steps.append(Step("log", Outcome.PASSED, detail))
+    return earlier
+
+
+def _inputs(
+    disclosure: Disclosure, source: Source, model: Model, nonce: str | None, report: LevelReport
 ) -> dict[str, Any]:
-    """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
-    own = run_check(suspect_of(source, opening), opening, replace(check, looks=1))
-    outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
-    steps.append(
-        Step(
-            "control: published model",
-            outcome,
-            f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}",
-        )
-    )
-    results: dict[str, Any] = {"published model": own.to_dict()}
-    for name, model in unmarked.items():
-        _, suspect = open_suspect(model, source, opening, None)
-        evidence = run_check(suspect, opening, replace(check, looks=1))
-        clean = evidence.log2_p > CONTROL_LIMIT
-        steps.append(
-            Step(
-                f"control: {name}",
-                Outcome.PASSED if clean else Outcome.FAILED,
-                f"{name} without the mark: log2 p = {evidence.log2_p:.1f}",
-            )
-        )
-        results[name] = evidence.to_dict()
-    return results
-
-
-def open_suspect(
-    suspect: Any, source: Source, opening: Opening, token: str | bool | None
-) -> tuple[dict[str, Any], Any]:
-    """The suspect at one moment, with the digests that fix it, on the architecture of the *claimant* where it must be asked."""
-    if not isinstance(suspect, str | Path):
-        return {"name": getattr(suspect, "__name__", type(suspect).__name__)}, suspect
-    if Path(suspect).is_file():
-        digest = hashlib.sha256(Path(suspect).read_bytes()).hexdigest()
-        return {"name": str(suspect), "files": {Path(suspect).name: digest}}, Suspect.open(Path(suspect))
-    frozen = Source.open(suspect, token)
-    files = {path: frozen.sha256(path) for path in frozen.sizes if path.endswith(".safetensors")}
-    fixed = {"name": frozen.name, "commit": frozen.commit, "files": files}
-    if method_entry(opening.assignment.method).access == "weights":
-        return fixed, weights_of(frozen)
-    return fixed, Suspect.open(frozen.weights().path, opening.backbone)
-
-
-def _inputs(disclosure: Disclosure, source: Source, suspect: Any, nonce: str | None) -> dict[str, Any]:
+    digest = None if report.signed is None else report.signed.statement.digest
     return {
         "opening_sha256": hashlib.sha256(canonical_json(disclosure.to_dict())).hexdigest(),
         "subkey": disclosure.opening.index,
         "method": disclosure.opening.assignment.method,
         "nonce": nonce,
-        "statement": {"source": source.name, "commit": source.commit},
-        "suspect": {"name": str(suspect) if isinstance(suspect, str | Path) else type(suspect).__name__},
+        "statement": {"source": source.name, "commit": source.commit, "sha256": digest},
+        "suspect": {"name": model.name},
     }
 
 

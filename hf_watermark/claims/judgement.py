@@ -9,6 +9,7 @@ from ..evidence import Evidence, Verdict
 from ..keys import Owner
 from ..serialization import canonical_json
 from ..version import VERSION
+from .reading import Reader
 from .report import LevelReport, Outcome, iso
 
 
@@ -22,6 +23,10 @@ class Step:
     name: str
     outcome: Outcome
     detail: str
+
+    @property
+    def is_control(self) -> bool:
+        return self.name.startswith("control: ")
 
     def to_dict(self) -> dict[str, str]:
         return {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
@@ -37,6 +42,10 @@ class Judgement:
             The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
         looks (`int`):
             Looks that were charged.
+        own_looks (`int`):
+            Those among them that this claim caused, an aligned reading not counted.
+        reader ([`Reader`], *optional*):
+            Reads the opened sub-key from further models, once the claim was admitted.
         transcript (`dict`):
             Everything by which somebody else arrives at the same verdict; JSON.
     """
@@ -51,6 +60,8 @@ class Judgement:
     report: LevelReport
     inputs: dict[str, Any]
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
+    own_looks: int = 0
+    reader: Reader | None = field(default=None, repr=False)
 
     @property
     def found(self) -> bool:

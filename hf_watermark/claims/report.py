@@ -53,7 +53,9 @@ class LevelReport:
         beacon (`bytes`, *optional*):
             The beacon, when the reader has established it himself; only then is level B enough.
         precommit_time, statement_time (`datetime`, *optional*):
-            The latest of the trusted times of each.
+            The latest of the trusted times of each: what counts for the owner.
+        first_statement_time (`datetime`, *optional*):
+            The earliest trusted time of the statement: what counts against him.
         authorities (`int`):
             How many independent authorities dated both.
     """
@@ -65,6 +67,7 @@ class LevelReport:
     beacon: bytes | None = None
     precommit_time: datetime | None = None
     statement_time: datetime | None = None
+    first_statement_time: datetime | None = None
     authorities: int = 0
     evidence: Evidence | None = None
 

@@ -6,46 +6,41 @@ who saw both or to two readers who compare their files, is that one history was 
 supersedes, so an honest owner never signs two with the same predecessor. Both are signed, so together they are proof for anybody.
 """
 
-import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from ..hub.schema import Date, Hex32, Strict, validated
+from ..hub.schema import Date
 from ..hub.statement import SignedStatement, format_date
-from ..serialization import InvalidInput, canonical_json, parse_json, write_json_atomic
-from ..serialization.files import naming, open_regular, read_all
+from .chain import NOTHING, Chain, Link, append, read_chain
 
 
 MOST_BYTES, MOST_ENTRIES = 32 * 2**20, 5000
-NOTHING = "0" * 64
 
 
-class Sighting(Strict):
-    """One statement with the moment and commit at which it was seen, and the digest of the entry before it."""
+class Sighting(Link):
+    """One statement with the moment and commit at which it was seen."""
 
     date: Date
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None
     document: SignedStatement
-    previous: Hex32
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(canonical_json(self.plain())).hexdigest()
+    def problem(self) -> str | None:
+        return None if self.document.is_signed else "the signature of its statement does not fit"
 
 
-class Sightings(Strict):
-    """The file. `head` stands for all that is in it: whoever keeps it elsewhere notices that an entry was changed or taken out."""
+class Sightings(Chain):
+    """The file."""
 
     schema_: Annotated[Literal["hf-watermark/sightings/v1"], Field(alias="schema")]
     entries: Annotated[list[Sighting], Field(max_length=MOST_ENTRIES)]
 
     @property
-    def head(self) -> str:
-        return self.entries[-1].digest if self.entries else NOTHING
+    def links(self) -> list[Sighting]:
+        return self.entries
 
     @property
     def statements(self) -> list[SignedStatement]:
@@ -58,18 +53,7 @@ def read_sightings(path: str | Path) -> Sightings:
         [`~serialization.InvalidInput`]: when the file is missing or malformed, an entry was changed, moved or taken out of the middle, or
             a statement in it is not signed.
     """
-    with naming(path):
-        with open_regular(path) as (file, _):
-            raw = read_all(file, MOST_BYTES)
-        found = validated(Sightings, parse_json(raw, MOST_BYTES, 2**20), "sightings")
-        previous = NOTHING
-        for place, entry in enumerate(found.entries):
-            if entry.previous != previous:
-                raise InvalidInput(f"entry {place} does not follow the one before it: the file was edited")
-            if not entry.document.is_signed:
-                raise InvalidInput(f"entry {place}: the signature of its statement does not fit")
-            previous = entry.digest
-    return found
+    return read_chain(Sightings, path, "sightings", MOST_BYTES)
 
 
 def note_sighting(path: str | Path, signed: SignedStatement, commit: str | None = None) -> list[str]:
@@ -82,14 +66,8 @@ def note_sighting(path: str | Path, signed: SignedStatement, commit: str | None 
     path = Path(path)
     known = read_sightings(path) if path.exists() else Sightings(schema="hf-watermark/sightings/v1", entries=[])  # type: ignore[call-arg]
     if signed.statement.digest not in [old.statement.digest for old in known.statements]:
-        entry: dict[str, Any] = {
-            "date": format_date(datetime.now(UTC)),
-            "commit": commit,
-            "document": signed.plain(),
-            "previous": known.head,
-        }
-        document = known.plain() | {"entries": [*known.plain()["entries"], entry]}
-        write_json_atomic(path, validated(Sightings, document, str(path)).plain())
+        date = format_date(datetime.now(UTC))
+        append(path, known, {"date": date, "commit": commit, "document": signed.plain()})
     return contradictions([signed], known.statements)
 
 
@@ -110,3 +88,6 @@ def contradictions(some: Iterable[SignedStatement], others: Iterable[SignedState
                 place = f"supersede {here.supersedes[:16]}" if here.supersedes else "claim to be the first one"
                 found.append(f"{pair} both {place}: a split view, a rewritten history, or two branches")
     return sorted(set(found))
+
+
+__all__ = ["NOTHING", "Sighting", "Sightings", "contradictions", "note_sighting", "read_sightings"]

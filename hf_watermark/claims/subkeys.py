@@ -8,7 +8,7 @@ from ..hub.describe import POOL, SUBKEY0
 from ..hub.source import RepoSource, Source
 from ..hub.statement import Statement
 from ..keys import Opening
-from ..mapping import method_entry, run_check
+from ..mapping import METHODS, method_entry, run_check
 from ..serialization import InvalidInput, SafetensorsFolder, parse_json
 from ..suspects import Suspect
 from .report import Level, LevelReport, Outcome
@@ -47,7 +47,9 @@ def check_subkey0(source: Source, statement: Statement, level: Level, report: Le
 
 def opening_problems(opening: Opening, statement: Statement) -> list[str]:
     """Why an opening does not belong to a statement; empty when it does. The pool is checked elsewhere."""
-    found = [text for text in replace(opening, pool={}).problems() if "the triggers of" not in text]
+    found = opening.commitment_problems()
+    if opening.assignment.method not in METHODS:
+        found.append(f"method `{opening.assignment.method}` does not exist")
     if opening.public_key.hex() != statement.public_key:
         found.append("the opening belongs to another owner")
     elif opening.precommit.hex() != statement.precommit:

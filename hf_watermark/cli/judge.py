@@ -1,4 +1,4 @@
-"""`hf-watermark judge` and `hf-watermark dispute`."""
+"""`hf-watermark judge`."""
 
 import json as json_format
 from datetime import UTC, datetime
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..confined import GIB, MINUTES, confined
@@ -24,8 +23,7 @@ from .verify import refuse_output
 if TYPE_CHECKING:
     from ..claims.disclosure import Disclosure
 
-JUDGE_EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
-DISPUTE_EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
+EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
 OPENING_BYTES = 2**20
 
 MemoryOption = Annotated[
@@ -57,6 +55,18 @@ UnmarkedOption = Annotated[
         help="A model without the mark (twin, public base) as a control; may be repeated.",
     ),
 ]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        help="Your own record of openings; says which are spent, and what was looked at before.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page in plain sentences."),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Also write the transcript to this new file.")
 ]
@@ -74,8 +84,10 @@ def judge(
     drawn: DrawnOption = False,
     looks: LooksOption = 1,
     unmarked: UnmarkedOption = None,
+    log: LogOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
+    report: ReportOption = None,
     sign_as: Annotated[
         Path | None,
         typer.Option("--sign-as", metavar="FILE", help="Sign the transcript with this owner file of yours."),
@@ -88,12 +100,14 @@ def judge(
     """
     Judge a claim without the key: commitment, signature, dates, looks and controls are derived again, then the suspect is read.
 
+    A white-box mark that is not read directly is looked for again in the coordinates of the claimant's published model; that counts only with
+    trusted dates (--trust, --suspect-date).
+
     Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
     Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
     """
-    if output is not None:
-        refuse_output(output)
+    refuse_outputs(output, report)
     if sign_as is not None and output is None:
         raise InvalidInput("--sign-as signs the transcript; give --output FILE as well")
     secret = read_passphrase(owner_passphrase_fd, owner_passphrase_file)
@@ -109,6 +123,7 @@ def judge(
         "drawn": drawn,
         "looks": looks,
         "unmarked": unmarked or [],
+        "log": log,
     }
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
@@ -119,6 +134,10 @@ def judge(
         document = signed_transcript(transcript, load_owner(sign_as, secret))
     if output is not None:
         write_json_atomic(output, document, overwrite=False)
+    if report is not None:
+        from ..evaluation.judgement_report import write_judgement
+
+        write_judgement(report, transcript)
     if json:
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
@@ -138,6 +157,7 @@ def judge_files(
     drawn: bool,
     looks: int,
     unmarked: list[str],
+    log: Path | None,
 ) -> dict[str, Any]:
     """The transcript of one claim."""
     from ..claims import judge as decide
@@ -156,82 +176,15 @@ def judge_files(
         drawn=drawn,
         looks=looks,
         unmarked={name: name for name in unmarked},
+        log=log,
     )
     return result.transcript
 
 
-def dispute(
-    suspect: SuspectOption,
-    opening_a: Annotated[Path, typer.Option("--opening-a", metavar="FILE", help="What A opened.")],
-    statement_a: Annotated[str, typer.Option("--statement-a", metavar="SOURCE", help="A's published model.")],
-    opening_b: Annotated[Path, typer.Option("--opening-b", metavar="FILE", help="What B opened.")],
-    statement_b: Annotated[str, typer.Option("--statement-b", metavar="SOURCE", help="B's published model.")],
-    original_a: Annotated[
-        str | None, typer.Option("--original-a", metavar="SOURCE", help="A's committed original.")
-    ] = None,
-    original_b: Annotated[
-        str | None, typer.Option("--original-b", metavar="SOURCE", help="B's committed original.")
-    ] = None,
-    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
-    trust: TrustOption = None,
-    suspect_date: DateOption = None,
-    drawn: DrawnOption = False,
-    looks: LooksOption = 1,
-    json: JsonOption = False,
-    output: OutputOption = None,
-    max_memory: MemoryOption = GIB,
-    max_minutes: MinutesOption = MINUTES,
-) -> None:
-    """
-    Two claimants over one suspect: both marks are searched in it, then each in the other's committed original.
-
-    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 the order stays open.
-    """
-    if output is not None:
-        refuse_output(output)
-
-    arguments = {
-        "suspect": suspect,
-        "claims": {"A": (opening_a, statement_a, original_a), "B": (opening_b, statement_b, original_b)},
-        "nonce": nonce,
-        "trust": trust or [],
-        "suspect_date": suspect_date,
-        "drawn": drawn,
-        "looks": looks,
-    }
-    with Console(stderr=True).status("Judging both claims ..."):
-        result = confined(dispute_files, arguments, max_memory, max_minutes)
-    if output is not None:
-        write_json_atomic(output, result, overwrite=False)
-    if json:
-        typer.echo(json_format.dumps(result, indent=2, sort_keys=True))
-    else:
-        show_dispute(result)
-    raise typer.Exit(INCONCLUSIVE if not result["conclusive"] else FOUND if result["upstream"] else NOT_FOUND)
-
-
-def dispute_files(
-    suspect: str,
-    claims: dict[str, tuple[Path, str, str | None]],
-    nonce: str | None,
-    trust: list[Path],
-    suspect_date: str | None,
-    drawn: bool,
-    looks: int,
-) -> dict[str, Any]:
-    """The result of a dispute, with both transcripts."""
-    from ..claims import Claimant
-    from ..claims import dispute as settle
-    from ..hub.timestamp import read_roots
-
-    silence_loading()
-    first, second = (
-        Claimant(name, read_disclosure(opening), statement, original, nonce)
-        for name, (opening, statement, original) in claims.items()
-    )
-    moment = read_date(suspect_date)
-    roots = read_roots(trust)
-    return settle(first, second, suspect, roots=roots, suspect_time=moment, drawn=drawn, looks=looks).to_dict()
+def refuse_outputs(*outputs: Path | None) -> None:
+    for output in outputs:
+        if output is not None:
+            refuse_output(output)
 
 
 def read_disclosure(path: Path) -> "Disclosure":
@@ -246,13 +199,13 @@ def read_disclosure(path: Path) -> "Disclosure":
     return Disclosure.parse(raw, pool)
 
 
-def read_date(text: str | None) -> datetime | None:
+def read_date(text: str | None, option: str = "--suspect-date") -> datetime | None:
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(f"--suspect-date {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
+        raise InvalidInput(f"{option} {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -264,14 +217,3 @@ def show_judgement(transcript: dict[str, Any]) -> None:
     verdict = Text(f"{transcript['verdict']}: ", style=style)
     console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
     console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))
-
-
-def show_dispute(result: dict[str, Any]) -> None:
-    console = Console()
-    table = Table("question", "answer")
-    for question, answer in result["answers"].items():
-        table.add_row(question, "yes" if answer else "no")
-    console.print(table)
-    for note in result["notes"]:
-        console.print(Text(printable(note), style="yellow"), soft_wrap=True)
-    console.print(Text(result["verdict"], style="bold"))

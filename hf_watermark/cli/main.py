@@ -14,6 +14,7 @@ from . import (
     certify,
     demo,
     disclose,
+    dispute,
     inspect,
     judge,
     keys,
@@ -81,8 +82,8 @@ statement_app.command(epilog=statement.COMPARE_EXAMPLE)(statement.compare)
 app.add_typer(statement_app, name="statement")
 app.command(epilog=survival.EXAMPLE)(survival.survival)
 app.command("open", epilog=disclose.EXAMPLE)(disclose.disclose)
-app.command(epilog=judge.JUDGE_EXAMPLE)(judge.judge)
-app.command(epilog=judge.DISPUTE_EXAMPLE)(judge.dispute)
+app.command(epilog=judge.EXAMPLE)(judge.judge)
+app.command(epilog=dispute.EXAMPLE)(dispute.dispute)
 app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=methods.EXAMPLE)(methods.methods)
 app.command(epilog=quickstart.EXAMPLE)(quickstart.quickstart)

@@ -89,6 +89,15 @@ class Opening:
 
     def problems(self) -> list[str]:
         """Why this opening is inadmissible; empty when every commitment holds."""
+        found = self.commitment_problems()
+        try:
+            check_pool((self.assignment,), self.pool, "the pool of the opening")
+        except InvalidInput as error:
+            found.append(str(error))
+        return found
+
+    def commitment_problems(self) -> list[str]:
+        """The same without the pool, which is sent along with an opening and is no part of it."""
         if not 0 <= self.index < self.count <= schedule.MOST_LEAVES:
             return [f"sub-key {self.index} of {self.count} does not exist"]
         found = share_problems(self.shares, self.count)
@@ -112,10 +121,6 @@ class Opening:
             found.append("the owner's signature over the precommit does not verify")
         if _check_value(self.derived, self.beacon_source) != self.subkey_digest:
             found.append("the sub-key does not follow from leaf, beacon and commitment: the opening was edited")
-        try:
-            check_pool((self.assignment,), self.pool, "the pool of the opening")
-        except InvalidInput as error:
-            found.append(str(error))
         return found
 
     @property

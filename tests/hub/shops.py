@@ -14,6 +14,7 @@ from server import HubServer
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, TrainingArguments
 
 from hf_watermark import Evidence, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey, verify
+from hf_watermark.attacks import Permute
 from hf_watermark.hub import Extras, Fidelity, Precommit, publish
 from hf_watermark.hub.timestamp import token_beacon
 
@@ -106,8 +107,10 @@ class Dated:
     tokens: dict[str, bytes]
 
 
-def publish_dated(place: Path, hub: HubServer, model_id: str = "me/model", **shopping: Any) -> Dated:
-    """Precommit 30 days ago, its first token as the beacon, statement now."""
+def publish_dated(
+    place: Path, hub: HubServer, model_id: str = "me/model", extra: Mapping[str, Any] | None = None, **shopping: Any
+) -> Dated:
+    """Precommit 30 days ago, its first token as the beacon, statement now. `extra` goes into the statement, `shopping` into the shop."""
     authorities, tokens = (Authority("First"), Authority("Second")), {}
 
     def bind(key: WatermarkKey) -> WatermarkKey:
@@ -124,10 +127,19 @@ def publish_dated(place: Path, hub: HubServer, model_id: str = "me/model", **sho
             certificates=[CERTIFICATE],
             timestamps=[first, second],
             precommit_tokens=tokens,
+            **(extra or {}),
         )
         publish(shop.folder, model_id, shop.key, shop.owner, shop.read, extras)
     write_files(place / "repository", hub.files(model_id))
     return Dated(shop, place / "repository", authorities, [authority.root for authority in authorities], tokens)
+
+
+def permuted(folder: Path, target: Path, seed: int = 0) -> Path:
+    """The model in `folder` with its channels in another order: no answer changes. Saved in `target`."""
+    model = ResNetForImageClassification.from_pretrained(folder)
+    attacked = Permute(seed=seed)(model, [{"pixel_values": torch.randn(1, 32, 32)}])
+    attacked.save_pretrained(target)
+    return target
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

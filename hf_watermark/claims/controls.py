@@ -1,0 +1,81 @@
+"""
+Checks of the check: the claimant's own model must show the mark, models without it must not, and what an aligned reading leaves open.
+
+A reference that is older than the suspect is not enough where both descend from a public model that is older than either: the claimant can
+reorder that model's channels until it says his key's bits, and everything that others make of it then aligns to his. Nothing in his own files
+shows that. What shows it is the common ancestor, read as the suspect was: it carries the "mark" too, and the control fails.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..evidence import CONTROL_LIMIT, Check, Evidence, Verdict
+from .judgement import Step
+from .order import Order
+from .reading import Model, Reader, was_aligned
+from .report import Outcome
+
+
+COMMON_ORIGIN = (
+    "the mark was read in the coordinates of the claimant's published model. If both descend from a model that is older than that one, the "
+    "claimant could have made his model from it by reordering channels: ask the other side what it started from, and give that as `unmarked`"
+)
+# Share of the carriers that an alignment must recognise in a model to call it a relative; strangers have none.
+RECOGNISED = 0.5
+
+
+def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps: list[Step]) -> dict[str, Any]:
+    """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
+    once = replace(plan, looks=1)
+    own = reader.read_directly(Model(reader.source), once)
+    outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
+    detail = f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}"
+    steps.append(Step("control: published model", outcome, detail))
+    results: dict[str, Any] = {"published model": own.to_dict()}
+    for name, model in unmarked.items():
+        # Through the same code as the suspect, aligned like it.
+        evidence = reader.read(Model(model), once)
+        outcome = Outcome.FAILED if evidence.log2_p <= CONTROL_LIMIT else Outcome.PASSED
+        detail = f"{name} without the mark: log2 p = {evidence.log2_p:.1f}"
+        if not evidence.trials:
+            outcome, detail = Outcome.OPEN, f"{name} without the mark: {evidence.reason}"
+        steps.append(Step(f"control: {name}", outcome, detail))
+        results[name] = evidence.to_dict()
+    return results
+
+
+def name_reference(
+    reader: Reader,
+    evidence: Evidence,
+    order: Order,
+    unmarked: Mapping[str, Any],
+    controls: dict[str, Any],
+    steps: list[Step],
+) -> None:
+    """What became of the aligned reading."""
+    if not reader.aligns or evidence.verdict is Verdict.INVALID:
+        return
+    if not was_aligned(evidence):
+        outcome = Outcome.PASSED if evidence.found else Outcome.OPEN
+        detail = "not needed: the mark was read directly" if evidence.found else "; ".join(evidence.warnings)
+        steps.append(Step("reference", outcome, detail or "the suspect was not aligned"))
+        return
+    if order.undated:
+        detail = f"aligned to the claimant's published model, which counts for nothing: {'; '.join(order.undated)}"
+        steps.append(Step("reference", Outcome.OPEN, detail))
+        return
+    steps.append(
+        Step("reference", Outcome.PASSED, "aligned to the claimant's published model, dated before the suspect")
+    )
+    if evidence.found:
+        relatives = [name for name in unmarked if _is_relative(controls[name])]
+        outcome = Outcome.PASSED if relatives else Outcome.OPEN
+        said = f"{', '.join(relatives)} aligns to the claimant's model as well, and carries no mark"
+        steps.append(Step("common origin", outcome, said if relatives else COMMON_ORIGIN))
+
+
+def _is_relative(control: dict[str, Any]) -> bool:
+    """Whether an unmarked model was recognised in the claimant's: only then does it say something about a common origin."""
+    alignment = control["details"].get("alignment")
+    return alignment is not None and alignment["carriers_readable"] >= RECOGNISED

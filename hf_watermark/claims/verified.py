@@ -1,0 +1,158 @@
+"""A check that rests on a verified statement, for whoever holds the key: basis `claim` (PROTOCOL.md §2.4, E12)."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from torch import nn
+
+from ..evidence import Basis, Check, Evidence
+from ..hub.errors import HubError
+from ..hub.source import Source
+from ..hub.statement import Statement
+from ..keys import Opening, WatermarkKey
+from ..mapping import METHODS, AutoVerifier, run_check
+from ..serialization import InvalidInput, SafetensorsFolder
+from ..suspects import Suspect
+from ..verifier import invalid_claim
+from .levels import check, refuse_other_tensors
+from .order import order_of
+from .reading import published_model
+from .report import LevelReport, Outcome
+from .subkeys import opening_problems
+
+
+def verify_claim(
+    suspect: Any,
+    key: WatermarkKey | Opening,
+    statement: Source | str | Path,
+    roots: Sequence[x509.Certificate] = (),
+    public_key: str | None = None,
+    beacon: bytes | None = None,
+    suspect_time: datetime | None = None,
+    looks: int = 1,
+    budget: int | None = None,
+    reference: bool | str | Path | None = None,
+    token: str | bool | None = None,
+    now: datetime | None = None,
+) -> Evidence:
+    """
+    [`~mapping.verify`] on the word of a published statement instead of the word of whoever gave you the key.
+
+    The statement must be signed and fit its files (V0, V1), nothing may speak against its dates (V2), and the key must be the one that it
+    describes. Sub-keys that it calls public or disclosed add no evidence. Level B is enough only where beacon, two authorities and the
+    suspect's date are established, as before a [`judge`].
+
+    Args:
+        suspect, budget:
+            As in [`~mapping.verify`].
+        key ([`WatermarkKey`] or [`Opening`]):
+            The owner's key, or one sub-key. Whoever opened it could choose among all: they are charged.
+        statement (`str` or `Path`):
+            Folder or repository with the published model of this key.
+        roots, public_key, beacon, suspect_time, now:
+            What you trust, expect, looked up, and believe; see [`judge`].
+        looks (`int`, *optional*, defaults to 1):
+            How many variants of this check were or will be tried.
+        reference (`bool`, `str` or `Path`, *optional*):
+            `True`, or a copy of the statement's model: read the suspect in its coordinates as well, where the direct reading does not find the
+            mark. It counts only where the statement has a trusted date before `suspect_time`.
+
+    Returns:
+        [`Evidence`]: of basis `claim`; `invalid claim` with the reasons where statement and key do not hold.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when statement or suspect are not there, or cannot be reached.
+    """
+    if looks < 1:
+        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    source = Source.open(statement, token)
+    report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
+    problems = _statement_problems(report) or _key_problems(key, _signed(report))
+    if problems:
+        return invalid_claim(problems)
+    order = order_of(report, suspect_time)
+    if order.older is not None:
+        return invalid_claim([order.older])
+    try:
+        if reference not in (None, True, False):
+            refuse_other_tensors(SafetensorsFolder(Path(str(reference))), _signed(report))
+    except InvalidInput as error:
+        return invalid_claim([f"the reference: {error}"])
+    module, unusable = _reference(bool(reference), source, _signed(report), key)
+    plan = Check(
+        bound=order.level == "B",
+        looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
+        budget=budget,
+        basis=Basis.CLAIM,
+        disclosed=disclosed_by(key, _signed(report)),
+        dated_reference=not order.undated,
+    )
+    if isinstance(suspect, str | Path) and token is not None:
+        suspect = Suspect.open(suspect, key.backbone, token)
+    evidence = run_check(suspect, key, plan, module)
+    evidence.warnings += unusable
+    if evidence.capped:
+        evidence.reason += f". Missing: {'; '.join(order.undated)}"
+    return evidence
+
+
+def disclosed_by(key: WatermarkKey | Opening, statement: Statement) -> frozenset[int]:
+    """Sub-keys that others may know, by key and statement together."""
+    return key.disclosed | statement.public | {entry.subkey for entry in statement.disclosed}
+
+
+def _signed(report: LevelReport) -> Statement:
+    assert report.signed is not None  # V0 passed
+    return report.signed.statement
+
+
+def _statement_problems(report: LevelReport) -> list[str]:
+    found = []
+    for name, needed in (("V0", True), ("V1", True), ("V2", False)):
+        level = report[name]
+        if level.outcome is Outcome.FAILED or (needed and level.outcome is not Outcome.PASSED):
+            found.append(f"{name}: {'; '.join(level.reasons)}")
+    # Where V0 does not hold, the others were not looked at.
+    return found[:1]
+
+
+def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[str]:
+    """Why key and statement do not belong together."""
+    if isinstance(key, Opening):
+        return opening_problems(key, statement) or key.problems()
+    found = [
+        *key.problems(),
+        *(f"method `{a.method}` does not exist" for a in key.assignments if a.method not in METHODS),
+    ]
+    if key.public_key.hex() != statement.public_key:
+        found.append("the key belongs to another owner than the statement")
+    elif key.precommit.hex() != statement.precommit:
+        found.append("the key is not the one of the statement: it commits to something else")
+    if (key.beacon.hex(), key.beacon_source) != (statement.beacon, statement.beacon_source):
+        found.append("the key is bound to another beacon than the statement")
+    # Both follow from the precommit; said all the same, so that nothing hangs on one digest.
+    shares = [assignment.share for assignment in key.assignments]
+    if key.context.digest.hex() != statement.model_sha256 or shares != statement.shares:
+        found.append("methods and model record of the key are not those of the statement")
+    return found
+
+
+def _reference(
+    wanted: bool, source: Source, statement: Statement, key: WatermarkKey | Opening
+) -> tuple[nn.Module | None, list[str]]:
+    """The statement's published model, or why nothing can be aligned to it."""
+    methods = [key.assignment] if isinstance(key, Opening) else key.assignments
+    if not wanted or not any(AutoVerifier.for_method(item.method).reads_coordinates for item in methods):
+        return None, []
+    try:
+        return published_model(source, statement, key), []
+    except HubError:
+        raise
+    except InvalidInput as error:
+        return None, [f"nothing was aligned: {error}"]
+
+
+__all__ = ["disclosed_by", "verify_claim"]

@@ -1,0 +1,216 @@
+"""
+The page of a judgement or a dispute, for people who decide and are no engineers: a platform's trust team, a lawyer.
+
+The verdict stands at the top and nowhere else; then what was checked, what was not and why, the numbers, and what the words mean.
+Self-contained, no script; every word that comes from a claimant is escaped.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..serialization import write_bytes_atomic
+from .report import environment
+from .verdict_report import STATES, by_chance
+
+
+# What each step asks, as a sentence that is true where it passed.
+STEPS = {
+    "statement V0": "The claimant's statement about its own model is signed and consistent.",
+    "statement V1": "The claimant's published files are those that the statement describes.",
+    "statement V2": "The key was committed before the statement, and the dates are in order.",
+    "consent": "The claimant opened this secret for this dispute, and signed that.",
+    "commitment": "The opened secret belongs to the key that the statement commits to.",
+    "source images": "The images that came along are those that were committed.",
+    "sub-key": "The opened secret was not known to others before.",
+    "dates": "The suspect is younger than the mark, and all dates are proven.",
+    "log": "Earlier openings before this judge were looked up.",
+    "looks": "All tries that the claimant could have made are charged.",
+    "control: published model": "The mark is in the claimant's own published model.",
+    "suspect": "The suspect could be read.",
+    "reference": "Reordered or rescaled channels of the suspect cannot hide the mark, and no reference was made for the occasion.",
+    "common origin": "A common origin that is older than the claimant's model was excluded.",
+    "scope": "The mark was read in the suspect's weights.",
+}
+# What every claim is asked; a claim that is refused early is not asked the rest.
+ALWAYS = [name for name in STEPS if name not in ("reference", "common origin", "scope")]
+CONTROL = "control: "
+MEANINGS = {
+    "mark found": "The suspect carries a mark that the claimant committed to. It descends from a model with this mark, as far as the checks "
+    "below reach. This is a finding about lineage: it says nothing about theft, and licence terms decide the rest.",
+    "not found": "The claimant's mark was looked for where it could have been seen, and it is not there. This does not show that the suspect is "
+    "independent: a mark can be removed, at a cost in accuracy.",
+    "inconclusive": "The checks decide neither way. The suspect is neither cleared nor shown to carry the mark.",
+    "invalid claim": "The claim itself does not hold, so the suspect was not compared. This says nothing about the suspect.",
+}
+NEVER = [
+    "Who trained a model, on which data, and under which licence.",
+    "Whether the claimant's signing key belongs to the person or company that it names.",
+    "Whether the suspect is what its uploader says: it was read as it stood at the commit and digests below.",
+]
+GLOSSARY = {
+    "basis": "On whose word the result rests. `claim`: on a signed, published statement that was checked here. `self-check`: only on the word of "
+    "whoever held the key.",
+    "control": "A check of the check. The claimant's own model must show the mark; models without it, and random keys, must not.",
+    "level": "How strong the evidence has to be. Level B asks for log2 p of −64 or less and is enough where a public random value and the dates are "
+    "proven; level N asks for −128 or less and applies everywhere else.",
+    "log2 p": "The strength of the evidence: the chance that an unrelated key does as well, as a power of two. −64 is about one in 10 million "
+    "million million. It is not the probability that the suspect is independent.",
+    "look": "One try. Whoever tries often finds something by chance, so every try that was made, or could have been, is charged.",
+    "opening": "One sub-key that the claimant showed to the judge, with a proof that it was committed.",
+    "reference": "The claimant's published model, by which a suspect with reordered channels is put into the old order before it is read. It "
+    "counts only if it was dated before the suspect appeared.",
+    "statement": "The signed file beside the claimant's published model: which files, which committed key, which date.",
+    "sub-key": "One of several independent secrets of one key. Each can prove the mark alone, and each is used up by being shown.",
+}
+
+
+def render_judgement(transcript: Mapping[str, Any]) -> str:
+    """
+    The page of one claim as text.
+
+    Args:
+        transcript (`Mapping`):
+            What [`~claims.Judgement`] gives as `transcript`.
+    """
+    record = printable(transcript)
+    return _render(
+        title="Judgement of a watermark claim",
+        subject=record["inputs"]["suspect"]["name"],
+        date=record["date"],
+        verdict=record["verdict"],
+        reason=record["reason"],
+        meaning=MEANINGS[record["verdict"]],
+        state=STATES.get(record["verdict"], "plain"),
+        answers={},
+        notes=[],
+        claims=[claim_of(None, record)],
+    )
+
+
+def render_dispute(result: Mapping[str, Any], suspect: str) -> str:
+    """
+    The page of a dispute as text.
+
+    Args:
+        result (`Mapping`):
+            What [`~claims.DisputeResult`] gives as `to_dict`.
+        suspect (`str`):
+            What the dispute is about.
+    """
+    record = printable(result)
+    claims = [claim_of(name, transcript) for name, transcript in record["transcripts"].items()]
+    return _render(
+        title="Dispute between two claimants",
+        subject=printable(suspect),
+        date=max(transcript["date"] for transcript in record["transcripts"].values()),
+        verdict=_headline(record),
+        reason=record["verdict"],
+        meaning="“Upstream” is whose mark is older in this lineage. This is a finding about lineage: it says nothing about theft, and licence "
+        "terms decide the rest.",
+        state="good" if record["conclusive"] and record["upstream"] else "plain",
+        answers=record["answers"],
+        notes=record["notes"],
+        claims=claims,
+    )
+
+
+def _headline(record: Mapping[str, Any]) -> str:
+    if not record["upstream"]:
+        return "No finding"
+    if not record["conclusive"]:
+        return "The order stays open"
+    return f"{record['upstream'][0]} is upstream"
+
+
+def claim_of(name: str | None, transcript: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says about one claim: its steps in sentences, what is missing, and its numbers."""
+    steps = [
+        {"sentence": sentence(step["step"]), "outcome": step["outcome"], "detail": step["detail"]}
+        for step in transcript["steps"]
+    ]
+    reached = {step["step"] for step in transcript["steps"]}
+    open_ = [step for step in steps if step["outcome"] == "open"]
+    return {
+        "name": name,
+        "steps": steps,
+        "open": open_,
+        "unreached": [STEPS[step] for step in ALWAYS if step not in reached],
+        "numbers": numbers(transcript),
+        "inputs": inputs(transcript),
+    }
+
+
+def sentence(step: str) -> str:
+    """A step in words; further controls are named by whoever judged."""
+    if step in STEPS or not step.startswith(CONTROL):
+        return STEPS.get(step, step)
+    return f"The model “{step.removeprefix(CONTROL)}”, which should not carry the mark, does not."
+
+
+def numbers(transcript: Mapping[str, Any]) -> dict[str, str]:
+    ledger, evidence = transcript["ledger"], transcript["evidence"]
+    limit = {"B": "−64", "N": "−128"}[ledger["level"]]
+    found = {"level asked for": f"{ledger['level']}: log2 p of {limit} or less"}
+    if evidence is None:
+        return found
+    if evidence["trials"]:
+        log2_p = f"{evidence['log2_p']:.1f}".replace("-", "−")
+        found["log2 p"] = f"{log2_p}: {by_chance(evidence['log2_p'])}"
+        found["matches"] = f"{evidence['matches']} of {evidence['trials']} bits or answers"
+    found |= {
+        "looks charged": f"{ledger['looks']}, which costs {ledger['bits_charged']} bits",
+        "basis": evidence["basis"],
+        "method": evidence["method"].replace("_", " "),
+        "sub-key": str(transcript["inputs"]["subkey"]),
+    }
+    for part in evidence["parts"]:
+        if part["controls"].get("decoys"):
+            best = f"{part['controls']['best_log2_p']:.1f}".replace("-", "−")
+            found["control"] = f"best of {part['controls']['decoys']} random keys: log2 p = {best}"
+    return found
+
+
+def inputs(transcript: Mapping[str, Any]) -> dict[str, str]:
+    """What fixes the inputs, so that others can repeat it."""
+    given, signed = transcript["inputs"], transcript["statement"]["statement"]
+    found = {
+        "claimant's model": given["statement"]["source"],
+        "its commit": given["statement"]["commit"],
+        "its statement (SHA-256)": given["statement"]["sha256"],
+        "owner's public key": signed["statement"]["public_key"] if signed else None,
+        "statement dated by authorities": transcript["statement"]["statement_time"],
+        "statement dated by its owner": signed["statement"]["created"] if signed else None,
+        "opening (SHA-256)": given["opening_sha256"],
+        "name of the dispute": given["nonce"],
+        "suspect": given["suspect"]["name"],
+        "suspect's commit": given["suspect"].get("commit"),
+    }
+    found |= {f"suspect: {path} (SHA-256)": digest for path, digest in given["suspect"].get("files", {}).items()}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def printable(value: Any) -> Any:
+    """Without control characters and marks that turn the direction of writing; a claimant could send them."""
+    if isinstance(value, str):
+        return "".join(letter if letter.isprintable() else "?" for letter in value)
+    if isinstance(value, Mapping):
+        return {printable(name): printable(item) for name, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _render(**fields: Any) -> str:
+    template = environment().get_template("judgement.html.jinja")
+    return template.render(never=NEVER, glossary=GLOSSARY, **fields)
+
+
+def write_judgement(path: str | Path, transcript: Mapping[str, Any]) -> Path:
+    """[`render_judgement`] into a new file."""
+    write_bytes_atomic(path, render_judgement(transcript).encode(), overwrite=False)
+    return Path(path)
+
+
+def write_dispute(path: str | Path, result: Mapping[str, Any], suspect: str) -> Path:
+    """[`render_dispute`] into a new file."""
+    write_bytes_atomic(path, render_dispute(result, suspect).encode(), overwrite=False)
+    return Path(path)
