@@ -1,6 +1,7 @@
 """A suspect read in the coordinates of the owner's reference model, and the control of that reading."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class AlignedReading:
 
 
 def decoy_agreement(
-    aligner: Aligner, suspect: dict[str, torch.Tensor], carriers: list[Carrier] | None = None
+    aligner: Aligner, suspect: Mapping[str, torch.Tensor], carriers: list[Carrier] | None = None
 ) -> dict[str, Any]:
     """
     Aligns once more, to a reference whose carriers are random numbers. Their signs are coins that fell after the suspect was made, so the
