@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import is_offline_mode
 from torch import nn
 
-from .backbones import FLOATS, evaluation_mode, logits_of, run_on_backbone
+from .backbones import answers_of, run_on_backbone, unwrapped
 from .evidence import Access
 from .hub.remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .hub.source import Source, parse_repo
@@ -333,34 +333,5 @@ def refuse_other_scores(scores: torch.Tensor, name: str) -> None:
         )
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside of DataParallel, DistributedDataParallel and `torch.compile`, however often these are put around it."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = module.module if isinstance(module, wrappers) else getattr(module, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
-
-
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
-    def answer(images: torch.Tensor) -> torch.Tensor:
-        model = get_model()
-        # Codes of quantised layers have types in which no image can be given.
-        kinds = [item for item in [*model.parameters(), *model.buffers()] if item.dtype in FLOATS]
-        if kinds:
-            images = images.to(device=kinds[0].device, dtype=kinds[0].dtype)
-        try:
-            with torch.no_grad(), evaluation_mode(model):
-                return logits_of(model(images)).float()
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, InvalidInput):
-                raise
-            # A net says so in many ways: other channels, another size, too small for its strides.
-            raise InvalidInput(
-                f"the suspect cannot be asked images of shape {tuple(images.shape[1:])}: {' '.join(str(error).split())[:300]}"
-            ) from None
-
-    return answer
+    return lambda images: answers_of(get_model(), images)

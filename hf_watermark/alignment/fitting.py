@@ -17,6 +17,8 @@ from ..symmetry import Factors, Mixed, Moved
 RECOGNISED = 0.1
 # Resemblance from which a second suspect unit counts as a copy of one that is matched already, absolute and against the matched one's.
 COPY, COPY_SHARE = 0.8, 0.9
+# A column of the suspect that is so many times larger, against the reference's, than the median one says nothing.
+WILD = 1e4
 # Rounds in which a matrix is fitted again from writers and readers together.
 REFINEMENTS = 2
 # Writers and readers that are off by less than this share of their size count as if off by so much, so that neither silences the other.
@@ -133,7 +135,27 @@ def _resemblance(features: list[Feature], kinds: list[str]) -> torch.Tensor:
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
+    # By the largest entry first, whose square may not exist in float32.
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1)
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-20)
+
+
+def without_wild_columns(suspect: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Both sides of a feature, `[channels, K]` each, without the columns in which the suspect is out of all proportion: weights behind a dead
+    channel are free, and huge ones would drown all others.
+    """
+    if suspect.shape[1] != reference.shape[1] or not suspect.numel():
+        return suspect, reference
+    ratio = suspect.abs().amax(dim=0).double() / reference.abs().amax(dim=0).double().clamp_min(1e-30)
+    usual = ratio[ratio > 0]
+    if not len(usual):
+        return suspect, reference
+    wild = ratio > WILD * usual.median()
+    if not wild.any():
+        return suspect, reference
+    return suspect.masked_fill(wild, 0), reference.masked_fill(wild, 0)
 
 
 def _sources(order: torch.Tensor, suspects: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from ..serialization import InvalidInput
 from ..symmetry import Axis, Change, Mixed, Moved, Symmetry
 from .attention import Heads, fit_heads
-from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation
+from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation, without_wild_columns
 
 
 Tensors = dict[str, torch.Tensor]
@@ -175,7 +175,7 @@ class Sweep:
             suspect = self.change.apply_to(self.suspect[name], self.symmetry.axes[name], skip=axis.axis)
             for own, theirs, segment in self._parts(axis, self.anchors[name], suspect):
                 if segment.space == number:
-                    theirs = self._divided(theirs, one_by_one, number)
+                    theirs, own = without_wild_columns(self._divided(theirs, one_by_one, number), own)
                     yield Feature(theirs, own, axis.flow, segment.scale)
 
     def _divided(self, rows: torch.Tensor, one_by_one: list[Axis], number: int) -> torch.Tensor:

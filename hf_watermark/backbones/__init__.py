@@ -16,6 +16,7 @@ from .families import FAMILIES, find_carriers, find_stem
 from .filling import gathered_model, run_on_backbone
 from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
 from .formats import FLOATS, is_plain, read_float
+from .live import answers_of, unwrapped
 from .loading import (
     auto_class,
     backbone_config,
@@ -38,6 +39,7 @@ __all__ = [
     "FoldedNet",
     "LayoutMismatch",
     "Placing",
+    "answers_of",
     "auto_class",
     "backbone_config",
     "backbone_record",
@@ -65,5 +67,6 @@ __all__ = [
     "run_on_backbone",
     "slot_rows",
     "unexplained",
+    "unwrapped",
     "wrap_timm",
 ]

@@ -11,15 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, permutations, product
+from itertools import islice, product
 
 from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
-from .families import FAMILIES, Dialect, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
+from .families import FAMILIES, Dialect, Family, Found, Shape, last_of_each_block, scale_behind, spelled_in
+from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 
 
-# Sets that may be tried; more of them say that the suspect does not tell which one is meant.
-MOST_PLACES = 32
 # `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
 CHANNELS_LAST = (0, 3, 1, 2)
 _ROLE = re.compile(r"(.+)\.(\d+)")
@@ -54,7 +53,7 @@ def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> lis
     """
     places = _distinct(Placing(found) for found in _by_names(carriers, shapes))
     if not places:
-        places = _distinct(Placing(found, by_names=False) for found in _by_shapes(carriers, shapes))
+        places = _distinct(Placing(found, by_names=False) for found in by_shapes(carriers, shapes))
     if not places:
         raise _mismatch(carriers, shapes)
     if len(places) > MOST_PLACES:
@@ -75,19 +74,6 @@ def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
     if found is None:
         raise _mismatch([carrier], shapes)
     return found[0]
-
-
-def fits(shape: Shape, carrier: Carrier) -> bool:
-    """Whether a tensor of this shape holds a carrier's rows and columns in the key's order."""
-    return _core(shape) == _core(carrier.shape) or tuple(shape) == (carrier.rows, carrier.columns)
-
-
-def _core(shape: Shape) -> Shape:
-    # A linear layer and a 1 x 1 convolution are the same matrix.
-    sizes = list(shape)
-    while len(sizes) > 2 and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)
 
 
 def _axes(
@@ -261,62 +247,10 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
     }
     if any(carrier.role in shapes or not _ROLE.fullmatch(carrier.role) for carrier in carriers):
         return False
-    others = Counter(_core(shape) for name, shape in shapes.items() if name not in known)
-    return all(others[kind] >= count for kind, count in Counter(_core(carrier.shape) for carrier in carriers).items())
-
-
-# --- By shapes
-
-
-def _by_shapes(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
-    """
-    Where no name is known: tensors of the carriers' shapes, in the order of the file and in that of their names. If few enough sets can be
-    meant, all of them; else those that keep the order; else every k-th one, counted from the end, as the last layer of each block is.
-    """
-    kinds: dict[Shape, list[int]] = {}
-    for number, carrier in enumerate(carriers):
-        kinds.setdefault(_core(carrier.shape), []).append(number)
-    orders = [list(shapes), sorted(shapes, key=_natural)]
-    pools = [[[name for name in order if _core(shapes[name]) == kind] for kind in kinds] for order in orders]
-    sizes = [(len(pool), len(members)) for pool, members in zip(pools[0], kinds.values(), strict=True)]
-    if any(there < wanted for there, wanted in sizes):
-        return
-    ways = 1 if all(carrier.scale is None for carrier in carriers) else 2
-    every = math.prod(math.perm(there, wanted) for there, wanted in sizes) * ways <= MOST_PLACES
-    kept = math.prod(math.comb(there, wanted) for there, wanted in sizes) * ways * len(orders) <= MOST_PLACES
-    for order, pool in zip(orders[:1] if every else orders, pools, strict=False):
-        parts = []
-        for names, (there, wanted) in zip(pool, sizes, strict=True):
-            step = -(-there // wanted)
-            strided = names[::-1][::step][:wanted][::-1]
-            sets = permutations(names, wanted) if every else combinations(names, wanted) if kept else [tuple(strided)]
-            parts.append([chosen for chosen in sets if len(chosen) == wanted])
-        for chosen in product(*parts):
-            weights = {
-                number: name
-                for members, names in zip(kinds.values(), chosen, strict=True)
-                for number, name in zip(members, names, strict=True)
-            }
-            yield tuple(Found(weights[number], None) for number in range(len(carriers)))
-            if ways == 2:
-                yield tuple(Found(weights[n], _vector_behind(weights[n], order, shapes)) for n in range(len(carriers)))
-
-
-def _vector_behind(name: str, order: Sequence[str], shapes: Mapping[str, Shape]) -> str | None:
-    """The first vector of a weight's length that follows it before the next matrix: its normalisation's weight, if it has no bias."""
-    for other in order[order.index(name) + 1 :]:
-        if is_vector(shapes[other], shapes[name][0]):
-            return other
-        if len(shapes[other]) > 1:
-            break
-    return None
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """`t2` before `t10`, and names that are hexadecimal digits as they are."""
-    return [
-        (int(part), "") if part.isdecimal() and len(part) < 10 else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
+    others = Counter(core_shape(shape) for name, shape in shapes.items() if name not in known)
+    return all(
+        others[kind] >= count for kind, count in Counter(core_shape(carrier.shape) for carrier in carriers).items()
+    )
 
 
 def _distinct(places: Iterator[Placing]) -> list[Placing]:

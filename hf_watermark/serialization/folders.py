@@ -75,7 +75,8 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         refuse_twice(name, self._twice, self.path)
         info, file = self.infos[name], self._files[name]
         data = bytearray(info.end - info.begin)
-        with naming(file), open_regular(file) as (handle, _):
+        with naming(file), open_regular(file) as (opened, _):
+            handle: Any = opened  # a buffered file, which reads into memory that is there already
             handle.seek(self._starts[file.name] + info.begin)
             # The library's own reader refuses a whole file for one type that it does not know.
             if handle.readinto(data) != len(data):  # type: ignore[attr-defined]

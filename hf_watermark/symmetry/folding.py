@@ -12,6 +12,7 @@ from .structure import Symmetry
 
 
 Tensors = dict[str, torch.Tensor]
+HUGE = 1e30
 
 
 @torch.no_grad()
@@ -24,7 +25,12 @@ def fold(symmetry: Symmetry, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     Returns:
         Folded tensors (float32) by parameter name.
     """
-    given = {name: tensor.detach().float() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # What float32 cannot hold stands behind a dead channel.
+    given = {
+        name: tensor.detach().float().nan_to_num(0, HUGE, -HUGE)
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+    }
     buffers = {}
     for item in symmetry.net.folds:
         size = _size_behind(item.layer, item.norm, given)
