@@ -117,7 +117,9 @@ def test_an_address_in_offline_mode_is_one_sentence(marked_by, serve, api, monke
     marked = marked_by("certified")
     server = serve(marked.model)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match=r"^127.0.0.1 (was not asked: offline mode is on; unset HF_HUB_OFFLINE|is no Gradio app)") as caught:
+    with pytest.raises(
+        ConnectionError, match=r"^127.0.0.1 (was not asked: offline mode is on; unset HF_HUB_OFFLINE|is no Gradio app)"
+    ) as caught:
         endpoint_of(server, marked.model, api=api)(torch.zeros(1, 1, 16, 16))
     assert type(caught.value) is ConnectionError and caught.value.__suppress_context__
     assert api == "gradio" or server.requests == 0

@@ -137,7 +137,9 @@ class PreprocessedConfig(PreTrainedConfig):
         **kwargs: Any,
     ):
         if transform not in AMOUNTS or isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise ValueError(f"`transform` is {transform!r} with `amount` {amount!r}: choose one of {', '.join(AMOUNTS)}")
+            raise ValueError(
+                f"`transform` is {transform!r} with `amount` {amount!r}: choose one of {', '.join(AMOUNTS)}"
+            )
         if not AMOUNTS[transform][1](amount):
             raise ValueError(f"`amount` is {amount!r} for {transform!r}: {AMOUNTS[transform][2]}")
         self.backbone, self.transform, self.amount = backbone, transform, amount

@@ -52,13 +52,9 @@ SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"
 
 def recordable(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of an own model's config that goes into a key: no foreign code, and no path of the owner's machine."""
-    kept = {
-        name: value for name, value in record.items() if not name.startswith("_") and name not in NEVER_RECORDED
-    }
+    kept = {name: value for name, value in record.items() if not name.startswith("_") and name not in NEVER_RECORDED}
     if isinstance(kept.get("pretrained_cfg"), dict):
-        kept["pretrained_cfg"] = {
-            name: value for name, value in kept["pretrained_cfg"].items() if name not in SOURCES
-        }
+        kept["pretrained_cfg"] = {name: value for name, value in kept["pretrained_cfg"].items() if name not in SOURCES}
     return kept
 
 
@@ -102,7 +98,11 @@ def allowed_fields(config_class: Any, record: Mapping[str, Any], place: str, nes
     """
     if nested >= MOST_NESTED:
         raise InvalidInput(f"`{place}`: configs are nested more than {MOST_NESTED} deep")
-    if record.get("backbone") and not isinstance(record["backbone"], dict) and "backbone" not in declared(config_class):
+    if (
+        record.get("backbone")
+        and not isinstance(record["backbone"], dict)
+        and "backbone" not in declared(config_class)
+    ):
         # transformers would ask the Hub for it.
         raise InvalidInput(f"`backbone` is {shown(record['backbone'])}; give `backbone_config` with a model type")
     kinds = declared(config_class)
@@ -167,7 +167,9 @@ def _sub_config(config_class: Any, name: str, record: dict[str, Any], nested: in
     """A config inside of another one."""
     wanted = (getattr(config_class, "sub_configs", None) or {}).get(name)
     if wanted is None:
-        raise InvalidInput(f"`{name}` is {shown(record)}, but a `{config_class.model_type}` has no config of that name")
+        raise InvalidInput(
+            f"`{name}` is {shown(record)}, but a `{config_class.model_type}` has no config of that name"
+        )
     if not issubclass(wanted, PreTrainedConfig):  # `AutoConfig`: the record says itself of which type it is
         model_type = record.get("model_type")
         if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -204,7 +206,11 @@ def _class_names(name: str, value: Any) -> Any:
         return None
     entries = list(value) + list(value.values()) if isinstance(value, dict) else value
     wanted = list if name == "label_names" else dict
-    if not isinstance(value, wanted) or len(value) > MOST_NAMES or any(type(item) not in (str, int) for item in entries):
+    if (
+        not isinstance(value, wanted)
+        or len(value) > MOST_NAMES
+        or any(type(item) not in (str, int) for item in entries)
+    ):
         raise InvalidInput(f"`{name}` is {shown(value)}, expected at most {MOST_NAMES} names of classes")
     return value
 

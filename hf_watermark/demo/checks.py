@@ -118,9 +118,13 @@ def repository(text: str) -> str:
     """
     name = text.strip()
     if parse_repo(name) is None:
-        raise InvalidInput(f"{name[:200]!r} is no name of a repository on the Hub; enter owner/name or owner/name@revision")
+        raise InvalidInput(
+            f"{name[:200]!r} is no name of a repository on the Hub; enter owner/name or owner/name@revision"
+        )
     if any(os.path.lexists(place) for place in (name, name.partition("@")[0])):
-        raise InvalidInput(f"{name[:200]!r} is also the name of a file on the machine of this page, which is never opened")
+        raise InvalidInput(
+            f"{name[:200]!r} is also the name of a file on the machine of this page, which is never opened"
+        )
     return name
 
 

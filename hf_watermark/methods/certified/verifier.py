@@ -243,7 +243,9 @@ def read_pool(method: str, claim: Claim, config: CertifiedConfig, classes: int) 
     images, labels, ends = pool["images"], pool["labels"], pool["range"]
     check_images(method, images, labels)
     if config.family == "embedded" and (images.shape[2] < GLYPH_HEIGHT or images.shape[3] < GLYPH_WIDTH):
-        raise InvalidInput(f"the pool of `{method}` holds images of {tuple(images.shape[2:])} pixels, too small for a letter")
+        raise InvalidInput(
+            f"the pool of `{method}` holds images of {tuple(images.shape[2:])} pixels, too small for a letter"
+        )
     if ends.shape != (2, images.shape[1]) or (ends[0] > ends[1]).any():
         raise InvalidInput(f"the pool of `{method}` needs `range`: the least and greatest value of each channel")
     wanted = len(claim.assignment.subkeys) * config.triggers
