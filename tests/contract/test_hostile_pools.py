@@ -33,8 +33,6 @@ CHANGES = {
     "no images": ("images", lambda x: x[:0]),
     "images without channels": ("images", lambda x: x[:, :0]),
     "images without pixels": ("images", lambda x: x[..., :0]),
-    "images of one pixel": ("images", lambda x: x[..., :1, :1]),
-    "images of two pixels": ("images", lambda x: x[..., :2, :2]),
     "other channels": ("images", lambda x: x.repeat(1, 5, 1, 1)),
     "very many channels": ("images", lambda x: x[..., :1, :1].repeat(1, 600, 1, 1)),
     "very wide images": ("images", lambda x: x[..., :1, :1].expand(-1, -1, 1, 9000)),
@@ -67,6 +65,7 @@ CHANGES = {
 # Odd, but a pool that some owner may have.
 USABLE = {
     "black images": ("images", torch.zeros_like),
+    "images of two pixels a side": ("images", lambda x: x[..., :2, :2]),
     "images in double precision": ("images", lambda x: x.double()),
     "images that want a gradient": ("images", lambda x: x.float().requires_grad_()),
     "images with swapped strides": ("images", lambda x: x.transpose(2, 3)),
@@ -97,7 +96,7 @@ def changed(key, method, what, change):
 def outcome(key, method, pool):
     """Everything that reads a pool: the exact test and the sequential one."""
     claim = dataclasses.replace(key.claims()[0], pool=pool)
-    verifier = AutoVerifier.for_claim(claim)
+    verifier = AutoVerifier.for_method(method)(claim)
     evidence = verifier.verify(Suspect.open(tiny_resnet()))
     test = verifier.sequential(claim.subkeys[0], 100)
     return evidence, test
@@ -116,6 +115,12 @@ def test_a_hostile_pool_is_invalid_input(claims, method, name):
 def test_an_odd_pool_is_read(claims, method, name):
     evidence, _ = outcome(claims[method], method, changed(claims[method], method, *USABLE[name]))
     assert all(part.verdict is not Verdict.FOUND for part in evidence)
+
+
+def test_images_of_one_pixel_cannot_be_fused(claims):
+    key = claims["function_coupled"]
+    with pytest.raises(InvalidInput, match="two pixels a side"):
+        outcome(key, "function_coupled", changed(key, "function_coupled", "images", lambda x: x[..., :1, :1]))
 
 
 @pytest.mark.parametrize("method", WITH_POOL)
