@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from disguises import Disguise, check
+from disguises import IMAGES, Disguise, check, look
+from safetensors.torch import load_file
 from transformers import ViTForImageClassification
 
 
@@ -122,7 +123,16 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["folder", "judge", "ranges"])
+JUDGED = ("deep prefix", "timm's names", "a stranger's copy in front", "a vision transformer beside it", "hashed")
+JUDGED += ("names with : and /", "a further layer of the right shape")
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_before_a_judge(name, resnet, tmp_path):
+    check(CASES[name], resnet, tmp_path / "suspect", "judge")
+
+
+@pytest.mark.parametrize("way", ["folder", "ranges"])
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read(name, way, resnet, hub, tmp_path):
     check(CASES[name], resnet, tmp_path / "suspect", way, hub)
@@ -150,14 +160,10 @@ VIT_CASES = {
 @pytest.mark.parametrize("name", VIT_CASES)
 def test_a_vision_transformer_beside_decoys(name, way, vit, hub, tmp_path):
     vit.model.save_pretrained(tmp_path / "plain")
-    from safetensors.torch import load_file
-
     written = load_file(tmp_path / "plain" / "model.safetensors")
     disguise = Disguise(with_decoys(VIT_CASES[name]))
     disguise.write(written, tmp_path / "suspect")
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "suspect", config=vit.model.config).eval()
-    from disguises import IMAGES, look
-
     with torch.no_grad():
         assert (loaded(IMAGES).logits - vit.model(IMAGES).logits).abs().max() <= 1e-4
     verdict, reason = look(vit, tmp_path / "suspect", way, hub)

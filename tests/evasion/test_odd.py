@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from disguises import IMAGES, Disguise, check, look
+from disguises import Disguise, check, look
 
 
 CARRIERS = tuple(f"resnet.encoder.stages.{stage}.layers.0.layer.1" for stage in (0, 1))
@@ -201,4 +201,3 @@ def test_a_stranger_is_still_a_stranger(resnet, tmp_path, dated):
         assert str(look(resnet, folder, "folder")[0]) in ("not found", "inconclusive")
     stranger.save_pretrained(tmp_path / "plain")
     assert str(look(resnet, tmp_path / "plain", "folder")[0]) == "not found"
-    assert len(IMAGES) == 16

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from disguises import IMAGES, Disguise, check
+from disguises import IMAGES, Disguise, check, look
 
 from hf_watermark.attacks import DummyNeurons, Permute, Rescale
 
@@ -88,8 +88,6 @@ def test_other_factors(name, way, resnet, hub, tmp_path):
 @pytest.mark.parametrize("name", DEAD)
 def test_what_a_dead_channel_is_multiplied_by(name, way, resnet, hub, tmp_path):
     """Answers equal those of the marked model with the same channel dead: 1e30 and 0 cannot be told apart from outside."""
-    from disguises import look
-
     state = resnet.state
     dead_twin(state)
     twin = copy.deepcopy(resnet.model)
@@ -102,22 +100,12 @@ def test_what_a_dead_channel_is_multiplied_by(name, way, resnet, hub, tmp_path):
     assert str(verdict) == "mark found", reason
 
 
-def shuffled(attack):
-    def make(state, model):
-        data = [{"pixel_values": IMAGES[0]}]
-        return attack(model, data)
-
-    return make
-
-
 ATTACKS = {"permuted": Permute(), "rescaled": Rescale(), "channels added": DummyNeurons()}
 
 
 @pytest.mark.parametrize("extra", [None, "dead"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_reference_brings_coordinates_back(name, extra, resnet, tmp_path):
-    from disguises import look
-
     model = copy.deepcopy(resnet.model)
     if extra:
         state = model.state_dict()

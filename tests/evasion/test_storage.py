@@ -156,7 +156,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("way", ["folder", "judge", "ranges"])
+# A judge reads as everybody does; one case of each kind goes before him.
+JUDGED = ("float8", "shards and index", "NaN", "complex", "six bits", "uint8 codes", "[out, height, width, in]")
+JUDGED += ("int8 codes without a scale",)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_before_a_judge(name, resnet, tmp_path):
+    check(CASES[name], resnet, tmp_path / "suspect", "judge")
+
+
+@pytest.mark.parametrize("way", ["folder", "ranges"])
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read(name, way, resnet, hub, tmp_path):
     check(CASES[name], resnet, tmp_path / "suspect", way, hub)
