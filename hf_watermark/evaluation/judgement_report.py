@@ -49,7 +49,7 @@ NEVER = [
     "Whether the suspect is what its uploader says: it was read as it stood at the commit and digests below.",
 ]
 GLOSSARY = {
-    "basis": "On whose word the result rests. `claim`: on a signed, published statement that was checked here. `self-check`: only on the word of "
+    "basis": "On whose word the result rests. “Claim”: on a signed, published statement that was checked here. “Self-check”: only on the word of "
     "whoever held the key.",
     "control": "A check of the check. The claimant's own model must show the mark; models without it, and random keys, must not.",
     "level": "How strong the evidence has to be. Level B asks for log2 p of −64 or less and is enough where a public random value and the dates are "
@@ -159,7 +159,7 @@ def numbers(transcript: Mapping[str, Any]) -> dict[str, str]:
         found["log2 p"] = f"{log2_p}: {by_chance(evidence['log2_p'])}"
         found["matches"] = f"{evidence['matches']} of {evidence['trials']} bits or answers"
     found |= {
-        "looks charged": f"{ledger['looks']}, which costs {ledger['bits_charged']} bits",
+        "looks charged": f"{ledger['looks']} (bits: {ledger['bits_charged']})",
         "basis": evidence["basis"],
         "method": evidence["method"].replace("_", " "),
         "sub-key": str(transcript["inputs"]["subkey"]),
