@@ -151,7 +151,7 @@ def _show(result: "Preview", repo_id: str, dates: bool) -> None:
     typer.echo(f"nothing was published; {repo_id} was not asked, so that a card there is not seen")
     if dates:
         typer.echo("no authority was asked for a date either")
-    typer.echo(f"\n{result.card}")
+    typer.echo(f"\n{result.card or 'no card'}")
 
 
 def _show_notes(skipped: "Mapping[str, str]", warnings: list[str]) -> None:

@@ -142,6 +142,8 @@ def percent(basis_points: int | None) -> str:
 
 
 def _load(text: str) -> Any:
+    # Without front matter huggingface_hub would write a warning into the log.
+    text = text if text.lstrip().startswith("---") else f"---\n{{}}\n---\n{text}"
     try:
         return ModelCard(text)
     except Exception as error:  # yaml and huggingface_hub raise several kinds

@@ -155,7 +155,9 @@ def _weights(folder: Path, names: list[str]) -> set[str]:
     usable = {name for name in names if PurePosixPath(name).name.casefold() not in KEY_NAMES}
     if not any(name.endswith(".safetensors") and "/" not in name for name in usable):
         pickled = next((name for name in names if name.lower().endswith(PICKLED_SUFFIXES)), None)
-        why = f"{pickled} is pickled and is never published" if pickled else "it is no saved model"
+        why = (
+            f"{pickled} is pickled and is never published" if pickled else "it is no saved model, or holds links only"
+        )
         raise InvalidInput(f"{folder}: holds no .safetensors file ({why}); save the model with save_pretrained")
     index = folder / INDEX_NAME
     everything = {path.name for path in folder.iterdir()}
@@ -240,9 +242,15 @@ def _named(folder: Path, text: str) -> str:
     return name
 
 
+def never_published(name: str) -> bool:
+    """Whether a name alone says that a file is an archive, a pickle or a part of a key folder."""
+    last = PurePosixPath(name).name.casefold()
+    return last in KEY_NAMES or last.endswith(ARCHIVE_SUFFIXES + PICKLED_SUFFIXES)
+
+
 def _refuse_container(path: Path, name: str) -> None:
     """Archives and pickles are never published, even when they are named: nobody sees what is in them."""
-    if name.casefold().endswith(ARCHIVE_SUFFIXES + PICKLED_SUFFIXES):
+    if never_published(name):
         raise InvalidInput(f"{path}: archives and pickles are never published; unpack it and name the files")
     if name.endswith(".safetensors"):
         problem = problem_of_weights(path)

@@ -13,9 +13,9 @@ from ..serialization import InvalidInput, write_bytes_atomic
 from .describe import Content, Extras
 from .draft import ReadMark, contents, draft, existing_card
 from .errors import hub_errors
-from .files import SIGNATURE
+from .files import SIGNATURE, never_published
 from .precommit import FOLDER
-from .source import WEIGHT_FILE, NewRepo, RepoSource, hub_api
+from .source import WEIGHT_FILE, NewRepo, RepoSource, Source, hub_api
 from .statement import SignedStatement
 
 
@@ -116,6 +116,7 @@ def publish(
         repo_id = hub_api(token).create_repo(repo_id, private=private, exist_ok=True).repo_id
     remote = RepoSource(repo_id, revision, token)
     made = contents(drafted, repo_id, remote, license)
+    made.warnings += leftovers(remote, made.files)
     drafted.selected.refuse_changed("after its mark was read")
     info = commit(remote, made.files, message, token, revision, digests=drafted.selected.digests)
     drafted.selected.refuse_changed(f"while it was uploaded, so that {info.commit_url} may hold another file")
@@ -149,6 +150,17 @@ def preview(
     made = contents(drafted, repo_id, NewRepo(repo_id), license)
     sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in sorted(made.files.items())}
     return Preview(sizes, drafted.selected.skipped, made.card, drafted.evidence, made.warnings)
+
+
+def leftovers(remote: Source, files: Iterable[str]) -> list[str]:
+    """Warnings about files of an earlier upload, perhaps with another tool, that stay in the repository and would not be published today."""
+    refused = [
+        name for name in remote.sizes if never_published(name) and name not in set(files) and not _is_ours(name)
+    ]
+    return [
+        f"{remote.name} holds {name} from an earlier upload, which may hold secrets; delete it there"
+        for name in refused
+    ]
 
 
 def fetch_card(folder: str | Path, repo_id: str, token: str | None = None, revision: str | None = None) -> None:

@@ -49,8 +49,13 @@ def secrets_of(key: WatermarkKey, opened: Iterable[int] = (), owner: Owner | Non
 
 
 def forms_of(secret: bytes) -> dict[str, bytes]:
-    """A secret as it may stand in a file: raw, hexadecimal, or inside base64 text at any of the three alignments."""
+    """A secret as it may stand in a file: raw, hexadecimal, as numbers, or inside base64 text at any of the three alignments."""
     forms = {"raw": secret, "hex": secret.hex().encode(), "HEX": secret.hex().upper().encode()}
+    forms |= {f"bytes/{mark}": mark.join(map(str, secret)).encode() for mark in (", ", ",", " ", "\n")}
+    forms |= {
+        "number": str(int.from_bytes(secret)).encode(),
+        "swapped": str(int.from_bytes(secret, "little")).encode(),
+    }
     url_safe = bytes.maketrans(b"+/", b"-_")
     for shift in range(3):
         # The first and last characters depend on the neighbours of the secret; those in between do not.

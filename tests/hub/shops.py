@@ -108,9 +108,17 @@ class Dated:
 
 
 def publish_dated(
-    place: Path, hub: HubServer, model_id: str = "me/model", extra: Mapping[str, Any] | None = None, **shopping: Any
+    place: Path,
+    hub: HubServer,
+    model_id: str = "me/model",
+    extra: Mapping[str, Any] | None = None,
+    stamped: datetime | None = None,
+    **shopping: Any,
 ) -> Dated:
-    """Precommit 30 days ago, its first token as the beacon, statement now. `extra` goes into the statement, `shopping` into the shop."""
+    """
+    Precommit 30 days ago, its first token as the beacon, statement now, or stamped at another moment. `extra` goes into the statement,
+    `shopping` into the shop.
+    """
     authorities, tokens = (Authority("First"), Authority("Second")), {}
 
     def bind(key: WatermarkKey) -> WatermarkKey:
@@ -120,6 +128,8 @@ def publish_dated(
         return key.bind_beacon(token_beacon(tokens["precommit.0.tsr"]), "rfc3161")
 
     shop = open_shop(place, bind=bind, **shopping)
+    for authority in authorities:
+        authority.now = stamped
     with AuthorityServer(authorities[0]) as first, AuthorityServer(authorities[1]) as second:
         extras = Extras(
             fidelity=Fidelity.of("digits", marked=0.93, twin=0.94, seeds=3),

@@ -36,7 +36,7 @@ def family(tmp_path_factory, dated):
         sealed = {"original": place / "unrelated"}
         y = publish_dated(place / "y", server, "me/overwritten", sealed, model=built_on_x(dated.folder))
         reordered = permuted(dated.folder, place / "reordered")
-        w = publish_dated(place / "w", server, "me/reordered", sealed, model=built_on_x(reordered))
+        w = publish_dated(place / "w", server, "me/reordered", sealed, NOW + DAY / 4, model=built_on_x(reordered))
         z = publish_dated(place / "z", server, "me/unrelated", seed=21)
     return {"X": dated, "Y": y, "Z": z, "W": w, "unrelated": place / "unrelated"}
 
@@ -48,7 +48,7 @@ def claimant(family, name, **fields):
 
 def settle(family, first, second, suspect, **fields):
     roots = [root for name in "XYZW" for root in family[name].roots]
-    fields = {"roots": roots, "suspect_time": NOW + DAY, "drawn": True} | fields
+    fields = {"roots": roots, "suspect_time": NOW + DAY, "drawn": True, "now": NOW + 2 * DAY} | fields
     return dispute(first, second, suspect, **fields)
 
 
@@ -74,29 +74,30 @@ def test_one_built_on_the_other_whatever_he_sealed(family):
 
 def test_reordering_channels_does_not_help(family):
     """W's published model carries X's mark under reordered channels; the date of W's model decides whether X's model is a reference."""
-    later = claimant(family, "W", first_seen=NOW + DAY)
-    result = settle(family, claimant(family, "X"), later, family["W"].folder)
+    sealed = {"original": family["unrelated"]}
+    result = settle(family, claimant(family, "X"), claimant(family, "W", **sealed), family["W"].folder)
     assert result.answers["X in the published model of W"] and not result.answers["W in the published model of X"]
     assert result.upstream == ["X"] and result.conclusive
-    # Both were stamped within minutes here, so without a date of the judge's own nothing is proven, and nobody wins.
-    open_ = settle(
-        family, claimant(family, "X"), claimant(family, "W", original=family["unrelated"]), family["W"].folder
-    )
+    # If W's model may be as old as X's statement, X's model is no reference for it, and nobody wins.
+    early = claimant(family, "W", first_seen=NOW, **sealed)
+    open_ = settle(family, claimant(family, "X"), early, family["W"].folder)
     assert not open_.conclusive and sorted(open_.upstream) == ["W", "X"]
     assert any("not safely earlier" in note for note in open_.notes)
 
 
 def test_an_unrelated_original_never_helps_its_owner(family):
-    """With or without it, W gets the same."""
-    sides = [claimant(family, "X"), claimant(family, "W", original=family["unrelated"])]
-    delivered = settle(family, *sides, family["W"].folder)
+    """Where the published models decide nothing, W's original is looked at. That X's mark is not in it proves nothing."""
+
+    def against(original):
+        return settle(
+            family, claimant(family, "X"), claimant(family, "W", original=original, first_seen=NOW), family["W"].folder
+        )
+
+    delivered = against(family["unrelated"])
     assert delivered.answers["X in the original of W"] is False and not delivered.conclusive
     # Withholding what he committed to counts against him.
-    withheld = settle(family, claimant(family, "X"), claimant(family, "W"), family["W"].folder)
-    assert withheld.answers["X in the original of W"] is True
-    exchanged = settle(
-        family, claimant(family, "X"), claimant(family, "W", original=family["Z"].folder), family["W"].folder
-    )
+    withheld, exchanged = against(None), against(family["Z"].folder)
+    assert withheld.answers["X in the original of W"] is True and withheld.upstream == ["X"]
     assert exchanged.upstream == ["X"] and any("not what its statement commits to" in note for note in exchanged.notes)
 
 

@@ -1,5 +1,6 @@
 """The page of a judgement: every word of a claimant escaped, the verdict once, nothing outside the page."""
 
+import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ def transcripts(dated, tmp_path_factory):
 
 @pytest.mark.parametrize("verdict", MEANINGS)
 def test_the_page_says_the_verdict_once(transcripts, verdict):
-    page = render_judgement(transcripts[verdict])
+    page = html.unescape(render_judgement(transcripts[verdict]))
     assert transcripts[verdict]["verdict"] == verdict
     assert page.count(f"<b>{verdict.capitalize()}</b>") == 1 and MEANINGS[verdict][:40] in page
     for heading in ("What was checked", "What was not checked, and why", "The numbers", "Words"):

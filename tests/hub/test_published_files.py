@@ -175,7 +175,16 @@ def test_archives_behind_something_else(copy):
 
 
 def test_plain_files_are_no_archives(copy):
-    for content in (b"", b".", b"I am text.\n", "N\u00e4mlich.".encode(), image(), image("jpeg"), b"(c) us.", json.dumps([1]).encode()):
+    for content in (
+        b"",
+        b".",
+        b"I am text.\n",
+        "N\u00e4mlich.".encode(),
+        image(),
+        image("jpeg"),
+        b"(c) us.",
+        json.dumps([1]).encode(),
+    ):
         assert container_of(copy, content) is None, content
 
 

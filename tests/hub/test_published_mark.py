@@ -59,7 +59,9 @@ def test_the_mark_is_read_from_the_folder(hub, shop, copy):
 
 
 def test_evidence_from_elsewhere_is_refused(hub, shop):
-    with pytest.raises(InvalidInput, match="read_mark is a function that reads the mark from the folder, not Evidence"):
+    with pytest.raises(
+        InvalidInput, match="read_mark is a function that reads the mark from the folder, not Evidence"
+    ):
         publish(shop.folder, "me/model", shop.key, shop.owner, shop.evidence)
     assert hub.requests == []
 
@@ -127,6 +129,8 @@ def test_a_file_that_changes_between_the_last_look_and_the_commit(hub, shop, cop
 
 
 def test_a_file_that_changes_during_the_upload_is_told(hub, shop, copy):
-    hub.before_commit = lambda: save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors", {"a": "b"})
+    hub.before_commit = lambda: save_file(
+        load_file(copy / "model.safetensors"), copy / "model.safetensors", {"a": "b"}
+    )
     with pytest.raises(InvalidInput, match="changed while it was uploaded, so that http.* may hold another file"):
         publish(copy, "me/model", shop.key, shop.owner, shop.read)
