@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..serialization import UnreadableFormat, shown
 from .carriers import LayoutMismatch
 from .formats import read_float
-from .loading import auto_class, backbone_config, full_parameter, is_sharded
+from .loading import backbone_config, full_parameter, is_sharded, model_class_of
 from .names import Renamed, Source, ports, prefixes_of
 from .placing import CHANNELS_LAST
 
@@ -73,7 +73,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         [`~serialization.UnreadableFormat`]: when one that is needed cannot be read, or several copies of the model are there.
     """
     config = backbone_config(record, "pass the suspect as a module or a callable")
-    model_class: Any = auto_class(config)._model_mapping[type(config)]
+    model_class: Any = model_class_of(config)
     shapes = shapes_in(tensors)
     attempt = _fitting(model_class, config, shapes)
     if attempt.lost:

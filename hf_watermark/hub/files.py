@@ -37,6 +37,8 @@ JSON_NAMES = frozenset(
 )  # fmt: skip
 LABELS = re.compile(r"(?:labels?|classes|class_names|label_names|id2label|label2id|synsets?)\.(txt|json)")
 TERMS = re.compile(r"(?:LICENSE|LICENCE|NOTICE)(?:[._-][A-Za-z0-9._-]{1,40})?", re.IGNORECASE)
+# As in the schema of statements.
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}){0,3}")
 IMAGES = (".png", ".jpg", ".jpeg")
 KEY_NAMES = (KEY_FILE, POOL_FILE, BURNT_FILE)
 LABEL_BYTES = 2**20
@@ -237,6 +239,10 @@ def _named(folder: Path, text: str) -> str:
         raise InvalidInput(f"include {text!r}: is no file in {folder}" + (" but a link" if links else ""))
     if place.parts[0].casefold() == FOLDER or name in (SIGNATURE, CARD):
         raise InvalidInput(f"include {text!r}: is written by publishing itself; leave it out")
+    if not _PATH.fullmatch(name):
+        raise InvalidInput(
+            f"include {text!r}: a statement lists names of letters, digits, `_`, `.` and `-` that do not begin with a full stop; rename it"
+        )
     if place.name.casefold() in KEY_NAMES:
         raise InvalidInput(f"include {text!r}: belongs to a key folder and is never published")
     return name

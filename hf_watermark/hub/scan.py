@@ -51,7 +51,11 @@ def secrets_of(key: WatermarkKey, opened: Iterable[int] = (), owner: Owner | Non
 def forms_of(secret: bytes) -> dict[str, bytes]:
     """A secret as it may stand in a file: raw, hexadecimal, as numbers, or inside base64 text at any of the three alignments."""
     forms = {"raw": secret, "hex": secret.hex().encode(), "HEX": secret.hex().upper().encode()}
-    forms |= {f"bytes/{mark}": mark.join(map(str, secret)).encode() for mark in (", ", ",", " ", "\n")}
+    forms |= {
+        f"bytes/{mark}": mark.join(map(str, secret)).encode() for mark in (", ", ",", " ", "\n", ",\n  ", ",\n    ")
+    }
+    forms |= {f"hex/{mark}": secret.hex(mark).encode() for mark in (":", " ", "-")}
+    forms |= {"base32": base64.b32encode(secret).rstrip(b"="), "base85": base64.b85encode(secret)}
     forms |= {
         "number": str(int.from_bytes(secret)).encode(),
         "swapped": str(int.from_bytes(secret, "little")).encode(),
@@ -65,6 +69,11 @@ def forms_of(secret: bytes) -> dict[str, bytes]:
     return forms
 
 
+def text_forms(mark: bytes) -> set[bytes]:
+    """Words as they stand inside base64 text, as in a key file that somebody encoded to paste it somewhere."""
+    return {form for name, form in forms_of(mark).items() if name.startswith("base64")}
+
+
 class Scanner:
     """
     Looks for many byte strings at once, at memory speed: a table says for every two bytes whether one of them begins so.
@@ -75,7 +84,7 @@ class Scanner:
 
     def __init__(self, secrets: Mapping[str, bytes]):
         self.needles = [(name, form) for name, secret in secrets.items() for form in set(forms_of(secret).values())]
-        self.needles += [("key file", mark) for mark in KEY_MARKS]
+        self.needles += [("key file", form) for mark in KEY_MARKS for form in {mark, *text_forms(mark)}]
         self.longest = max(len(form) for _, form in self.needles)
         self._by_start: dict[bytes, list[tuple[str, bytes]]] = {}
         for name, form in self.needles:
