@@ -194,7 +194,8 @@ class Suspect:
         untried = self._answer is not None and self._gives_probabilities is None
         if access not in self.access and not (access is Access.PROBABILITIES and untried):
             offers = ", ".join(sorted(self.access)) or "nothing"
-            raise AccessError(f"method `{method}` needs {access} of the suspect, {self.name} offers {offers}")
+            kind = LabelsOnly if access is Access.PROBABILITIES and self._answer is not None else AccessError
+            raise kind(f"method `{method}` needs {access} of the suspect, {self.name} offers {offers}")
 
     @property
     def weights(self) -> Mapping[str, torch.Tensor]:

@@ -358,14 +358,14 @@ def test_broken_weights_are_no_evidence(method, marked_by, value):
 
 
 @every_method
-def test_a_file_with_broken_weights_is_an_error(method, marked_by, tmp_path):
+def test_broken_weights_say_nothing(method, marked_by, tmp_path):
     marked = marked_by(method)
     model = copy.deepcopy(marked.model)
     for parameter in model.parameters():
         nn.init.constant_(parameter, float("nan"))
     model.save_pretrained(tmp_path)
-    with pytest.raises(InvalidInput, match="has NaN or infinite values"):
-        verify(tmp_path, marked.key)
+    evidence = verify(tmp_path, marked.key)
+    assert evidence.verdict is Verdict.INCONCLUSIVE and evidence.log2_p == 0
 
 
 @every_method
