@@ -121,12 +121,12 @@ def test_from_precommit_to_judgement(hub, desk):
         *judge, "--nonce", "court-1", "--drawn", "--suspect-date", "2030-01-01T00:00:00Z", "--output", desk / "transcript.json",
         "--sign-as", desk / "owner.json",
     )  # fmt: skip
-    assert "mark found" in done.stdout and "level B was asked for; 1 looks were charged" in done.stdout
+    assert "mark found" in done.stdout and "level B was asked for; 2 looks were charged" in done.stdout
     assert json.loads((desk / "transcript.json").read_text())["transcript"]["verdict"] == "mark found"
     replayed = run(*judge, "--nonce", "court-2", "--json", status=1)
     assert "it is a replay" in json.loads(replayed.stdout)["reason"]
     unknown = json.loads(run(*judge, "--nonce", "court-1", "--json").stdout)
-    assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 3
+    assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 6
     # The opening also serves `verify`.
     run("verify", desk / "model", "--opening", opening)
     # The next publication tells that the sub-key is spent.

@@ -196,9 +196,10 @@ def test_it_stops_as_soon_as_the_evidence_is_in(copies, keys):
 
 def test_a_budget_is_kept(classifier, copies, keys):
     result = verify_sequentially(classifier, keys["recipient 2"], budget=30, beacon=BEACON)
-    assert not result.evidence.found and result.queries == 30
+    # Looks are those of the whole pool: the last one that the budget reaches ends the test.
+    assert not result.evidence.found and 15 <= result.queries <= 30
     short = verify_sequentially(copies["recipient 2"], keys["recipient 2"], budget=5, beacon=BEACON)
-    assert short.queries == 5 and short.evidence.log2_p > -64
+    assert short.queries <= 5 and short.evidence.log2_p > -64
     with pytest.raises(ValueError, match="`budget` is 0"):
         verify_sequentially(classifier, keys["recipient 2"], budget=0)
 
@@ -209,7 +210,7 @@ def test_checkpoints_end_at_the_budget():
 
 
 def test_optional_stopping_keeps_the_level(classifier, owner, key, monkeypatch):
-    monkeypatch.setattr("hf_watermark.sequential.DECOYS", 0)
+    monkeypatch.setattr("hf_watermark.sequential.decoys_of", lambda subkey, seed: [])
     others = recipient_keys(key, owner, map(str, range(60)))
     suspect = Suspect.open(classifier)
     reached = [verify_sequentially(suspect, other).evidence.log2_e for other in others.values()]
