@@ -42,7 +42,7 @@ class MethodClaim(Strict):
 
     name: Slug
     version: Slug
-    config: Annotated[dict[Slug, Plain | list[Plain]], Field(max_length=64)]
+    config: Annotated[dict[Slug, Plain | list[Plain] | dict[Slug, Text]], Field(max_length=64)]
     spec_sha256: Hex32
     subkeys: Annotated[list[Annotated[int, Field(ge=0, lt=1024)]], Field(min_length=1, max_length=256)]
     access: Literal["weights", "probabilities", "labels"]
