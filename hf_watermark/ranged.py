@@ -201,8 +201,9 @@ def read_until_decided(
     parts: list[PartialReading] = []
     while reader.read_on():
         parts = [reader.result(place) for place in range(len(reader.members))]
-        values = [score(parts[place], place).log2_e for place in counted]
-        if sum(values) >= enough or (sum(values) <= FUTILE and max(values) < 0):
+        values = [score(part, place).log2_e for place, part in enumerate(parts)]
+        own = [values[place] for place in counted]
+        if sum(own) >= enough or (sum(values) <= FUTILE and max(own) < 0):
             break
     return parts
 
