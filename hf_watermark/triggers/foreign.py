@@ -37,7 +37,7 @@ def pool_tensors(method: str, pool: Mapping[str, torch.Tensor], names: tuple[str
             raise InvalidInput(f"the pool of `{method}`: `{name}` holds more than {MOST_PIXELS} numbers")
         if not tensor.float().isfinite().all():
             raise InvalidInput(f"the pool of `{method}`: `{name}` holds numbers that are not finite")
-        found[name] = tensor.detach()
+        found[name] = tensor
     return found
 
 
