@@ -10,7 +10,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	{ $(BIN)/python -m pip install --quiet uv && $(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e ".[dev]"; } \
+	{ $(BIN)/python -m pip install --quiet uv && $(BIN)/python -m uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python -e ".[dev]"; } \
 		|| $(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $(STAMP)
 

@@ -1,11 +1,13 @@
 """
 Reads the mark of a remote checkpoint a few row ranges at a time, and stops when enough is known.
 
-Every row of every carrier may hold bits, but far fewer bits than there are decide a case. Which rows are read first depends on nothing
-secret, and the e-value of the bits seen so far is valid wherever the reading stops (PROTOCOL.md §3.7 and §3.8).
+Every row of every carrier may hold bits, but far fewer bits than there are decide a case. Which rows are read first follows from a stream of
+the key that no bit depends on, so nobody can spoil just those; and the e-value of the bits seen so far is valid wherever the reading stops
+(PROTOCOL.md §3.7 and §3.8).
 """
 
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,10 +28,10 @@ SHARE, REQUESTS = 0.028, 12
 LEAST_BYTES, MOST_BYTES = 2**20, 32 * 2**20
 # Computing needs several copies of a block.
 BLOCK_BYTES = 4 * 2**20
-# PROTOCOL.md §3.8: so small an e-value of all sub-keys together that reading on is futile.
-FUTILE = -10.0
-
-
+# PROTOCOL.md §3.8: reading on is futile where a mark of which this share of the bits is right is 2^10 times less likely than none,
+WEAK_MARK, FUTILE = 0.7, -10.0
+# unless one sub-key has this much evidence of its own: a spoilt one must not end the reading of a sound one.
+HOPE = 5.0
 # Bits beyond the level at which reading stops, for looks that are charged later.
 SPARE = 4.0
 EXACT = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), exact"
@@ -89,7 +91,7 @@ class PartialReading:
             Tests that this reading may end in, fixed by the headers alone: 1 where everything is read at once, else 2 (the e-value where it
             stops early, the exact test at the end).
         complete (`bool`):
-            Whether every bit was read.
+            Whether nothing is left to read.
     """
 
     values: torch.Tensor
@@ -112,7 +114,9 @@ class RangedReader:
         carriers (`list[Carrier]`):
             Layout of the key.
         owned (`list[Block]`):
-            The rows that may hold these bits, see [`owned_blocks`].
+            The rows to read, see [`owned_blocks`].
+        order (`random.Random`):
+            Draws which rows are read first.
         members (`Sequence[Members]`):
             Where the bits of each sub-key lie.
         reduce (`Callable`):
@@ -126,6 +130,7 @@ class RangedReader:
         weights: RemoteSafetensors,
         carriers: list[Carrier],
         owned: list[Block],
+        order: random.Random,
         members: Sequence[Members],
         reduce: Callable[[torch.Tensor], torch.Tensor],
         found: Sequence[Found] | None = None,
@@ -135,14 +140,14 @@ class RangedReader:
         self.values = [torch.zeros(len(own.row)) for own in members]
         self.read = [torch.zeros(len(own.row), dtype=torch.bool) for own in members]
         row_bytes = [weights.row_bytes(found.weight) for found in self.found]
-        readings = list(plan_readings(row_bytes, owned, *self._first_reading()))
-        self._readings, self.looks = iter(readings), min(2, len(readings))
+        readings = list(plan_readings(row_bytes, owned, *self._first_reading(), order))
+        self._left, self.looks = readings, min(2, len(readings))
 
     def read_on(self) -> bool:
         """The next reading; `False` when there is none left."""
-        blocks = next(self._readings, None)
-        if blocks is None:
+        if not self._left:
             return False
+        blocks = self._left.pop(0)
         for _, together in groupby(blocks, lambda block: block.carrier):
             self._read_blocks(list(together))
         return True
@@ -161,9 +166,8 @@ class RangedReader:
     def result(self, place: int) -> PartialReading:
         """What is known of the `place`-th sub-key."""
         weights = self.weights
-        complete = all(bool(read.all()) for read in self.read)
         return PartialReading(
-            self.values[place], self.read[place], weights.requests, weights.bytes_read, self.looks, complete
+            self.values[place], self.read[place], weights.requests, weights.bytes_read, self.looks, not self._left
         )
 
     def _parts(self, block: Block) -> list[Part]:
@@ -186,8 +190,7 @@ def read_until_decided(
     counted: Sequence[int],
 ) -> list[PartialReading]:
     """
-    Reads on until the e-value of all sub-keys suffices for the verdict, or shows that more is futile: together, and for each alone, since
-    one spoilt sub-key must not end the reading of the others.
+    Reads on until the e-value of all sub-keys suffices for the verdict, or more is futile ([`FUTILE`], [`HOPE`]).
 
     Args:
         score (`Callable`):
@@ -196,14 +199,19 @@ def read_until_decided(
             What the verifier decided beforehand.
         counted (`Sequence[int]`):
             Places of the sub-keys that may add evidence: those that were not disclosed.
+
+    Returns:
+        `list[PartialReading]`: one for each sub-key, also for those that do not count.
     """
     enough = SPARE + math.log2(check.looks) - level_limit(check.bound)
     parts: list[PartialReading] = []
     while reader.read_on():
         parts = [reader.result(place) for place in range(len(reader.members))]
-        values = [score(part, place).log2_e for place, part in enumerate(parts)]
-        own = [values[place] for place in counted]
-        if sum(own) >= enough or (sum(values) <= FUTILE and max(own) < 0):
+        seen = [score(parts[place], place) for place in counted]
+        right, read = sum(part.matches for part in seen), sum(part.trials for part in seen)
+        weak = right * math.log2(WEAK_MARK / 0.5) + (read - right) * math.log2((1 - WEAK_MARK) / 0.5)
+        values = [part.log2_e for part in seen]
+        if sum(values) >= enough or (weak <= FUTILE and max(values) < HOPE):
             break
     return parts
 
@@ -236,14 +244,14 @@ def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> 
 
 
 def plan_readings(
-    row_bytes: list[int], owned: list[Block], first_bytes: int, first_blocks: int
+    row_bytes: list[int], owned: list[Block], first_bytes: int, first_blocks: int, order: random.Random
 ) -> Iterator[list[Block]]:
     """
     All owned rows, in portions.
 
-    The first portion takes equal shares of the largest blocks, which hold most bits per request, from their ends: in many checkpoints the
-    scale that follows a weight is stored right behind it. The others take what is left, as much as the first one and then twice as
-    much each time, up to [`MOST_BYTES`].
+    The first portion takes equal shares of some blocks, each drawn with a chance that follows its size, from a place that is drawn too: who
+    wants to spoil what is read first has to spoil most of the rest. The others take what is left, as much as the first one and then twice
+    as much each time, up to [`MOST_BYTES`].
 
     Args:
         row_bytes (`list[int]`):
@@ -252,22 +260,28 @@ def plan_readings(
             All rows to read, no row twice.
         first_bytes, first_blocks (`int`):
             Size of the first portion; blocks that have at most [`LEAST_BYTES`] all together make one portion.
+        order (`random.Random`):
+            What draws.
     """
 
     def size(block: Block) -> int:
         return block.rows * row_bytes[block.carrier]
 
-    largest = sorted(owned, key=lambda block: (-size(block), block.carrier, block.start))
     if sum(map(size, owned)) <= LEAST_BYTES:
         first_blocks = len(owned)  # all at once: then nothing is stopped early
-    left, portion, limit = list(largest), [], first_bytes
-    for place, block in enumerate(largest[:first_blocks]):
+    # The least of exponential times with these rates (Efraimidis and Spirakis 2006); small blocks first, which leave their share to others.
+    drawn = sorted(owned, key=lambda block: order.expovariate(size(block)))
+    left, portion, limit = drawn[first_blocks:], [], first_bytes
+    for place, block in enumerate(sorted(drawn[:first_blocks], key=size)):
         share = first_bytes // (min(first_blocks, len(owned)) - place)
-        start = block.stop - min(block.rows, max(1, share // row_bytes[block.carrier]))
-        taken, left[place] = Block(block.carrier, start, block.stop), Block(block.carrier, block.start, start)
+        rows = min(block.rows, max(1, share // row_bytes[block.carrier]))
+        start = order.randint(block.start, block.stop - rows)
+        taken = Block(block.carrier, start, start + rows)
         portion += _cut(taken, row_bytes)
+        left += [Block(block.carrier, block.start, start), Block(block.carrier, start + rows, block.stop)]
         first_bytes -= size(taken)
     yield portion
+    left.sort(key=lambda block: (-size(block), block.carrier, block.start))
     portion, filled = [], 0
     for block in (cut for block in left for cut in _cut(block, row_bytes)):
         if portion and filled + size(block) > limit:

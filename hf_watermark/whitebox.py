@@ -1,6 +1,7 @@
 """What verifiers of marks in carrier tensors share: which rows are read, once for all sub-keys, and only as many as it takes."""
 
 import math
+import random
 from abc import abstractmethod
 
 import torch
@@ -95,7 +96,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         return parts
 
     def _strongest(self, places: list[Placing], suspect: Suspect, check: Check, decoys: int) -> list[Evidence]:
-        readable: list[tuple[float, int]] = []
+        readable: list[tuple[bool, float, int]] = []
         failure: UnreadableFormat | None = None
         if len(places) > 1:
             for number, placing in enumerate(places):
@@ -105,11 +106,12 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 except UnreadableFormat as error:
                     failure = error
                     continue
-                readable.append((sum(part.log2_e for part in parts), -number))
+                # A set without a single informative bit is no better than one that speaks against the mark.
+                readable.append((any(part.trials for part in parts), sum(part.log2_e for part in parts), -number))
             if not readable:
                 assert failure is not None
                 raise failure
-        self._read_at(suspect, places[-max(readable)[1] if readable else 0])
+        self._read_at(suspect, places[-max(readable)[-1] if readable else 0])
         parts = super().verify(suspect, check, decoys)
         if len(places) > 1:
             for part in parts:
@@ -146,17 +148,16 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         if self._parts is None or self._parts[0] is not suspect:
             subkeys = self.claim.subkeys
             with torch.no_grad():
-                owned = owned_blocks(self.carriers, [subkey.slot for subkey in subkeys], self.subkeys)
+                open_to_all = all(own.index in check.disclosed for own in subkeys)
+                counted = [n for n, own in enumerate(subkeys) if open_to_all or own.index not in check.disclosed]
+                owned = owned_blocks(self.carriers, [subkeys[place].slot for place in counted], self.subkeys)
+                order = random.Random(subkeys[counted[0]].stream("order").bytes(32))
                 members = list(map(self.members, subkeys))
                 found = self.placing(suspect).found
                 assert isinstance(suspect.weights, RemoteSafetensors)
-                reader = RangedReader(suspect.weights, self.carriers, owned, members, self.reduce, found)
-                counted = [place for place, own in enumerate(subkeys) if own.index not in check.disclosed]
+                reader = RangedReader(suspect.weights, self.carriers, owned, order, members, self.reduce, found)
                 parts = read_until_decided(
-                    reader,
-                    lambda part, place: self.score(part, subkeys[place]),
-                    check,
-                    counted or range(len(subkeys)),
+                    reader, lambda part, place: self.score(part, subkeys[place]), check, counted
                 )
             self._parts = suspect, parts
         return self._parts[1][self.claim.subkeys.index(subkey)]

@@ -88,7 +88,7 @@ def survival_row(
         "level": evidence.level,
         "verdict": str(evidence.verdict),
         "methods": method_summary(evidence),
-        **({"reason": evidence.reason} if evidence.method == UNREADABLE else {}),
+        **({"reason": evidence.reason} if evidence.method == UNREADABLE or evidence.unread else {}),
         "not_checked": [text for text in evidence.warnings if "was not checked" in text],
     }
 

@@ -34,7 +34,7 @@ def test_payload_and_bit_errors(run, marked):
     result = run("inspect", marked / "key-model", "--key", marked / "key")
     assert result.exit_code == 0, result.output
     assert "payload: b'licence 7', as committed, 0 of 144 code bits wrong" in result.stdout
-    assert "mark found: log2 p = -2" in result.stdout
+    assert "mark found: log2 p = -128.0" in result.stdout
     rows = [line.split("│")[1:-1] for line in result.stdout.splitlines() if line.startswith("│")]
     counts = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert counts["all"] == ["0", "256", "0.000"] and {"resnet.0", "resnet.1"} < counts.keys()

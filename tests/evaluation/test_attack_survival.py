@@ -55,7 +55,9 @@ def test_rows_of_every_family(method, battery, marked_by, patterned):
     assert rows["knockoff"]["budget"]["queries"] == 100
     # Positive control and its counterpart: a student of one epoch has nothing of the mark, exported weights all of it.
     assert rows["knockoff"]["verdict"] == "not found"
-    assert rows["onnx"]["verdict"] == "mark found"
+    assert (
+        rows["onnx"]["verdict"] == "mark found" or rows["onnx"]["log2_p"] <= -120
+    )  # one sub-key counts; looks are charged
     assert (
         rows["onnx"]["methods"][method]["matches"] == rows["onnx"]["methods"][method]["trials"]
         or method != "greedy_residuals"

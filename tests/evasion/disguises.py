@@ -115,7 +115,13 @@ def look(suspicion: Suspicion, folder: Path, way: str, hub: Any = None) -> tuple
         return result.verdict, result.reason
     evidence: Evidence
     if way == "reference":
-        evidence = verify(folder, suspicion.key, beacon=suspicion.beacon, reference=copy.deepcopy(suspicion.model))
+        evidence = verify(
+            folder,
+            suspicion.key,
+            beacon=suspicion.beacon,
+            reference=copy.deepcopy(suspicion.model),
+            own_reference=True,
+        )
     elif way == "ranges":
         hub.add_folder("you/suspect", folder)
         evidence = verify("you/suspect", suspicion.key, beacon=suspicion.beacon)

@@ -35,7 +35,7 @@ TRAINING = [
     "16",
 ]
 TRAINING += ["--per_device_train_batch_size", "20", "--learning_rate", "1e-2", "--max_steps", "40"]
-GREEDY = ["--greedy_residuals_bits", "128", "--greedy_residuals_subkeys", "2", "--greedy_residuals_group_size", "16"]
+GREEDY = ["--greedy_residuals_bits", "128", "--greedy_residuals_subkeys", "4", "--greedy_residuals_group_size", "16"]
 GREEDY += ["--greedy_residuals_strength", "0.1"]
 COUPLED = ["--function_coupled_pool_per_class", "4", "--function_coupled_images_per_rule", "2"]
 
@@ -106,7 +106,7 @@ def test_torchrun_with_two_processes_stacks_both_methods(
         *["--methods", "greedy_residuals", "function_coupled", *GREEDY, *COUPLED, *TRAINING],
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mark found [combined]") == 1, "only the main process prints"
+    assert done.stdout.count("mark found (self-check) [combined]") == 1, "only the main process prints"
     assert "eval_accuracy" in done.stdout
     key = WatermarkKey.load(tmp_path / "model-key")
     assert key.public_key == owner.public_key
@@ -130,7 +130,7 @@ def test_accelerate_launch_fine_tunes_a_timm_model_on_an_imagefolder(tmp_path: P
         *["--output_dir", str(tmp_path / "model"), *GREEDY, *TRAINING],
     )
     assert done.returncode == 0, done.stderr
-    assert "mark found [greedy_residuals]" in done.stdout
+    assert "mark found (self-check) [greedy_residuals]" in done.stdout
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (config["num_classes"], config["label_names"]) == (2, ["cat", "dog"])
     assert (

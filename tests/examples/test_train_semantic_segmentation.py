@@ -66,10 +66,10 @@ def test_both_white_box_methods_mark_a_segmentation_model(tmp_path, scenes, mobi
         *["--config_name", str(mobilevit), "--dataset", str(scenes), "--output_dir", str(tmp_path / "model")],
         *["--methods", "watermas", "greedy_residuals", "--watermas_bits", "128", "--watermas_payload", "licence 1"],
         *["--watermas_repetition", "2", "--greedy_residuals_bits", "128", "--greedy_residuals_group_size", "16"],
-        *["--greedy_residuals_strength", "1.0", "--greedy_residuals_subkeys", "1", "--max_steps", "30", *COMMON],
+        *["--greedy_residuals_strength", "1.0", "--greedy_residuals_subkeys", "2", "--max_steps", "30", *COMMON],
     )
     printed = capsys.readouterr().out
-    assert "mark found [combined]" in printed
+    assert "mark found (self-check) [combined]" in printed
     [reached] = re.findall(r"eval_mean_iou\s+=\s+([\d.]+)", printed)
     assert 0 < float(reached) <= 1
     config = json.loads((tmp_path / "model" / "config.json").read_text())

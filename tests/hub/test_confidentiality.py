@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from hf_watermark import Opening, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, judge
@@ -49,6 +49,7 @@ def test_every_value_of_an_opening_is_its_own_or_public(dated, disclosed):
     own.add(schedule.digest(b"hfwm/v2/opening", derived(key, INDEX), key.beacon_source.encode()).hex())
     hashes = {node.hex() for node in key.inclusion_path(INDEX)}
     public = (dated.folder / "watermark" / "statement.json").read_text() + key.signature.hex()
+    public += "".join(load_file(dated.folder / "model.safetensors"))  # names of tensors
     for text in strings(disclosed):
         assert len(text) < 32 or text in own | hashes or text in public, text[:20]
 

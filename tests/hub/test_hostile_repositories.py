@@ -109,18 +109,17 @@ def test_code_and_config_of_a_suspect_are_never_used(dated, opened, hub, tmp_pat
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-42, 0.0])
 def test_strange_values(dated, opened, tmp_path, value):
-    """D9: refused where they are no numbers, a mismatch where they are."""
+    """D9: no mark, and where nothing can be read, not the word that there is none."""
     tensors = {
         name: torch.full_like(t, value) if t.is_floating_point() else t
         for name, t in load_file(dated.folder / "model.safetensors").items()
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    if value == value and abs(value) < 1:
-        result = judge(opened, tmp_path, dated.folder, "n", roots=dated.roots, drawn=True)
-        assert result.verdict is Verdict.NOT_FOUND and result.evidence.log2_p > -20
-    else:
-        with pytest.raises(InvalidInput, match="has NaN or infinite values"):
-            judge(opened, tmp_path, dated.folder, "n")
+    result = judge(opened, tmp_path, dated.folder, "n", roots=dated.roots, drawn=True)
+    assert result.verdict is (Verdict.NOT_FOUND if value == 1e-42 else Verdict.INCONCLUSIVE)
+    assert result.evidence.log2_p > -20
+    if not abs(value) < 1:
+        assert "NaN or infinite values" in result.reason
 
 
 def test_look_alike_names(dated, repository):

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -161,7 +162,10 @@ def patient(key, suspect):
     verifier = GreedyResidualsVerifier(claim)
     groups = [verifier.members(subkey) for subkey in claim.subkeys]
     owned = owned_blocks(verifier.carriers, range(verifier.subkeys), verifier.subkeys)
-    reader = RangedReader(suspect.weights, verifier.carriers, owned, groups, lambda values: greedy_mean(values, 0.5))
+    order = random.Random(0)
+    reader = RangedReader(
+        suspect.weights, verifier.carriers, owned, order, groups, lambda values: greedy_mean(values, 0.5)
+    )
     with torch.no_grad():
         while reader.read_on():
             pass
@@ -184,8 +188,9 @@ def test_a_small_checkpoint_and_shards(hub, marked_by, tmp_path):
     hub.add_folder("you/sharded", tmp_path)
     remote, local = verify("you/sharded", marked.key), verify(tmp_path, marked.key)
     assert remote.found and local.found and remote.matches == local.matches
-    # Read in one go, nothing could be stopped early: the exact test of the bits.
-    assert [part.log2_p for part in remote.parts] == [part.log2_p for part in local.parts]
+    # Read in one go, nothing could be stopped early: the exact test of the bits. What cannot count is not read.
+    counted = [(part, own) for part, own in zip(remote.parts, local.parts, strict=True) if not own.disclosed]
+    assert counted and all(part.log2_p == own.log2_p for part, own in counted)
 
 
 def test_another_architecture_is_no_verdict_and_its_weights_are_not_read(hub, large, tmp_path):
@@ -216,7 +221,7 @@ def test_black_box_checks_download_the_tensors_and_use_the_owners_architecture(h
 def test_portions_hold_every_row_once(first_carriers):
     row_bytes, rows = [100, 4000, 2**21, 4], [7, 1000, 50, 3_000_000]
     owned = [Block(number, 0, count) for number, count in enumerate(rows)]
-    portions = list(plan_readings(row_bytes, owned, 10_000_000, first_carriers))
+    portions = list(plan_readings(row_bytes, owned, 10_000_000, first_carriers, random.Random(first_carriers)))
     read = [[0] * count for count in rows]
     for block in (block for portion in portions for block in portion):
         for row in range(block.start, block.stop):

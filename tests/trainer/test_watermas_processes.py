@@ -54,7 +54,9 @@ def compare(folder: Path, name: str, alone: WaterMASTrainer, tolerance: float) -
         assert torch.equal(ranks[0][key], ranks[1][key]), key
         if key.startswith("carriers."):
             assert torch.equal(ranks[0][key], value), key
-        else:
+        elif not key.endswith(
+            ("k_proj.bias", "key.bias")
+        ):  # softmax does not see it: its gradient is nothing but rounding
             assert near(ranks[0][key], value, start[key], tolerance), key
 
 

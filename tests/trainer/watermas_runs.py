@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from hf_watermark import WatermarkKey, WaterMASConfig, WaterMASTrainer
 
 
-CONFIG = WaterMASConfig(bits=96, subkeys=2, switch_in=0.0, every=2, radius=0.1)
+CONFIG = WaterMASConfig(bits=96, subkeys=3, switch_in=0.0, every=2, radius=0.1)
 NETS = ("resnet", "vit")
 CASES = [("resnet", 1, "fp32"), ("resnet", 2, "bf16"), ("vit", 1, "bf16"), ("vit", 2, "fp32")]
 

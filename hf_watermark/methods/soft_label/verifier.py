@@ -138,7 +138,7 @@ def read_pool(
         raise InvalidInput(f"the pool of `{method}` needs two or more images of each marked class and no others")
     if reference.shape != (len(images), classes):
         raise InvalidInput(f"the pool of `{method}` needs `reference`: log-probabilities of each image and class")
-    return images.float(), reference.double().softmax(dim=1)
+    return images.detach().float(), reference.detach().double().softmax(dim=1)
 
 
 def refuse_too_few_signs(config: SoftLabelConfig, classes: int, channels: int) -> None:
