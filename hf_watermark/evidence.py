@@ -45,6 +45,10 @@ LEVEL_B, LEVEL_N, SELF_CHECK = -64.0, -128.0, -20.0
 CONTROL_LIMIT = -41.0
 # "Not found" is said only where the mark could have been seen: with at most this share of answers that could not be used.
 MOST_UNUSABLE = 0.1
+UNDATED = (
+    "the suspect was aligned to a reference that nobody dated before the suspect: whoever made it could have made it from the suspect, so "
+    "it is as good as the word of whoever gave it to you"
+)
 
 
 def level_limit(bound: bool) -> float:
@@ -68,8 +72,9 @@ class Check:
             `claim` only where the key was found to be the one of a verified statement.
         disclosed (`frozenset[int]`):
             Sub-keys that others may know. They are read and shown, and never add evidence.
-        dated_reference (`bool`):
-            The reference of an aligned reading was fixed before the suspect, by a date that a third party can believe.
+        doubt (`str`):
+            Why an aligned reading counts as a self-check only, if its reference is not the model that the key commits to; empty where it was
+            fixed before the suspect, and no common origin of the two explains what is read.
     """
 
     bound: bool = False
@@ -77,7 +82,7 @@ class Check:
     budget: int | None = None
     basis: Basis = Basis.SELF_CHECK
     disclosed: frozenset[int] = frozenset()
-    dated_reference: bool = False
+    doubt: str = UNDATED
 
 
 @dataclass

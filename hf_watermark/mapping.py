@@ -13,7 +13,7 @@ from .backbones import read_carriers
 from .calibration import NullTable, with_null_control
 from .configuration import CONFIG_NAME, WatermarkConfig
 from .evidence import SELF_CHECK, Access, Basis, Check, Evidence
-from .keys import NO_BEACON, Opening, SubKey, WatermarkKey
+from .keys import NO_BEACON, Opening, SubKey, WatermarkKey, start_digest
 from .sequential import SequentialResult, run_sequentially
 from .serialization import InvalidInput, Unreadable, read_json
 from .suspects import Suspect
@@ -86,12 +86,6 @@ class AutoVerifier:
         return method_entry(method).load("Verifier")
 
 
-UNDATED = (
-    "the suspect was aligned to a reference that nobody dated before the suspect: whoever made it could have made it from the suspect, so "
-    "it is as good as the word of whoever gave it to you"
-)
-
-
 def verify(
     suspect: Any,
     key: WatermarkKey | Opening,
@@ -124,10 +118,10 @@ def verify(
             Most images that the suspect may be asked. A method that would ask more is left out, with a warning; when it is the only
             one, [`~suspects.BudgetExceeded`] is raised. [`verify_sequentially`] makes do with what there is.
         reference (`nn.Module`, `str` or `Path`, *optional*):
-            The owner's marked model, or its folder. When the direct reading does not find the mark, function-preserving changes of the
-            suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is read as well. The second look costs one
-            bit, whether or not it is taken. What it finds is a self-check at most, and the verdict `inconclusive`: a reference can be made
-            from the suspect.
+            The owner's model as it was when the key was made, or its folder. When the direct reading does not find the mark,
+            function-preserving changes of the suspect (permuted, scaled, rotated or added channels ...) are undone by it and the result is
+            read as well. The second look costs one bit, whether or not it is taken. By any other reference, such as the marked model, what it
+            finds is a self-check at most, and the verdict `inconclusive`: such a reference can be made from the suspect.
         null_table ([`~calibration.NullTable`], *optional*):
             What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
         own_reference (`bool`, *optional*, defaults to `False`):
@@ -150,7 +144,9 @@ def verify(
     mark found
     ```
     """
-    check = replace(self_check(key, looks, beacon, budget), dated_reference=own_reference)
+    check = self_check(key, looks, beacon, budget)
+    if own_reference:
+        check = replace(check, doubt="")
     return run_check(suspect, key, check, reference, null_table)
 
 
@@ -183,7 +179,9 @@ def run_check(
         if aligns:
             assert reference is not None
             check = replace(check, looks=2 * check.looks)
-            evidence = _verify_aligned(verifiers, opened, check, open_reference(reference, key.backbone))
+            evidence = _verify_aligned(
+                verifiers, opened, check, open_reference(reference, key.backbone), key.context.start
+            )
         else:
             evidence = verify_claims(verifiers, opened, check)
     finally:
@@ -201,7 +199,9 @@ def _limit(suspect: Suspect, check: Check) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _verify_aligned(verifiers: list[Verifier], suspect: Suspect, check: Check, reference: nn.Module) -> Evidence:
+def _verify_aligned(
+    verifiers: list[Verifier], suspect: Suspect, check: Check, reference: nn.Module, start: str
+) -> Evidence:
     """The direct reading, and where that does not suffice the aligned one; the stronger of the two."""
     direct: Evidence | None = None
     failure: InvalidInput | None = None
@@ -225,18 +225,21 @@ def _verify_aligned(verifiers: list[Verifier], suspect: Suspect, check: Check, r
             raise failure or error from None
         direct.warnings.append(f"the suspect could not be aligned to the reference: {error}")
         return direct
-    aligned.details["alignment"] = reading.details
-    if not check.dated_reference:
-        aligned.capped = UNDATED
-        aligned.warnings.append(UNDATED)
+    # What the key commits to was there before its bits: nobody can have made it from the suspect to fit them (PROTOCOL.md §5.3).
+    committed = start != "" and start_digest(reference.state_dict()) == start
+    details = reading.details | {"committed_reference": committed}
+    aligned.details["alignment"] = details
+    if check.doubt and not committed:
+        aligned.capped = check.doubt
+        aligned.warnings.append(check.doubt)
         aligned.decide()
     if aligned.log2_p <= SELF_CHECK:
-        aligned.details["alignment"]["control"] = control = reading.control()
+        details["control"] = control = reading.control()
         if control.get("failed"):
             aligned.controls["failed"] = control["failed"]
             aligned.decide()
     if direct is not None and direct.trials and direct.log2_p <= aligned.log2_p:
-        direct.details["alignment"] = reading.details
+        direct.details["alignment"] = details
         return direct
     return aligned
 

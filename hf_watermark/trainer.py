@@ -23,7 +23,17 @@ from .evidence import Check, Evidence
 from .hub import Extras, Published, publish
 from .hub.precommit import FOLDER as PUBLIC_FOLDER
 from .hub.publish import fetch_card
-from .keys import NO_BEACON, Claim, ModelContext, Opening, Owner, WatermarkKey, public_subkeys, refuse_keys_inside
+from .keys import (
+    NO_BEACON,
+    Claim,
+    ModelContext,
+    Opening,
+    Owner,
+    WatermarkKey,
+    public_subkeys,
+    refuse_keys_inside,
+    start_digest,
+)
 from .keys.schedule import expand
 from .serialization import InvalidInput, read_json, write_json_atomic
 from .suspects import Suspect
@@ -162,7 +172,8 @@ class WatermarkTrainer(Trainer):
         mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
         if mean is None or std is None or not getattr(processor, "do_normalize", True):
             mean = std = None
-        return ModelContext.of(backbone_record(self._bare_model()), mean, std)
+        model = self._bare_model()
+        return ModelContext.of(backbone_record(model), mean, std, start=start_digest(model.state_dict()))
 
     def _attach(self, key: WatermarkKey) -> None:
         claims = {claim.assignment.method: claim for claim in key.claims()}

@@ -3,14 +3,15 @@ Checks of the check: the claimant's own model must show the mark, models without
 
 A reference that is older than the suspect is not enough where both descend from a public model that is older than either: the claimant can
 reorder that model's channels until it says his key's bits, and everything that others make of it then aligns to his. Nothing in his own files
-shows that. What shows it is the common ancestor, read as the suspect was: it carries the "mark" too, and the control fails.
+shows that. So an aligned reading counts in two cases: by the model that the key was made for, which its bits depend on and not the other way
+round; or where a common ancestor, read as the suspect was, aligns and carries no mark.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..evidence import CONTROL_LIMIT, Check, Evidence, Verdict
+from ..evidence import CONTROL_LIMIT, UNDATED, Check, Evidence, Verdict
 from .judgement import Step
 from .order import Order
 from .reading import Model, Reader, was_aligned
@@ -19,7 +20,8 @@ from .report import Outcome
 
 COMMON_ORIGIN = (
     "the mark was read in the coordinates of the claimant's published model. If both descend from a model that is older than that one, the "
-    "claimant could have made his model from it by reordering channels: ask the other side what it started from, and give that as `unmarked`"
+    "claimant could have made his model from it by reordering channels. Let the claimant deliver the model that his key was made for "
+    "(`start`), or ask the other side what it started from and give that as `unmarked`"
 )
 # Share of the carriers that an alignment must recognise in a model to call it a relative; strangers have none.
 RECOGNISED = 0.5
@@ -45,6 +47,13 @@ def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps:
     return results
 
 
+def doubt_of(order: Order, controls: Mapping[str, Any], unmarked: Mapping[str, Any]) -> str:
+    """Why a reading in the coordinates of the claimant's published model is no claim; empty where it is one."""
+    if order.undated:
+        return f"{UNDATED}. Missing: {'; '.join(order.undated)}"
+    return "" if _relatives(controls, unmarked) else COMMON_ORIGIN
+
+
 def name_reference(
     reader: Reader,
     evidence: Evidence,
@@ -61,6 +70,10 @@ def name_reference(
         detail = "not needed: the mark was read directly" if evidence.found else "; ".join(evidence.warnings)
         steps.append(Step("reference", outcome, detail or "the suspect was not aligned"))
         return
+    if evidence.details["alignment"]["committed_reference"]:
+        detail = "aligned to the model that the key was made for, which it committed to before its bits were drawn"
+        steps.append(Step("reference", Outcome.PASSED, detail))
+        return
     if order.undated:
         detail = f"aligned to the claimant's published model, which counts for nothing: {'; '.join(order.undated)}"
         steps.append(Step("reference", Outcome.OPEN, detail))
@@ -68,11 +81,16 @@ def name_reference(
     steps.append(
         Step("reference", Outcome.PASSED, "aligned to the claimant's published model, dated before the suspect")
     )
-    if evidence.found:
-        relatives = [name for name in unmarked if _is_relative(controls[name])]
+    if evidence.found or evidence.capped:
+        relatives = _relatives(controls, unmarked)
         outcome = Outcome.PASSED if relatives else Outcome.OPEN
         said = f"{', '.join(relatives)} aligns to the claimant's model as well, and carries no mark"
         steps.append(Step("common origin", outcome, said if relatives else COMMON_ORIGIN))
+
+
+def _relatives(controls: Mapping[str, Any], unmarked: Mapping[str, Any]) -> list[str]:
+    """Controls that say something about a common origin: recognised in the claimant's model, and without the mark."""
+    return [name for name in unmarked if _is_relative(controls[name])]
 
 
 def _is_relative(control: dict[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from ..evidence import Basis, Check, Evidence, Verdict
 from ..hub.source import Source
 from ..hub.statement import parse_date
 from ..serialization import InvalidInput, tensor_set_digest
+from .controls import doubt_of
 from .disclosure import Disclosure
 from .judge import judge
 from .judgement import Judgement
@@ -44,6 +45,8 @@ class Claimant:
         first_seen (`datetime`, *optional*):
             Earliest appearance of this side's *published* model that the judge believes; by default what its statement proves. Give it where
             the model was public before its statement.
+        start (`str` or `Path`, *optional*):
+            The model that this side's key was made for; see [`judge`].
     """
 
     name: str
@@ -52,6 +55,7 @@ class Claimant:
     original: str | Path | None = None
     nonce: str | None = None
     first_seen: datetime | None = None
+    start: str | Path | None = None
 
 
 @dataclass
@@ -104,7 +108,7 @@ def dispute(first: Claimant, second: Claimant, suspect: Any, **judging: Any) -> 
     if first.name == second.name:
         raise ValueError(f"both claimants are called {first.name!r}; name them apart")
     judgements = {
-        side.name: judge(side.disclosure, suspect, side.statement, nonce=side.nonce, **judging)
+        side.name: judge(side.disclosure, suspect, side.statement, nonce=side.nonce, start=side.start, **judging)
         for side in (first, second)
     }
     result = DisputeResult({}, [], [], True, "no finding", judgements)
@@ -116,7 +120,7 @@ def dispute(first: Claimant, second: Claimant, suspect: Any, **judging: Any) -> 
     if len(result.upstream) == 1:
         result.verdict = f"the suspect descends from {result.upstream[0]}'s mark"
     elif result.upstream:
-        _decide(_Pair(first, second, result, judging.get("token")))
+        _decide(_Pair(first, second, result, judging.get("token"), judging.get("unmarked") or {}))
     return result
 
 
@@ -128,6 +132,7 @@ class _Pair:
     second: Claimant
     result: DisputeResult
     token: str | bool | None
+    unmarked: Mapping[str, Any]
 
     @property
     def directions(self) -> tuple[tuple[Claimant, Claimant], ...]:
@@ -145,14 +150,14 @@ class _Pair:
             looks=max(1, judgement.own_looks),
             basis=Basis.CLAIM,
             disclosed=judgement.reader.opening.disclosed,
-            dated_reference=not order.undated,
+            # Dates are those of this model; what is known of a common origin was found out with the suspect.
+            doubt=doubt_of(order, judgement.controls, self.unmarked),
         )
         evidence = judgement.reader.read(Model(model, self.token), check)
         self.result.readings[question] = evidence
         self.result.answers[question] = evidence.found
         if evidence.verdict is Verdict.INCONCLUSIVE:
-            missing = f". Missing: {'; '.join(order.undated)}" if evidence.capped else ""
-            self.result.notes.append(f"{question}: inconclusive, {evidence.reason}{missing}")
+            self.result.notes.append(f"{question}: inconclusive, {evidence.reason}")
         return evidence.found
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..hub.source import Source
 from ..hub.statement import Statement
 from ..mapping import method_entry
 from ..serialization import canonical_json
-from .controls import controls_of, name_reference
+from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Judgement, Step
 from .levels import check
@@ -43,6 +44,7 @@ def judge(
     drawn: bool = False,
     looks: int = 1,
     unmarked: Mapping[str, Any] | None = None,
+    start: Any = None,
     token: str | bool | None = None,
     now: datetime | None = None,
     log: str | Path | None = None,
@@ -65,13 +67,18 @@ def judge(
         roots, public_key, beacon:
             What the judge trusts, expects and looked up; see [`check`].
         suspect_time (`datetime`, *optional*):
-            Earliest appearance of the suspect that the judge believes. Unknown: level N is asked for, and nothing aligned counts.
+            Earliest appearance of the suspect that the judge believes. Unknown: level N is asked for, and nothing that was aligned to the
+            claimant's published model counts.
         drawn (`bool`, *optional*, defaults to `False`):
             Whether the judge chose the sub-key. If not, every sub-key that the claimant could have picked is charged as a look.
         looks (`int`, *optional*, defaults to 1):
             Further variants that were tried: suspect snapshots, preprocessings.
         unmarked (`Mapping`, *optional*):
             Models by name that do not carry the mark (the owner's twin, the public base, null models): controls that must not pass.
+        start (`nn.Module`, `str` or `Path`, *optional*):
+            What the claimant delivers as the model that his key was made for; checked against his commitment. A suspect that was permuted,
+            scaled or widened is read in its coordinates, and in those of the published model where it is not given. These count only with
+            dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]).
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.
@@ -107,7 +114,9 @@ def judge(
         order = order_of(report, suspect_time)
         result.level = _level(order, steps)
         result.own_looks = max(1, looks) * (1 if drawn else len(disclosure.opening.used))
-        reader = result.reader = Reader(disclosure.opening, source, statement_)
+        reader = result.reader = Reader(
+            disclosure.opening, source, statement_, None if start is None else Model(start, token)
+        )
         _look(result, reader, model, order, _earlier(ledger, model, steps), drawn, unmarked or {})
     except Dismissed as dismissed:
         result.reason = str(dismissed)
@@ -133,7 +142,6 @@ def _look(
         looks=result.own_looks + earlier,
         basis=Basis.CLAIM,
         disclosed=opening.disclosed,
-        dated_reference=not order.undated,
     )
     result.looks = plan.looks * (2 if reader.aligns else 1)
     # What the commitment says, and not what the statement lists or what was opened since: the claimant has both in his hand.
@@ -145,14 +153,13 @@ def _look(
     )
     result.inputs["suspect"] = model.fixed
     result.controls = controls_of(reader, plan, unmarked, steps)
-    evidence = reader.read(model, plan)
+    result.doubt = doubt_of(order, result.controls, unmarked)
+    evidence = reader.read(model, replace(plan, doubt=result.doubt))
     result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
     if evidence.trials:
         steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
     else:
         steps.append(Step("suspect", Outcome.OPEN, evidence.reason))
-    if evidence.capped:
-        result.reason = f"{evidence.reason}. Missing: {'; '.join(order.undated)}"
     name_reference(reader, evidence, order, unmarked, result.controls, steps)
     if method_entry(opening.assignment.method).access != "weights":
         steps.append(Step("scope", Outcome.OPEN, LEARNED))

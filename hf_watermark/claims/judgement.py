@@ -44,6 +44,8 @@ class Judgement:
             Looks that were charged.
         own_looks (`int`):
             Those among them that this claim caused, an aligned reading not counted.
+        doubt (`str`):
+            Why a reading in the coordinates of the claimant's published model is no claim; empty where it is one.
         reader ([`Reader`], *optional*):
             Reads the opened sub-key from further models, once the claim was admitted.
         transcript (`dict`):
@@ -61,6 +63,7 @@ class Judgement:
     inputs: dict[str, Any]
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     own_looks: int = 0
+    doubt: str = ""
     reader: Reader | None = field(default=None, repr=False)
 
     @property

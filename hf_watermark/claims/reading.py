@@ -14,7 +14,7 @@ from ..evidence import Check, Evidence, Verdict
 from ..hub.errors import HubError
 from ..hub.source import Source
 from ..hub.statement import Statement
-from ..keys import Opening, WatermarkKey
+from ..keys import Opening, WatermarkKey, start_digest
 from ..mapping import AutoVerifier, run_check
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
 from ..suspects import Suspect
@@ -87,6 +87,25 @@ class Model:
             return Suspect.open(Path(self.given), opening.backbone)
         return self.given if self._source is None else suspect_of(self._source, opening)
 
+    def committed(self, key: Opening | WatermarkKey) -> nn.Module:
+        """
+        As the model that `key` was made for.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when it is another one.
+        """
+        source = self._source
+        model = self.given if source is None else run_on_backbone(key.backbone, source.weights())
+        if (
+            not isinstance(model, nn.Module)
+            or not key.context.start
+            or start_digest(model.state_dict()) != key.context.start
+        ):
+            raise InvalidInput(
+                f"{self.name} is not the model that the key was made for: the key commits to another one, or to none"
+            )
+        return model
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -95,12 +114,15 @@ class Reader:
 
     Args:
         source ([`Source`]), statement ([`Statement`]):
-            The claimant's published model, V1 of which passed: the reference of aligned readings.
+            The claimant's published model, V1 of which passed: the reference of aligned readings, unless there is a `start`.
+        start ([`Model`], *optional*):
+            What the claimant delivers as the model that his key was made for.
     """
 
     opening: Opening
     source: Source
     statement: Statement
+    start: Model | None = None
 
     @property
     def aligns(self) -> bool:
@@ -109,7 +131,7 @@ class Reader:
     def read(self, model: Model, check: Check) -> Evidence:
         """
         The evidence of one model. Where the method reads coordinates there is a second, aligned reading if the direct one does not find
-        the mark; it is charged in any case, and counts only under `check.dated_reference`. What cannot be read is `inconclusive`.
+        the mark; it is charged in any case, and counts only as [`Check.doubt`] says. What cannot be read is `inconclusive`.
         """
         model.reach()
         return _seen(lambda: self._read(model.open(self.opening), check), check)
@@ -135,7 +157,9 @@ class Reader:
 
     @cached_property
     def _reference(self) -> nn.Module:
-        return published_model(self.source, self.statement, self.opening)
+        if self.start is None:
+            return published_model(self.source, self.statement, self.opening)
+        return self.start.committed(self.opening)
 
 
 def _seen(read: Callable[[], Evidence], check: Check) -> Evidence:

@@ -8,16 +8,18 @@ from typing import Any
 from cryptography import x509
 from torch import nn
 
+from ..alignment import open_reference
 from ..evidence import Basis, Check, Evidence
 from ..hub.errors import HubError
 from ..hub.source import Source
 from ..hub.statement import Statement
 from ..keys import Opening, WatermarkKey
 from ..mapping import METHODS, AutoVerifier, run_check
-from ..serialization import InvalidInput, SafetensorsFolder
+from ..serialization import InvalidInput
 from ..suspects import Suspect
 from ..verifier import invalid_claim
-from .levels import check, refuse_other_tensors
+from .controls import doubt_of
+from .levels import check
 from .order import order_of
 from .reading import published_model
 from .report import LevelReport, Outcome
@@ -57,8 +59,9 @@ def verify_claim(
         looks (`int`, *optional*, defaults to 1):
             How many variants of this check were or will be tried.
         reference (`bool`, `str` or `Path`, *optional*):
-            `True`, or a copy of the statement's model: read the suspect in its coordinates as well, where the direct reading does not find the
-            mark. It counts only where the statement has a trusted date before `suspect_time`.
+            Folder with the model that the key was made for: read the suspect in its coordinates as well, where the direct reading does not
+            find the mark. `True` stands for the statement's own model; what it finds counts only before a [`judge`], who looks at common
+            ancestors too.
 
     Returns:
         [`Evidence`]: of basis `claim`; `invalid claim` with the reasons where statement and key do not hold.
@@ -76,26 +79,20 @@ def verify_claim(
     order = order_of(report, suspect_time)
     if order.older is not None:
         return invalid_claim([order.older])
-    try:
-        if reference not in (None, True, False):
-            refuse_other_tensors(SafetensorsFolder(Path(str(reference))), _signed(report))
-    except InvalidInput as error:
-        return invalid_claim([f"the reference: {error}"])
-    module, unusable = _reference(bool(reference), source, _signed(report), key)
+    module, unusable = _reference(reference, source, _signed(report), key)
     plan = Check(
         bound=order.level == "B",
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
         budget=budget,
         basis=Basis.CLAIM,
         disclosed=disclosed_by(key, _signed(report)),
-        dated_reference=not order.undated,
+        # Nobody looks at a common ancestor here, so only the committed start counts as a reference.
+        doubt=doubt_of(order, {}, {}),
     )
     if isinstance(suspect, str | Path) and token is not None:
         suspect = Suspect.open(suspect, key.backbone, token)
     evidence = run_check(suspect, key, plan, module)
     evidence.warnings += unusable
-    if evidence.capped:
-        evidence.reason += f". Missing: {'; '.join(order.undated)}"
     return evidence
 
 
@@ -141,14 +138,16 @@ def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[str
 
 
 def _reference(
-    wanted: bool, source: Source, statement: Statement, key: WatermarkKey | Opening
+    given: bool | str | Path | None, source: Source, statement: Statement, key: WatermarkKey | Opening
 ) -> tuple[nn.Module | None, list[str]]:
-    """The statement's published model, or why nothing can be aligned to it."""
+    """What the suspect is aligned to, or why nothing is."""
     methods = [key.assignment] if isinstance(key, Opening) else key.assignments
-    if not wanted or not any(AutoVerifier.for_method(item.method).reads_coordinates for item in methods):
+    if not given or not any(AutoVerifier.for_method(item.method).reads_coordinates for item in methods):
         return None, []
     try:
-        return published_model(source, statement, key), []
+        if given is True:
+            return published_model(source, statement, key), []
+        return open_reference(str(given), key.backbone), []
     except HubError:
         raise
     except InvalidInput as error:

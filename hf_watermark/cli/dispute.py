@@ -47,6 +47,10 @@ def dispute(
     original_b: Annotated[
         str | None, typer.Option("--original-b", metavar="SOURCE", help="B's committed original.")
     ] = None,
+    start_a: Annotated[
+        str | None, typer.Option("--start-a", metavar="SOURCE", help="The model that A's key was made for.")
+    ] = None,
+    start_b: Annotated[str | None, typer.Option("--start-b", metavar="SOURCE", help="The same of B's.")] = None,
     nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
     trust: TrustOption = None,
     suspect_date: DateOption = None,
@@ -79,8 +83,8 @@ def dispute(
     arguments = {
         "suspect": suspect,
         "claims": {
-            "A": (opening_a, statement_a, original_a, date_a),
-            "B": (opening_b, statement_b, original_b, date_b),
+            "A": (opening_a, statement_a, original_a, date_a, start_a),
+            "B": (opening_b, statement_b, original_b, date_b, start_b),
         },
         "nonce": nonce,
         "trust": trust or [],
@@ -107,7 +111,7 @@ def dispute(
 
 def dispute_files(
     suspect: str,
-    claims: dict[str, tuple[Path, str, str | None, str | None]],
+    claims: dict[str, tuple[Path, str, str | None, str | None, str | None]],
     nonce: str | None,
     trust: list[Path],
     suspect_date: str | None,
@@ -123,8 +127,16 @@ def dispute_files(
 
     silence_loading()
     first, second = (
-        Claimant(name, read_disclosure(opening), statement, original, nonce, read_date(date, f"--date-{name.lower()}"))
-        for name, (opening, statement, original, date) in claims.items()
+        Claimant(
+            name,
+            read_disclosure(opening),
+            statement,
+            original,
+            nonce,
+            read_date(date, f"--date-{name.lower()}"),
+            start,
+        )
+        for name, (opening, statement, original, date, start) in claims.items()
     )
     judging = {
         "roots": read_roots(trust),

@@ -55,6 +55,14 @@ UnmarkedOption = Annotated[
         help="A model without the mark (twin, public base) as a control; may be repeated.",
     ),
 ]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="SOURCE",
+        help="The model that the claimant's key was made for, as he delivers it: the reference of a reading that needs no date.",
+    ),
+]
 LogOption = Annotated[
     Path | None,
     typer.Option(
@@ -84,6 +92,7 @@ def judge(
     drawn: DrawnOption = False,
     looks: LooksOption = 1,
     unmarked: UnmarkedOption = None,
+    start: StartOption = None,
     log: LogOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
@@ -100,8 +109,8 @@ def judge(
     """
     Judge a claim without the key: commitment, signature, dates, looks and controls are derived again, then the suspect is read.
 
-    A white-box mark that is not read directly is looked for again in the coordinates of the claimant's published model; that counts only with
-    trusted dates (--trust, --suspect-date).
+    A white-box mark that is not read directly is looked for again in the coordinates of the model that the key was made for (--start), or of
+    the claimant's published model; that counts only with trusted dates (--trust, --suspect-date) and an --unmarked model that it descends from.
 
     Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
@@ -123,6 +132,7 @@ def judge(
         "drawn": drawn,
         "looks": looks,
         "unmarked": unmarked or [],
+        "start": start,
         "log": log,
     }
     with Console(stderr=True).status("Judging ..."):
@@ -157,6 +167,7 @@ def judge_files(
     drawn: bool,
     looks: int,
     unmarked: list[str],
+    start: str | None,
     log: Path | None,
 ) -> dict[str, Any]:
     """The transcript of one claim."""
@@ -176,6 +187,7 @@ def judge_files(
         drawn=drawn,
         looks=looks,
         unmarked={name: name for name in unmarked},
+        start=start,
         log=log,
     )
     return result.transcript

@@ -88,7 +88,8 @@ def verify(
         typer.Option(
             "--reference",
             metavar="DIR",
-            help="The owner's marked model: permuted, scaled, rotated or added channels of the suspect are undone by it.",
+            help="The model that the key was made for, before the mark: permuted, scaled, rotated or added channels of the suspect are undone "
+            "by it. By another one, such as the marked model, it is a self-check only.",
         ),
     ] = None,
     own_reference: Annotated[

@@ -14,7 +14,7 @@ from .claim import (
     public_subkeys,
     share_problems,
 )
-from .context import ModelContext
+from .context import ModelContext, start_digest
 from .envelope import WrongPassphrase
 from .folders import key_inside, model_around, refuse_keys_inside, refuse_model_folder
 from .opening import Opening
@@ -57,4 +57,5 @@ __all__ = [
     "refuse_keys_inside",
     "refuse_model_folder",
     "share_problems",
+    "start_digest",
 ]

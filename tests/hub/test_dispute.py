@@ -75,12 +75,17 @@ def test_one_built_on_the_other_whatever_he_sealed(family):
 def test_reordering_channels_does_not_help(family):
     """W's published model carries X's mark under reordered channels; the date of W's model decides whether X's model is a reference."""
     sealed = {"original": family["unrelated"]}
-    result = settle(family, claimant(family, "X"), claimant(family, "W", **sealed), family["W"].folder)
+    unmarked = {"base": small_model()}
+    result = settle(
+        family, claimant(family, "X"), claimant(family, "W", **sealed), family["W"].folder, unmarked=unmarked
+    )
     assert result.answers["X in the published model of W"] and not result.answers["W in the published model of X"]
     assert result.upstream == ["X"] and result.conclusive
     # If W's model may be as old as X's statement, X's model is no reference for it, and nobody wins.
     early = claimant(family, "W", first_seen=NOW, **sealed)
-    open_ = settle(family, claimant(family, "X"), early, family["W"].folder)
+    open_ = settle(family, claimant(family, "X", start=small_model()), early, family["W"].folder)
+    assert open_.upstream == ["X"] and open_.conclusive  # the model that X's key was made for needs no date
+    open_ = settle(family, claimant(family, "X"), early, family["W"].folder, unmarked=unmarked)
     assert not open_.conclusive and sorted(open_.upstream) == ["W", "X"]
     assert any("not safely earlier" in note for note in open_.notes)
 
@@ -89,9 +94,8 @@ def test_an_unrelated_original_never_helps_its_owner(family):
     """Where the published models decide nothing, W's original is looked at. That X's mark is not in it proves nothing."""
 
     def against(original):
-        return settle(
-            family, claimant(family, "X"), claimant(family, "W", original=original, first_seen=NOW), family["W"].folder
-        )
+        sides = claimant(family, "X"), claimant(family, "W", original=original, first_seen=NOW)
+        return settle(family, *sides, family["W"].folder, unmarked={"base": small_model()})
 
     delivered = against(family["unrelated"])
     assert delivered.answers["X in the original of W"] is False and not delivered.conclusive

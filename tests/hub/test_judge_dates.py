@@ -55,13 +55,26 @@ def test_a_permuted_suspect_is_found_where_the_dates_are_proven(dated, opened, r
     assert step(result, "control: base").outcome is Outcome.PASSED and result.controls["base"]["details"]["alignment"]
 
 
-def test_an_aligned_reading_says_what_it_does_not_exclude(dated, opened, reordered):
+def test_an_aligned_reading_needs_a_start_or_a_common_ancestor_without_the_mark(dated, opened, reordered):
     result = rule(dated, opened, reordered)
-    assert result.found and step(result, "common origin").outcome is Outcome.OPEN
+    assert result.verdict is Verdict.INCONCLUSIVE and result.evidence.log2_p <= -128
+    assert step(result, "common origin").outcome is Outcome.OPEN and "`start`" in result.reason
     # A stranger as a control excludes nothing, a relative does.
     for model, outcome in ((small_model(seed=40), Outcome.OPEN), (small_model(), Outcome.PASSED)):
         result = rule(dated, opened, reordered, unmarked={"given": model})
-        assert result.found and step(result, "common origin").outcome is outcome
+        assert step(result, "common origin").outcome is outcome and result.found is (outcome is Outcome.PASSED)
+
+
+def test_the_model_that_the_key_was_made_for_needs_no_date(dated, opened, reordered, tmp_path):
+    small_model().save_pretrained(tmp_path / "start")
+    for start in (small_model(), tmp_path / "start", str(tmp_path / "start")):
+        result = rule(dated, opened, reordered, start=start, suspect_time=None)
+        assert result.found and result.level == "N" and step(result, "reference").outcome is Outcome.PASSED
+    for start in (small_model(seed=40), dated.folder, reordered):
+        result = rule(dated, opened, reordered, start=start)
+        assert not result.found and "not the model that the key was made for" in step(result, "reference").detail
+    stranger = rule(dated, opened, small_model(seed=7), start=small_model())
+    assert stranger.verdict is Verdict.NOT_FOUND and stranger.looks == 2
 
 
 @pytest.mark.parametrize(
@@ -75,7 +88,7 @@ def test_an_aligned_reading_says_what_it_does_not_exclude(dated, opened, reorder
 def test_without_dates_it_is_inconclusive_and_says_which_is_missing(dated, opened, reordered, fields, words):
     if fields.get("suspect_time") == "with the statement":
         fields = {"suspect_time": rule(dated, opened, reordered).report.statement_time}
-    result = rule(dated, opened, reordered, **fields)
+    result = rule(dated, opened, reordered, unmarked={"base": small_model()}, **fields)
     assert result.verdict is Verdict.INCONCLUSIVE and words in result.reason and result.evidence.log2_p <= -128
     assert step(result, "reference").outcome is Outcome.OPEN and words in step(result, "reference").detail
 
@@ -219,4 +232,4 @@ def test_half_of_a_suspect(dated, opened, tmp_path):
         name: t.half() if t.is_floating_point() else t for name, t in load_file(folder / "model.safetensors").items()
     }
     save_file(tensors, folder / "model.safetensors")
-    assert rule(dated, opened, folder).found
+    assert rule(dated, opened, folder, start=small_model()).found
