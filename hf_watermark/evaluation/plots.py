@@ -99,15 +99,18 @@ def decoy_plot(evidence: Mapping[str, Any], width: float = WIDTH) -> str:
         figure = Figure(figsize=(width, 2.9 * rows), layout="constrained")
         panels = figure.subplots(rows, len(methods) // rows, squeeze=False).flatten()
         for axes, method, (colour, _) in zip(panels, methods, STYLES, strict=False):
-            decoys = [rate for part in method["parts"] for rate in part["controls"].get("rates", [])]
-            true = [part["matches"] / part["trials"] for part in method["parts"]]
+            parts = [
+                part for part in method["parts"] if part["trials"]
+            ]  # of a remote file, what cannot count is not read
+            decoys = [rate for part in parts for rate in part["controls"].get("rates", [])]
+            true = [part["matches"] / part["trials"] for part in parts]
             axes.hist(decoys, bins=[place / 50 for place in range(51)], color=FAINT, label=f"{len(decoys)} decoy keys")
             for place, rate in enumerate(true):
                 label = f"true key ({len(true)} sub-keys)" if len(true) > 1 else "true key"
                 axes.axvline(rate, color=colour, linewidth=2.5, label=label if place == 0 else None)
             axes.set_xlim(0, 1.03)
             axes.set_title(method["method"].replace("_", " "), loc="left", fontsize=10)
-            axes.set_xlabel(f"share of matches ({method['parts'][0]['trials']} answers per key)")
+            axes.set_xlabel(f"share of matches ({parts[0]['trials']} answers per key)")
             axes.set_ylabel("keys")
             axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend above the bars
             axes.legend(frameon=False, loc="upper left", fontsize=8.5)

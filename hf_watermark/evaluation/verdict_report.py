@@ -41,7 +41,11 @@ def render_verdict(
     methods = methods_of(record) if record["trials"] else []
     leaves = [part for method in methods for part in method["parts"]]
     paths = [part["details"]["path"] for part in leaves if part["details"].get("path")]
-    shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
+    shown = [
+        method
+        for method in methods
+        if any(part["trials"] and part["controls"].get("rates") for part in method["parts"])
+    ]
     return (
         environment()
         .get_template("verdict.html.jinja")
