@@ -121,9 +121,9 @@ class Verifier(ABC, Generic[Observation]):
             part = marked_as(self.score(observation, subkey), subkey, check)
             part.queries, part.unusable = suspect.queries - asked, suspect.unusable - lost
             seed = self.fingerprint(observation)
-            part.controls = decoy_control(
-                [self.score(observation, decoy) for decoy in decoys_of(subkey, seed, decoys)]
-            )
+            # A sub-key that others know proves nothing, whatever its decoys say.
+            count = 0 if part.disclosed else decoys
+            part.controls = decoy_control([self.score(observation, decoy) for decoy in decoys_of(subkey, seed, count)])
             parts.append(part.decide())
         return parts
 

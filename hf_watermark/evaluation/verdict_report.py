@@ -76,7 +76,11 @@ def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
     record = evidence.to_dict()
     methods = methods_of(record) if record["trials"] else []
     leaves = [part for method in methods for part in method["parts"]]
-    shown = [method for method in methods if any(part["controls"].get("rates") for part in method["parts"])]
+    shown = [
+        method
+        for method in methods
+        if any(part["trials"] and part["controls"].get("rates") for part in method["parts"])
+    ]
     plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
     if shown:
         plots.append(("The true key among decoy keys", decoy_plot({"method": "combined", "parts": shown}, width)))

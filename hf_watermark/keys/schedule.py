@@ -155,12 +155,16 @@ class Stream:
         """`count` different integers of `range(size)` in random order: the first `count` steps of a Fisher-Yates shuffle, in which step i
         swaps place i with place i + r_i, and r_i is drawn below `size - i`. Costs `count` draws, however large `size` is."""
         steps = np.arange(count)
+        places = steps + self.below_each(size - steps)
+        # What a swap moves is read again only at a place that is drawn twice, or that is itself a later step: few of many.
+        values, times = np.unique(places, return_counts=True)
+        again = np.flatnonzero(np.isin(places, values[times > 1]) | (places < count))
         moved: dict[int, int] = {}
-        chosen = []
-        for step, place in enumerate((steps + self.below_each(size - steps)).tolist()):
-            chosen.append(moved.get(place, place))
+        chosen = places.copy()
+        for step, place in zip(again.tolist(), places[again].tolist(), strict=True):
+            chosen[step] = moved.get(place, place)
             moved[place] = moved.get(step, step)
-        return np.array(chosen, dtype=np.int64)
+        return chosen
 
     def permutations(self, count: int, size: int) -> np.ndarray:
         """`count` independent permutations of `range(size)`, shape `[count, size]`: the ranks of 64-bit words."""

@@ -110,7 +110,9 @@ def test_the_marked_model_is_found_under_its_key(method, marked_by):
     assert evidence.verdict is Verdict.FOUND and evidence.log2_p <= -64
     assert marked.trainer.state.log_history[-1]["watermark_log2_p"] == marked.evidence.log2_p
     assert evidence.to_dict() == marked.evidence.to_dict()
-    for part in evidence.parts:
+    counted = [part for part in evidence.parts if not part.disclosed]
+    assert counted
+    for part in counted:
         assert part.controls["decoys"] >= 100 and "failed" not in part.controls
 
 

@@ -13,7 +13,7 @@ from tiny import tiny_resnet
 from hf_watermark import CertifiedConfig, InvalidInput, Owner, USPConfig, Verdict, WatermarkKey, WaterMASConfig, verify
 from hf_watermark.backbones import backbone_record, describe
 from hf_watermark.evidence import Access, Basis, Check, combine, single
-from hf_watermark.keys import pool_digest
+from hf_watermark.keys import ModelContext, pool_digest, start_digest
 from hf_watermark.mapping import AutoVerifier, run_check, self_check
 from hf_watermark.suspects import Suspect
 
@@ -160,6 +160,39 @@ def test_a_reference_made_from_the_suspect(innocent):
     assert "self-check only" in evidence.reason
     claim = run_check(innocent, key, replace(self_check(key), basis=Basis.CLAIM), reference)
     assert claim.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_reference_made_from_a_common_ancestor(innocent):
+    """
+    Freedom: the public model that both started from. Reordered until it says the key's bits, it is older than every fine-tune that is accused.
+    The start is committed before the bits are drawn: whoever commits to the reordered model gets other bits.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in innocent.state_dict().items()}
+    plan = (
+        "watermas",
+        "1",
+        WaterMASConfig(bits=160, subkeys=1).to_dict(),
+        {"carriers": [c.to_dict() for c in describe(shapes)]},
+        1,
+    )
+    owner, seed, record = Owner.create(), bytes(32), backbone_record(innocent)
+
+    def key_from(start):
+        context = ModelContext.of(record, start=start_digest(start.state_dict()))
+        return WatermarkKey.create(owner, [plan], seed=seed, context=context)
+
+    key = key_from(innocent)
+    reordered = reference_from(innocent, key)
+    accused = copy.deepcopy(innocent)
+    for parameter in accused.parameters():
+        parameter.data += 0.001 * torch.randn(parameter.shape)
+    forged = verify(accused, key, reference=reordered)
+    assert forged.log2_p <= -64 and forged.verdict is Verdict.INCONCLUSIVE
+    honest = verify(accused, key, reference=innocent)
+    assert honest.details["alignment"]["committed_reference"] and honest.verdict is Verdict.NOT_FOUND
+    again = key_from(reordered)
+    later = verify(accused, again, reference=reordered)
+    assert later.details["alignment"]["committed_reference"] and later.verdict is Verdict.NOT_FOUND
 
 
 def test_a_caller_who_writes_the_basis():
