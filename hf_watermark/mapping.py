@@ -238,7 +238,9 @@ def _verify_aligned(
         if control.get("failed"):
             aligned.controls["failed"] = control["failed"]
             aligned.decide()
-    if direct is not None and direct.trials and direct.log2_p <= aligned.log2_p:
+    # Where the file could not be read as it is, seeing nothing by alignment does not mean that there is nothing.
+    unread = direct is not None and direct.unread != "" and aligned.log2_p > SELF_CHECK
+    if direct is not None and (unread or (direct.trials and direct.log2_p <= aligned.log2_p)):
         direct.details["alignment"] = details
         return direct
     return aligned

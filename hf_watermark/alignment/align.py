@@ -90,11 +90,16 @@ class Aligner:
                 Set carriers to zero whose channels were not recognised: they say nothing, and a verifier leaves them out.
 
         Raises:
-            [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors.
+            [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
         """
         given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
         # Integers (counters) are the reference's own.
-        folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+        try:
+            folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+        except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
+            raise InvalidInput(
+                f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
+            ) from None
         run = Sweep(self.symmetry, self.anchors, folded)
         run.fit()
         aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})

@@ -19,6 +19,8 @@ from hf_watermark.claims import Disclosure, judge
 
 State = dict[str, torch.Tensor]
 NONCE = "evasion"
+# How a suspect is looked at; see `look`.
+WAYS = ["folder", "judge", "ranges", "reference"]
 IMAGES = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(3))
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from disguises import IMAGES, Disguise, check, look
+from disguises import IMAGES, WAYS, Disguise, check, look
 from safetensors.torch import load_file
 from transformers import ViTForImageClassification
 
@@ -123,16 +123,7 @@ CASES = {
 }  # fmt: skip
 
 
-JUDGED = ("deep prefix", "timm's names", "a stranger's copy in front", "a vision transformer beside it", "hashed")
-JUDGED += ("names with : and /", "a further layer of the right shape")
-
-
-@pytest.mark.parametrize("name", JUDGED)
-def test_before_a_judge(name, resnet, tmp_path):
-    check(CASES[name], resnet, tmp_path / "suspect", "judge")
-
-
-@pytest.mark.parametrize("way", ["folder", "ranges"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read(name, way, resnet, hub, tmp_path):
     check(CASES[name], resnet, tmp_path / "suspect", way, hub)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from disguises import Disguise, check, look
+from disguises import WAYS, Disguise, check, look
 
 
 CARRIERS = tuple(f"resnet.encoder.stages.{stage}.layers.0.layer.1" for stage in (0, 1))
@@ -158,7 +158,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["folder", "ranges"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read_or_named(name, way, resnet, hub, tmp_path):
     check(CASES[name], resnet, tmp_path, way, hub)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from disguises import IMAGES, Disguise, check, look
+from disguises import IMAGES, WAYS, Disguise, check, look
 
 from hf_watermark.attacks import DummyNeurons, Permute, Rescale
 
@@ -75,7 +75,6 @@ SAME = {
     "rows of 1e-30": changed(tiny_rows),
 }
 DEAD = {f"dead channel, {size:g}": changed(dead_channel(size)) for size in (1e30, -1e30, 1e10, 1e38)}
-WAYS = ["folder", "judge", "ranges", "reference"]
 
 
 @pytest.mark.parametrize("way", WAYS)
