@@ -17,6 +17,12 @@ from .hub.source import Source, parse_repo
 from .serialization import InvalidInput, SafetensorsFolder, Unreadable
 
 
+ADAPTED = (
+    "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
+    "the weights (`merge_and_unload` of peft) and check the result"
+)
+
+
 class AccessError(InvalidInput):
     """A check needs something that this suspect does not offer."""
 
@@ -55,6 +61,7 @@ class Suspect:
         queries (`int`): Images asked so far.
         unusable (`int`): Answers among them that could not be used.
         budget (`int`, *optional*): Most images that may be asked.
+        unread (`str`): Why what was read may not be what the suspect computes; then "not found" is not said.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class Suspect:
         self._asked_of = answer
         self.queries = self.unusable = 0
         self.budget: int | None = None
+        self.unread = ADAPTED if "adapter_config.json" in getattr(weights, "beside", ()) else ""
 
     @classmethod
     def open(

@@ -222,6 +222,8 @@ def with_skipped(total: Evidence, errors: dict[str, InvalidInput], suspect: Susp
     unread = [method for method, error in errors.items() if isinstance(error, Unreadable)]
     if unread and not total.unread:
         total.unread = f"{', '.join(unread)} could not be read: {errors[unread[0]]}"
+    if suspect.unread and not total.unread:
+        total.unread = suspect.unread
     if total.queries:
         total.details |= {"queries": total.queries, "budget": check.budget}
     return total.decide()

@@ -11,6 +11,7 @@ from .backbones import (
     Placing,
     canonical_rows,
     find_places,
+    has_further_blocks,
     is_plain,
     own_rows,
     read_carriers,
@@ -87,6 +88,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
                     "not the ones that are meant. Give the suspect under the names of its library"
+                )
+            if has_further_blocks(self.carriers, suspect.shapes):
+                raise LayoutMismatch(
+                    "the suspect has more blocks than the key's model, and those of the key's numbers do not show the mark: a block that does "
+                    "nothing may have moved the others on. Give the suspect without blocks that change no answer"
                 )
             if unexplained(self.carriers, suspect.shapes):
                 raise LayoutMismatch(

@@ -26,7 +26,7 @@ from .loading import (
     live_weights,
     wrap_timm,
 )
-from .placing import Placing, find_places, located, unexplained
+from .placing import Placing, find_places, has_further_blocks, located, unexplained
 from .reading import canonical_rows, read_weight
 
 
@@ -53,6 +53,7 @@ __all__ = [
     "find_stem",
     "full_parameter",
     "gathered_model",
+    "has_further_blocks",
     "is_plain",
     "is_sharded",
     "live_weights",

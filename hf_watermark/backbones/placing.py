@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice, product
 
 from ..serialization import InvalidInput, shown
@@ -193,14 +194,30 @@ def _own_place(family: Family, carrier: Carrier) -> tuple[int, ...] | None:
 
 
 def _in_order(carriers: Sequence[Carrier], names: Sequence[str], shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
-    """Every choice of names whose shapes are those of the carriers, in this order."""
-    if not carriers:
-        yield []
-        return
-    for place in range(len(names) - len(carriers) + 1):
-        if _axes([names[place]], carriers[:1], shapes) is not None:
-            for rest in _in_order(carriers[1:], names[place + 1 :], shapes):
-                yield [names[place], *rest]
+    """Every choice of names whose shapes are those of the carriers, in this order; without dead ends, so each costs little."""
+
+    @cache
+    def fitting(number: int, name: str) -> bool:
+        return _axes([name], [carriers[number]], shapes) is not None
+
+    # The last place of each carrier behind which the rest still fits.
+    latest, end = [0] * len(carriers), len(names)
+    for number in reversed(range(len(carriers))):
+        end = next((place for place in reversed(range(end)) if fitting(number, names[place])), -1)
+        if end < 0:
+            return
+        latest[number] = end
+
+    def choose(number: int, start: int) -> Iterator[list[str]]:
+        if number == len(carriers):
+            yield []
+            return
+        for place in range(start, latest[number] + 1):
+            if fitting(number, names[place]):
+                for rest in choose(number + 1, place + 1):
+                    yield [names[place], *rest]
+
+    yield from choose(0, 0)
 
 
 def _stems(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
@@ -251,6 +268,27 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
     return all(
         others[kind] >= count for kind, count in Counter(core_shape(carrier.shape) for carrier in carriers).items()
     )
+
+
+def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
+    """
+    Whether a suspect has more blocks of the key's family with carriers of these shapes than the key's model: one that does nothing, put in front,
+    moves all others on, so the blocks of the key's numbers need not be those that are meant.
+    """
+    families = {family.name: family for family in FAMILIES}
+    wanted: dict[str, list[Carrier]] = {}
+    for carrier in carriers:
+        match = _ROLE.fullmatch(carrier.role)
+        if match and match[1] in families and carrier.role not in shapes:
+            wanted.setdefault(match[1], []).append(carrier)
+    for name, own in wanted.items():
+        kinds = {core_shape(carrier.shape) for carrier in own}
+        for dialect in families[name].dialects:
+            for prefix, names in spelled_in(dialect, shapes).items():
+                blocks = last_of_each_block(families[name], names)
+                if sum(core_shape(shapes[prefix + block]) in kinds for block in blocks) > len(own):
+                    return True
+    return False
 
 
 def _distinct(places: Iterator[Placing]) -> list[Placing]:

@@ -95,6 +95,7 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             raise HubError(f"{repo}: the Hub named no commit for this revision")
         self._sizes = {file.rfilename: file.size for file in found.siblings or []}
+        self.beside = frozenset(self._sizes)
         files, weight_map = choose_weight_files(self._sizes, self._read_index, repo)
         self.size = sum(self._size_of(file) for file in files)
         if self.size > max_bytes:

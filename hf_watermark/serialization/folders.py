@@ -43,6 +43,7 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
     Attributes:
         infos (`dict[str, TensorInfo]`): Header entry of each tensor.
         shapes (`dict[str, tuple[int, ...]]`): Shape of each tensor.
+        beside (`frozenset[str]`): Names of everything in the folder.
         dtypes (`dict[str, str]`): Stored type of each tensor, a key of `DTYPES` such as `"F32"`.
 
     Raises:
@@ -52,6 +53,7 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
 
     def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES):
         self.path = Path(path)
+        self.beside = frozenset(file.name for file in self.path.iterdir()) if self.path.is_dir() else frozenset()
         files, weight_map = _weight_files(self.path)
         headers: dict[str, dict[str, TensorInfo]] = {}
         self._starts: dict[str, int] = {}

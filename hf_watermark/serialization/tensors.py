@@ -182,6 +182,10 @@ def as_tensor(
             f"{file}: tensor {shown(name)} is stored as {info.dtype}, which cannot be read; give the suspect in float32, float16 or bfloat16."
         )
     if info.dtype == "F4" and shape:
+        if shape[-1] % 2:  # two numbers share a byte, along the last axis
+            raise UnreadableFormat(
+                f"{file}: tensor {shown(name)} is stored as F4 with an odd last axis; give the suspect in float32"
+            )
         shape = (*shape[:-1], shape[-1] // 2)
     if not data:
         return torch.empty(shape, dtype=dtype)

@@ -201,3 +201,49 @@ def test_a_stranger_is_still_a_stranger(resnet, tmp_path, dated):
         assert str(look(resnet, folder, "folder")[0]) in ("not found", "inconclusive")
     stranger.save_pretrained(tmp_path / "plain")
     assert str(look(resnet, tmp_path / "plain", "folder")[0]) == "not found"
+
+
+def with_an_idle_block(state):
+    """A block that writes nothing in front; the marked ones have the next numbers."""
+    moved = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = str(int(parts[2]) + 1)
+        moved[".".join(parts)] = tensor
+        if parts[1] == "layers" and parts[2] == "1":
+            parts[2], idle = "0", torch.randn(tensor.shape, generator=torch.Generator().manual_seed(5)) * 0.02
+            if name.endswith(("o_proj.weight", "o_proj.bias", "fc2.bias")):
+                idle = torch.zeros_like(tensor)
+            elif name.endswith("fc1.bias"):
+                idle = torch.full_like(tensor, -30.0)  # GELU gives 0, so the carrier behind it may hold anything
+            moved[".".join(parts)] = idle
+    return moved
+
+
+@pytest.mark.parametrize("way", ["folder", "ranges", "reference"])
+def test_a_block_that_does_nothing_in_front(way, vit, hub, tmp_path):
+    names = [name for name in vit.state if name.startswith("vit.layers.0.")]
+    assert any(name.endswith("o_proj.weight") for name in names) and any(name.endswith("fc1.bias") for name in names)
+
+    def load(get, name):
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = str(int(parts[2]) + 1)
+        return get(".".join(parts))
+
+    check(Disguise(with_an_idle_block, load, "more blocks than the key's model"), vit, tmp_path, way, hub)
+
+
+@pytest.mark.parametrize("way", ["folder", "judge", "ranges", "reference"])
+def test_an_adapter_beside_the_weights(way, resnet, hub, tmp_path):
+    """Libraries load it onto the weights by themselves. Where the mark is read all the same, it is found."""
+    noise_in_carriers = with_carriers(lambda n, w: {n: noise(w)})
+    for name, make in (("marked", lambda state: state), ("hidden", noise_in_carriers)):
+        folder = Disguise(make).write(resnet.state, tmp_path / name)
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        verdict, reason = look(resnet, folder, way, hub)
+        if name == "marked":
+            assert str(verdict) == "mark found", reason
+        else:
+            assert str(verdict) == "inconclusive" and ("adapter" in reason or "reference" in reason), reason

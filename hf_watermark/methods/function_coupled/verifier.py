@@ -159,6 +159,10 @@ class RuleTest(SequentialTest):
         )
 
 
+# A table of candidates has an entry for each rule and class: 183 rules on 21,841 classes. A rule draws from all pairs of its classes' images.
+MOST_CANDIDATES, MOST_IMAGES_PER_CLASS = 4 * 10**6, 2000
+
+
 def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
     """Number of classes and source classes of a layout that may come from a stranger; [`~serialization.InvalidInput`] if malformed."""
     classes, sources = layout.get("classes"), layout.get("source_classes")
@@ -188,7 +192,12 @@ def read_pool(
             f"the pool of `{method}` needs images of two pixels a side or more, and `fill` with a value per channel"
         )
     # Labels first: counting those of a stranger would take as much memory as he wishes.
-    fewest = sorted(torch.bincount(labels)[sources].tolist())[:2] if set(labels.tolist()) == set(sources) else [0, 0]
+    sizes = sorted(torch.bincount(labels)[sources].tolist()) if set(labels.tolist()) == set(sources) else [0, 0]
+    if sizes[-1] > MOST_IMAGES_PER_CLASS:
+        raise InvalidInput(
+            f"the pool of `{method}` has {sizes[-1]} images of one class, at most {MOST_IMAGES_PER_CLASS} can be paired"
+        )
+    fewest = sizes[:2]
     if fewest[0] * fewest[1] < config.images_per_rule:
         raise InvalidInput(
             f"the pool of `{method}` needs images of each source class and no others, {config.images_per_rule} pairs of any two classes"
@@ -203,6 +212,10 @@ def refuse_too_few_classes(config: FunctionCoupledConfig, classes: int, sources:
         raise InvalidInput(
             f"`rules` is {config.rules}: {classes} classes hold only {capacity} different rules per sub-key with {config.fusion} "
             f"fusion; lower `rules` or `subkeys`, or use a white-box method"
+        )
+    if config.rules * classes > MOST_CANDIDATES:
+        raise InvalidInput(
+            f"`rules` is {config.rules}: with {classes} classes at most {MOST_CANDIDATES // classes} rules can be tested"
         )
     most = config.rules * math.log2(classes - 2) if classes > 2 else 0.0
     if most < -LEVEL_B:

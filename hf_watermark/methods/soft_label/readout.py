@@ -52,10 +52,11 @@ def unit_sums(values: torch.Tensor, labels: torch.Tensor, features: torch.Tensor
         features (`torch.Tensor`):
             `[n, features]` of the images asked.
     """
-    classes = values.shape[1]
-    sums = torch.zeros(classes, classes, dtype=values.dtype).index_add_(0, labels, values)
-    counts = torch.bincount(labels, minlength=classes)[:, None]
-    return (features.to(values.dtype).T @ (values - (sums / (counts + PRIOR))[labels])).numpy()
+    # A row for each class that came up, not for each that there is: a square of all of them would not fit into memory.
+    seen, place = labels.unique(return_inverse=True)
+    sums = torch.zeros(len(seen), values.shape[1], dtype=values.dtype).index_add_(0, place, values)
+    counts = torch.bincount(place, minlength=len(seen))[:, None]
+    return (features.to(values.dtype).T @ (values - (sums / (counts + PRIOR))[place])).numpy()
 
 
 def without(sums: np.ndarray, natural: np.ndarray) -> np.ndarray:
