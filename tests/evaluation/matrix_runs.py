@@ -18,9 +18,9 @@ TINY: dict[str, Any] = {
         }
     },
     "methods": {
-        "greedy": {"greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16}},
+        "greedy": {"greedy_residuals": {"bits": 128, "subkeys": 4, "group_size": 16}},
         "stacked": {
-            "greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16},
+            "greedy_residuals": {"bits": 128, "subkeys": 4, "group_size": 16},
             "usp": {"pool_per_class": 4},
         },
     },
