@@ -11,7 +11,7 @@ from shops import permuted, publish_dated, small_model
 from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput
-from hf_watermark.claims import Claimant, Disclosure, dispute
+from hf_watermark.claims import Claimant, Disclosure, check, dispute
 
 
 NONCE = "court-4711"
@@ -44,6 +44,11 @@ def family(tmp_path_factory, dated):
 def claimant(family, name, **fields):
     shop = family[name].shop
     return Claimant(name, Disclosure.make(shop.key, shop.owner, 1, NONCE), family[name].folder, nonce=NONCE, **fields)
+
+
+def with_x(family):
+    """A date that cannot be told from that of X's statement, whenever the fixture was made."""
+    return check(family["X"].folder, family["X"].roots, now=NOW + 2 * DAY).statement_time
 
 
 def settle(family, first, second, suspect, **fields):
@@ -82,7 +87,7 @@ def test_reordering_channels_does_not_help(family):
     assert result.answers["X in the published model of W"] and not result.answers["W in the published model of X"]
     assert result.upstream == ["X"] and result.conclusive
     # If W's model may be as old as X's statement, X's model is no reference for it, and nobody wins.
-    early = claimant(family, "W", first_seen=datetime.now(UTC), **sealed)
+    early = claimant(family, "W", first_seen=with_x(family), **sealed)
     open_ = settle(family, claimant(family, "X", start=small_model()), early, family["W"].folder)
     assert open_.upstream == ["X"] and open_.conclusive  # the model that X's key was made for needs no date
     open_ = settle(family, claimant(family, "X"), early, family["W"].folder, unmarked=unmarked)
@@ -94,7 +99,7 @@ def test_an_unrelated_original_never_helps_its_owner(family):
     """Where the published models decide nothing, W's original is looked at. That X's mark is not in it proves nothing."""
 
     def against(original):
-        sides = claimant(family, "X"), claimant(family, "W", original=original, first_seen=datetime.now(UTC))
+        sides = claimant(family, "X"), claimant(family, "W", original=original, first_seen=with_x(family))
         return settle(family, *sides, family["W"].folder, unmarked={"base": small_model()})
 
     delivered = against(family["unrelated"])
@@ -129,7 +134,7 @@ def test_a_merge_of_both(family):
 
 def test_a_model_that_is_older_than_a_mark_cannot_carry_it(family):
     """X's model was seen long before Y's key was committed: Y's mark is not even looked for in it."""
-    early = claimant(family, "X", first_seen=datetime.now(UTC) - 300 * DAY)
+    early = claimant(family, "X", first_seen=with_x(family) - 300 * DAY)
     result = settle(family, early, claimant(family, "Y"), family["Y"].folder)
     assert result.answers["Y in the published model of X"] is False and result.upstream == ["X"]
     assert any("cannot descend from it" in note for note in result.notes)
