@@ -216,10 +216,19 @@ def read_until_decided(
     return parts
 
 
+def legible_bits(read: torch.Tensor, signs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Masks of the bits that say anything and of those among them that are right, both `[bits]`. Zeros (pruned, not read, or not recognised by an
+    alignment) and what is not finite say nothing. Which ones are does not depend on the key's bits.
+    """
+    legible = read.isfinite() & (read != 0)
+    return legible, (read * signs > 0) & legible
+
+
 def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> Evidence:
     """The test of the bits that were read against a key's (or a decoy's), +-1 `[bits]`."""
-    right = signs * reading.values > 0
-    matches, trials = int(right[reading.read].sum()), int(reading.read.sum())
+    legible, right = legible_bits(reading.values, signs)
+    matches, trials = int(right.sum()), int(legible.sum())
     log2_e = log2_e_beta_mixture(matches, trials, 0.5)
     log2_p, null = log2_p_from_log2_e(log2_e), SEQUENTIAL
     if reading.complete:
@@ -235,7 +244,7 @@ def score_reading(method: str, reading: PartialReading, signs: torch.Tensor) -> 
         Access.WEIGHTS,
         log2_e=log2_e,
         details={
-            "bits_read": trials,
+            "bits_read": int(reading.read.sum()),
             "bits": len(reading.read),
             "bytes_read": reading.bytes_read,
             "requests": reading.requests,
@@ -270,7 +279,7 @@ def plan_readings(
     if sum(map(size, owned)) <= LEAST_BYTES:
         first_blocks = len(owned)  # all at once: then nothing is stopped early
     # The least of exponential times with these rates (Efraimidis and Spirakis 2006); small blocks first, which leave their share to others.
-    drawn = sorted(owned, key=lambda block: order.expovariate(size(block)))
+    drawn = sorted(owned, key=lambda block: order.expovariate(max(1, size(block))))
     left, portion, limit = drawn[first_blocks:], [], first_bytes
     for place, block in enumerate(sorted(drawn[:first_blocks], key=size)):
         share = first_bytes // (min(first_blocks, len(owned)) - place)

@@ -20,7 +20,15 @@ from .backbones import (
 from .evidence import Access, Check, Evidence, Verdict, combine, single
 from .hub.remote import RemoteSafetensors
 from .keys import Claim, SubKey
-from .ranged import Members, PartialReading, RangedReader, owned_blocks, read_until_decided, score_reading
+from .ranged import (
+    Members,
+    PartialReading,
+    RangedReader,
+    legible_bits,
+    owned_blocks,
+    read_until_decided,
+    score_reading,
+)
 from .serialization import UnreadableFormat
 from .statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from .suspects import Suspect
@@ -91,7 +99,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 )
             if has_further_blocks(self.carriers, suspect.shapes):
                 raise LayoutMismatch(
-                    "the suspect has more blocks than the key's model, and those of the key's numbers do not show the mark: a block that does "
+                    "the suspect has more blocks of these shapes than the key marks, and those of the key's numbers do not show it: one that does "
                     "nothing may have moved the others on. Give the suspect without blocks that change no answer"
                 )
             if unexplained(self.carriers, suspect.shapes):
@@ -193,11 +201,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def score_bits(self, read: torch.Tensor, subkey: SubKey) -> tuple[Evidence, torch.Tensor, torch.Tensor]:
         """
-        The exact test of what says each bit, `[bits]`, with the masks of the bits that say anything and of those that are right. Zeros (pruned,
-        or not recognised by an alignment) and what is not finite say nothing. Which ones are does not depend on the key's bits.
+        The exact test of what says each bit, `[bits]`, with the masks of [`legible_bits`].
         """
-        legible = read.isfinite() & (read != 0)
-        right = (read * self.signs(subkey) > 0) & legible
+        legible, right = legible_bits(read, self.signs(subkey))
         matches, trials = int(right.sum()), int(legible.sum())
         evidence = single(
             self.method,

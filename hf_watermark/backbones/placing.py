@@ -23,6 +23,7 @@ from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 # `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
 CHANNELS_LAST = (0, 3, 1, 2)
 _ROLE = re.compile(r"(.+)\.(\d+)")
+_BY_NAME = {family.name: family for family in FAMILIES}
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,25 @@ def _axes(
 def _by_names(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
     """Every way in which names and shapes fit, the shallowest prefixes first."""
     groups: dict[str, list[int]] = {}
-    families = {family.name: family for family in FAMILIES}
     for number, carrier in enumerate(carriers):
-        match = _ROLE.fullmatch(carrier.role)
-        family = match[1] if match and match[1] in families and carrier.role not in shapes else ""
-        groups.setdefault(STEM if carrier.role == STEM else family, []).append(number)
+        groups.setdefault(STEM if carrier.role == STEM else _family_of(carrier, shapes), []).append(number)
     options: list[list[dict[int, Found]]] = []
     for name, members in groups.items():
         own = [carriers[number] for number in members]
         if name == STEM:
             found = _stems(own, shapes)
         else:
-            found = _of_family(families[name], own, shapes) if name else _named(own, shapes)
+            found = _of_family(_BY_NAME[name], own, shapes) if name else _named(own, shapes)
         options.append([dict(zip(members, item, strict=True)) for item in islice(found, MOST_PLACES + 1)])
     for chosen in islice(product(*options), 4 * MOST_PLACES):
         by_number = {number: found for part in chosen for number, found in part.items()}
         yield tuple(by_number[number] for number in range(len(carriers)))
+
+
+def _family_of(carrier: Carrier, shapes: Mapping[str, Shape]) -> str:
+    """Name of the family that a carrier is numbered in; empty where its role is a tensor's own name."""
+    match = _ROLE.fullmatch(carrier.role)
+    return match[1] if match and match[1] in _BY_NAME and carrier.role not in shapes else ""
 
 
 def _of_family(
@@ -272,23 +276,17 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
 
 def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
     """
-    Whether a suspect has more blocks of the key's family with carriers of these shapes than the key's model: one that does nothing, put in front,
-    moves all others on, so the blocks of the key's numbers need not be those that are meant.
+    Whether a suspect has more blocks of these shapes than the key marks. One that does nothing, put in front, moves all others on, so that the
+    blocks of the key's numbers need not be those that are meant.
     """
-    families = {family.name: family for family in FAMILIES}
-    wanted: dict[str, list[Carrier]] = {}
-    for carrier in carriers:
-        match = _ROLE.fullmatch(carrier.role)
-        if match and match[1] in families and carrier.role not in shapes:
-            wanted.setdefault(match[1], []).append(carrier)
-    for name, own in wanted.items():
-        kinds = {core_shape(carrier.shape) for carrier in own}
-        for dialect in families[name].dialects:
-            for prefix, names in spelled_in(dialect, shapes).items():
-                blocks = last_of_each_block(families[name], names)
-                if sum(core_shape(shapes[prefix + block]) in kinds for block in blocks) > len(own):
-                    return True
-    return False
+    marked = Counter(filter(None, (_family_of(carrier, shapes) for carrier in carriers)))
+    kinds = {core_shape(carrier.shape) for carrier in carriers}
+    return any(
+        sum(core_shape(shapes[prefix + name]) in kinds for name in last_of_each_block(_BY_NAME[family], names)) > count
+        for family, count in marked.items()
+        for dialect in _BY_NAME[family].dialects
+        for prefix, names in spelled_in(dialect, shapes).items()
+    )
 
 
 def _distinct(places: Iterator[Placing]) -> list[Placing]:

@@ -99,9 +99,8 @@ def decoy_plot(evidence: Mapping[str, Any], width: float = WIDTH) -> str:
         figure = Figure(figsize=(width, 2.9 * rows), layout="constrained")
         panels = figure.subplots(rows, len(methods) // rows, squeeze=False).flatten()
         for axes, method, (colour, _) in zip(panels, methods, STYLES, strict=False):
-            parts = [
-                part for part in method["parts"] if part["trials"]
-            ]  # of a remote file, what cannot count is not read
+            # Of a remote file, what cannot count is not read.
+            parts = [part for part in method["parts"] if part["trials"]]
             decoys = [rate for part in parts for rate in part["controls"].get("rates", [])]
             true = [part["matches"] / part["trials"] for part in parts]
             axes.hist(decoys, bins=[place / 50 for place in range(51)], color=FAINT, label=f"{len(decoys)} decoy keys")

@@ -1,7 +1,7 @@
 """`report.html` of one check: verdict, plots, every number, and what it does not say. Self-contained, no script."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,7 @@ def render_verdict(
     methods = methods_of(record) if record["trials"] else []
     leaves = [part for method in methods for part in method["parts"]]
     paths = [part["details"]["path"] for part in leaves if part["details"].get("path")]
-    shown = [
-        method
-        for method in methods
-        if any(part["trials"] and part["controls"].get("rates") for part in method["parts"])
-    ]
+    shown = _with_decoys(methods)
     return (
         environment()
         .get_template("verdict.html.jinja")
@@ -71,16 +67,17 @@ def render_verdict(
     )
 
 
+def _with_decoys(methods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Methods with a sub-key that was read and has decoys."""
+    return [m for m in methods if any(part["trials"] and part["controls"].get("rates") for part in m["parts"])]
+
+
 def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
     """Titles and plots (SVG) of a result, for other pages."""
     record = evidence.to_dict()
     methods = methods_of(record) if record["trials"] else []
     leaves = [part for method in methods for part in method["parts"]]
-    shown = [
-        method
-        for method in methods
-        if any(part["trials"] and part["controls"].get("rates") for part in method["parts"])
-    ]
+    shown = _with_decoys(methods)
     plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
     if shown:
         plots.append(("The true key among decoy keys", decoy_plot({"method": "combined", "parts": shown}, width)))

@@ -254,10 +254,12 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
                     )
                 if str(response.url) != url:
                     self._places[file] = str(response.url)
-                for chunk in response.iter_raw():
-                    data += chunk
-                    if len(data) > end - begin:
-                        break
+                # A connection that breaks here is no reason to ask again from within: the client cannot.
+                with hub_errors(f"{self.repo}/{file}"):
+                    for chunk in response.iter_raw():
+                        data += chunk
+                        if len(data) > end - begin:
+                            break
         self.bytes_read += len(data)
         return data
 

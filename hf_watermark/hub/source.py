@@ -105,7 +105,9 @@ class Source(ABC):
         if total > max_bytes:
             raise InvalidInput(f"{self.name}: {total} bytes of weights, limit {max_bytes}")
         paths = [self.path(name) for name in sorted(names)]
-        return SafetensorsFolder(paths[0].parent, max_bytes)
+        tensors = SafetensorsFolder(paths[0].parent, max_bytes)
+        tensors.beside = frozenset(self.sizes)  # all that the repository lists, fetched or not
+        return tensors
 
     def _refuse_many(self, count: int) -> None:
         if count > MOST_FILES:

@@ -232,7 +232,9 @@ def test_a_block_that_does_nothing_in_front(way, vit, hub, tmp_path):
             parts[2] = str(int(parts[2]) + 1)
         return get(".".join(parts))
 
-    check(Disguise(with_an_idle_block, load, "more blocks than the key's model"), vit, tmp_path, way, hub)
+    check(
+        Disguise(with_an_idle_block, load, "more blocks of these shapes than the key marks"), vit, tmp_path, way, hub
+    )
 
 
 @pytest.mark.parametrize("way", ["folder", "judge", "ranges", "reference"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import save
+from server import Blob
 
 from hf_watermark import InvalidInput, Suspect
 from hf_watermark.evidence import Access
@@ -231,6 +232,22 @@ def test_a_server_that_ignores_ranges(hub):
         RemoteSafetensors("you/model")
     # A suspect is then downloaded as a whole, by the Hub's own client.
     assert torch.equal(Suspect.open("you/model").weights["conv"], TENSORS["conv"])
+
+
+def test_a_connection_that_breaks_in_the_middle(hub):
+    class Broken(Blob):
+        def read(self, begin: int, end: int) -> bytes:
+            if begin > 10_000:
+                raise ConnectionError("the cable")
+            return super().read(begin, end)
+
+    repo = hub.add_repo("you/model", {"model.safetensors": WEIGHTS})
+    remote = RemoteSafetensors("you/model")
+    broken = Broken(WEIGHTS)
+    broken.__dict__ |= {"sha256": "0" * 64, "oid": "0" * 40}  # these are read from the start
+    repo.head.files["model.safetensors"] = broken
+    with pytest.raises(HubError, match="broke"):
+        remote.fetch([Part("big", 90_000, 90_100)])
 
 
 def test_a_failing_or_absent_hub_is_no_verdict(hub, monkeypatch):
