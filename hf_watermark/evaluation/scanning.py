@@ -52,7 +52,7 @@ class ScanInputs:
     check_requests: int = 12
     requests_per_second: float = 10.0
     addresses: int = 16
-    check_seconds: float = 1.1
+    check_seconds: float = 2.2
     workers: int = 1000
     marked: float = 0.0
 

@@ -114,13 +114,15 @@ def test_a_rate_is_given_or_measured():
 
 
 def test_the_scan_of_a_hub_by_hand():
-    inputs = ScanInputs(repos=1000, matching=0.1, files=2, header_bytes=50, checkpoint_bytes=10**6, read_share=0.01)
+    inputs = ScanInputs(
+        repos=1000, matching=0.1, files=2, header_bytes=50, checkpoint_bytes=10**6, read_share=0.01, check_seconds=1.5
+    )
     plan = scan_plan(inputs)
     shapes, checks, second = plan["stages"]
 
     assert (shapes["requests"], shapes["bytes"]) == (2000, 100_000)
     assert (checks["requests"], checks["bytes"]) == (100 * 12, pytest.approx(100 * 10**4))
-    assert checks["core_hours"] == pytest.approx(100 * 1.1 / 3600)
+    assert checks["core_hours"] == pytest.approx(100 * 1.5 / 3600)
     assert shapes["hours"] == pytest.approx(2000 / 160 / 3600) and shapes["limited_by"] == "requests"
     assert plan["false_alarms"]["radar, log2 p <= -20"] == pytest.approx(100 * 2**-20)
     assert second["requests"] == pytest.approx(12 * 100 * 2**-20)
