@@ -171,11 +171,16 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
     # By the largest weight first: squares of what a thief may write (1e30 behind a dead channel, 1e-30 in a compensated row) do not
     # exist in float32.
     rows = rows / torch.where(usable, largest, 1)
-    size = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True) / rows.shape[1] ** 0.5
-    rows = torch.where(usable, rows / torch.where(usable, size, 1), 0).float()
+    size = _norms(rows.detach()) / rows.shape[1] ** 0.5
+    rows = torch.where(usable, rows / torch.where(usable, size, 1).to(rows.dtype), 0).float()
     if scale is not None:
         rows = rows * scale.detach().float().flatten().sign().nan_to_num(0)[:, None]
     return _with_what_was_lost(rows, stored)
+
+
+def _norms(rows: torch.Tensor) -> torch.Tensor:
+    """Euclidean norms of rows, `[rows, 1]`, float64; some rows at a time, which stay in the processor's cache."""
+    return torch.cat([torch.linalg.vector_norm(some.double(), dim=1, keepdim=True) for some in rows.split(64)])
 
 
 def _with_what_was_lost(rows: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:

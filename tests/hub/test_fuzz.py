@@ -31,6 +31,7 @@ from hf_watermark.hub import Precommit, SignedStatement
 from hf_watermark.hub.signing import check_signature
 from hf_watermark.hub.timestamp import read_token, token_beacon
 from hf_watermark.keys import PRECOMMIT_DOMAIN, burnt_subkeys, envelope, pool_digest
+from hf_watermark.mapping import METHODS
 from hf_watermark.serialization import SafetensorsFolder
 
 
@@ -223,7 +224,7 @@ def hostile_pool(method: str) -> dict[str, torch.Tensor]:
     return {f"{method}.{name}": tensor for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("method", ["greedy_residuals", "function_coupled", "certified", "usp", "csp"])
+@pytest.mark.parametrize("method", list(METHODS))
 def test_openings_of_a_hostile_owner(dated, small_configs, method):
     """Everything is committed and signed, by somebody who put anything into config and layout."""
     owner, assignment = Owner.create(), dated.shop.key.assignments[0]
