@@ -19,7 +19,7 @@ _NAMES = {
     "CertifiedConfig": "methods.certified",
     "CertifiedTrainer": "methods.certified",
     "CertifiedVerifier": "methods.certified",
-    "Endpoint": "endpoints",
+    "Endpoint": "suspects.endpoints",
     "Evidence": "evidence",
     "FunctionCoupledConfig": "methods.function_coupled",
     "FunctionCoupledTrainer": "methods.function_coupled",
@@ -42,10 +42,10 @@ _NAMES = {
     "WaterMASVerifier": "methods.watermas",
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
-    "WatermarkTrainer": "trainer",
-    "stack_trainers": "trainer",
-    "verify": "mapping",
-    "verify_sequentially": "mapping",
+    "WatermarkTrainer": "training.trainer",
+    "stack_trainers": "training.trainer",
+    "verify": "verifying",
+    "verify_sequentially": "verifying",
     "wrap_timm": "backbones",
 }
 
@@ -65,7 +65,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .backbones import wrap_timm as wrap_timm
     from .configuration import WatermarkConfig as WatermarkConfig
-    from .endpoints import Endpoint as Endpoint
     from .evidence import Evidence as Evidence
     from .evidence import Verdict as Verdict
     from .keys import Opening as Opening
@@ -74,8 +73,6 @@ if TYPE_CHECKING:
     from .mapping import AutoTrainer as AutoTrainer
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
-    from .mapping import verify as verify
-    from .mapping import verify_sequentially as verify_sequentially
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig
     from .methods.certified import CertifiedTrainer as CertifiedTrainer
@@ -99,5 +96,8 @@ if TYPE_CHECKING:
     from .methods.watermas import WaterMASVerifier as WaterMASVerifier
     from .serialization import InvalidInput as InvalidInput
     from .suspects import Suspect as Suspect
-    from .trainer import WatermarkTrainer as WatermarkTrainer
-    from .trainer import stack_trainers as stack_trainers
+    from .suspects.endpoints import Endpoint as Endpoint
+    from .training.trainer import WatermarkTrainer as WatermarkTrainer
+    from .training.trainer import stack_trainers as stack_trainers
+    from .verifying import verify as verify
+    from .verifying import verify_sequentially as verify_sequentially

@@ -36,6 +36,8 @@ from hf_watermark import (
 )
 
 
+pytest_plugins = ["hub_fixtures"]
+
 torch.set_num_threads(1)
 randomness.install()
 

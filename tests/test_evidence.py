@@ -7,7 +7,7 @@ import pytest
 from hf_watermark import InvalidInput
 from hf_watermark.evidence import Access, Basis, Evidence, Verdict, combine, single
 from hf_watermark.statistics import log2_binomial_tail, log2_e_beta_mixture
-from hf_watermark.verifier import decoy_control, invalid_claim
+from hf_watermark.verification.verifier import decoy_control, invalid_claim
 
 
 def of_bits(matches: int, trials: int = 512, **fields) -> Evidence:

@@ -1,5 +1,5 @@
 """
-Attacks that change weights and no answer: they use the symmetries of the network, derived from its graph (`hf_watermark.symmetry`).
+Attacks that change weights and no answer: they use the symmetries of the network, derived from its graph (`hf_watermark.backbones.symmetry`).
 
 Permutations, positive scalings and sign flips are the invariant neuron transforms of Yan et al. (KDD 2023,
 https://huggingface.co/papers/2205.00199); rotations and mixings are the larger groups of transformers and linear bottlenecks.
@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from ..symmetry import Change, Factors, Mixed, Moved, Symmetry, Untraceable, change_stored, fold, symmetry_of, unfold
+from ..backbones.symmetry import (
+    Change,
+    Factors,
+    Mixed,
+    Moved,
+    Symmetry,
+    Untraceable,
+    change_stored,
+    fold,
+    symmetry_of,
+    unfold,
+)
 from .base import Attack, NotApplicableError, private_seed
 from .batchnorm import sample_input
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ..symmetry import Change, Factors, Moved, Symmetry, change_stored, fold
+from ..backbones.symmetry import Change, Factors, Moved, Symmetry, change_stored, fold
 from .symmetric import SymmetricAttack, store, symmetry_for
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 
 from cryptography import x509
 
-from ..hub.beacon import beacon_time
-from ..hub.parts import Stamp
-from ..hub.precommit import PRECOMMIT, Precommit
-from ..hub.source import Source
-from ..hub.statement import SignedStatement, Statement, parse_date
-from ..hub.timestamp import TOKEN_BYTES, TokenTime, read_token, token_beacon
 from ..keys import NO_BEACON
+from ..publishing.beacon import beacon_time
+from ..publishing.parts import Stamp
+from ..publishing.precommit import PRECOMMIT, Precommit
+from ..publishing.statement import SignedStatement, Statement, parse_date
+from ..publishing.timestamp import TOKEN_BYTES, TokenTime, read_token, token_beacon
 from ..serialization import InvalidInput
+from ..suspects.source import Source
 from .report import CLOCKS, Level, LevelReport, Outcome, iso
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..hub.schema import Hex64, Slug, Strict, validated
 from ..keys import Opening, Owner, WatermarkKey, is_signed_by
 from ..serialization import InvalidInput, canonical_json, parse_json
+from ..serialization.schema import Hex64, Slug, Strict, validated
 
 
 DOMAIN = b"hf-watermark/disclosure/v2\x00"

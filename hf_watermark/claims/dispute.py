@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence import Basis, Check, Evidence, Verdict
-from ..hub.source import Source
-from ..hub.statement import parse_date
+from ..publishing.statement import parse_date
 from ..serialization import InvalidInput, tensor_set_digest
+from ..suspects.source import Source
 from .controls import doubt_of
 from .disclosure import Disclosure
 from .judge import judge

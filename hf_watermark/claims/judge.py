@@ -10,10 +10,10 @@ from typing import Any
 from cryptography import x509
 
 from ..evidence import Basis, Check, Verdict
-from ..hub.source import Source
-from ..hub.statement import Statement
 from ..mapping import method_entry
+from ..publishing.statement import Statement
 from ..serialization import canonical_json
+from ..suspects.source import Source
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Judgement, Step

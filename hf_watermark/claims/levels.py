@@ -8,10 +8,10 @@ from typing import Any
 
 from cryptography import x509
 
-from ..hub.publish import SIGNATURE
-from ..hub.source import WEIGHT_FILE, Source
-from ..hub.statement import STATEMENT, SignedStatement, Statement, parse_date
+from ..publishing.publish import SIGNATURE
+from ..publishing.statement import STATEMENT, SignedStatement, Statement, parse_date
 from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest, tensor_set_digest
+from ..suspects.source import WEIGHT_FILE, Source
 from .dates import check_dates
 from .report import CLOCKS, Level, LevelReport, Outcome
 from .subkeys import check_subkey0
@@ -53,7 +53,7 @@ def check(
         [`LevelReport`]: V0 to V3, each `passed`, `failed` or `open`, with reasons.
 
     Raises:
-        [`~hub.HubError`]: when the repository cannot be read at all; that says nothing about a mark.
+        [`~publishing.HubError`]: when the repository cannot be read at all; that says nothing about a mark.
     """
     source, now = Source.open(source, token), now or datetime.now(UTC)
     report = LevelReport(source.name, source.commit, [])
@@ -149,7 +149,7 @@ def refuse_other_tensors(tensors: SafetensorsFolder, statement: Statement) -> No
 
 
 def check_oms(source: Source, point: str, level: Level) -> None:
-    from ..hub.signing import check_signature
+    from ..publishing.signing import check_signature
 
     raw = source.read(SIGNATURE, SIGNATURE_BYTES)
     if raw is None:

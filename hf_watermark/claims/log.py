@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..hub.schema import Count, Date, Hex32, Slug
-from ..hub.statement import format_date
+from ..publishing.statement import format_date
+from ..serialization.schema import Count, Date, Hex32, Slug
 from .chain import Chain, Link, append, read_chain
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..hub.statement import parse_date
+from ..publishing.statement import parse_date
 from .report import CLOCKS, LevelReport, iso
 
 

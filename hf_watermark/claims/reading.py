@@ -11,14 +11,15 @@ from torch import nn
 
 from ..backbones import run_on_backbone
 from ..evidence import Check, Evidence, Verdict
-from ..hub.errors import HubError
-from ..hub.source import Source
-from ..hub.statement import Statement
 from ..keys import Opening, WatermarkKey, start_digest
-from ..mapping import AutoVerifier, run_check
+from ..mapping import AutoVerifier
+from ..publishing.statement import Statement
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
 from ..suspects import Suspect
-from ..verifier import unreadable
+from ..suspects.errors import HubError
+from ..suspects.source import Source
+from ..verification.verifier import unreadable
+from ..verifying import run_check
 from .levels import refuse_other_tensors
 from .subkeys import suspect_of
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..evidence import Evidence
-from ..hub.statement import SignedStatement
+from ..publishing.statement import SignedStatement
 
 
 # Clocks of authorities and of the reader may differ by as much.

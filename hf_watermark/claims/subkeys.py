@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..evidence import Basis, Check, Verdict
-from ..hub.describe import POOL, SUBKEY0
-from ..hub.source import RepoSource, Source
-from ..hub.statement import Statement
 from ..keys import Opening
-from ..mapping import METHODS, method_entry, run_check
+from ..mapping import METHODS, method_entry
+from ..publishing.describe import POOL, SUBKEY0
+from ..publishing.statement import Statement
 from ..serialization import InvalidInput, SafetensorsFolder, parse_json
 from ..suspects import Suspect
+from ..suspects.source import RepoSource, Source
+from ..verifying import run_check
 from .report import Level, LevelReport, Outcome
 
 

@@ -8,16 +8,17 @@ from typing import Any
 from cryptography import x509
 from torch import nn
 
-from ..alignment import open_reference
 from ..evidence import Basis, Check, Evidence
-from ..hub.errors import HubError
-from ..hub.source import Source
-from ..hub.statement import Statement
 from ..keys import Opening, WatermarkKey
-from ..mapping import METHODS, AutoVerifier, run_check
+from ..mapping import METHODS, AutoVerifier
+from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects import Suspect
-from ..verifier import invalid_claim
+from ..suspects.errors import HubError
+from ..suspects.source import Source
+from ..verification.alignment import open_reference
+from ..verification.verifier import invalid_claim
+from ..verifying import run_check
 from .controls import doubt_of
 from .levels import check
 from .order import order_of
@@ -41,7 +42,7 @@ def verify_claim(
     now: datetime | None = None,
 ) -> Evidence:
     """
-    [`~mapping.verify`] on the word of a published statement instead of the word of whoever gave you the key.
+    [`~verifying.verify`] on the word of a published statement instead of the word of whoever gave you the key.
 
     The statement must be signed and fit its files (V0, V1), nothing may speak against its dates (V2), and the key must be the one that it
     describes. Sub-keys that it calls public or disclosed add no evidence. Level B is enough only where beacon, two authorities and the
@@ -49,7 +50,7 @@ def verify_claim(
 
     Args:
         suspect, budget:
-            As in [`~mapping.verify`].
+            As in [`~verifying.verify`].
         key ([`WatermarkKey`] or [`Opening`]):
             The owner's key, or one sub-key. Whoever opened it could choose among all: they are charged.
         statement (`str` or `Path`):

@@ -7,8 +7,8 @@ from ..serialization import InvalidInput
 
 
 if TYPE_CHECKING:
-    from ..endpoints import Endpoint
     from ..keys import Opening, SubKey, WatermarkKey
+    from ..suspects.endpoints import Endpoint
 
 
 def is_address(suspect: str) -> bool:
@@ -25,7 +25,7 @@ def open_address(
     Raises:
         [`~serialization.InvalidInput`]: when the key does not hold what is needed, or the command line contradicts it.
     """
-    from ..endpoints import Endpoint
+    from ..suspects.endpoints import Endpoint
 
     context, values, notes = claim.context, [], []
     for name, text, known in (("mean", mean, context.mean), ("std", std, context.std)):

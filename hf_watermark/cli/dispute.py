@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..confined import GIB, MINUTES
+from ..claims.confined import GIB, MINUTES
 from ..serialization import write_json_atomic
 from . import judge as judging
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
@@ -123,7 +123,7 @@ def dispute_files(
     """The result of a dispute, with both transcripts."""
     from ..claims import Claimant
     from ..claims import dispute as settle
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     first, second = (

@@ -49,9 +49,9 @@ def inspect(
 
 def read_marks(model: Path, key: Any) -> dict[str, Any]:
     """Verdict, bit errors by layer and payload of the WaterMAS mark of a key."""
-    from ..mapping import verify
     from ..methods.watermas import WaterMASVerifier
     from ..suspects import Suspect
+    from ..verifying import verify
 
     claims = [claim for claim in key.claims() if claim.assignment.method == WaterMASVerifier.method]
     if not claims:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..confined import GIB, MINUTES, confined
+from ..claims.confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
@@ -172,7 +172,7 @@ def judge_files(
 ) -> dict[str, Any]:
     """The transcript of one claim."""
     from ..claims import judge as decide
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     result = decide(

@@ -43,8 +43,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 
 def show(source: SourceArgument) -> None:
     """Print a statement as it is. Nothing is checked: use `statement check`."""
-    from ..hub.source import Source
-    from ..hub.statement import STATEMENT, SignedStatement
+    from ..publishing.statement import STATEMENT, SignedStatement
+    from ..suspects.source import Source
 
     opened = Source.open(source)
     raw = opened.read(STATEMENT)
@@ -75,7 +75,7 @@ def check(
     Exit status: 0 nothing speaks against it, 1 something does, 2 bad usage or unreadable, 3 it makes no claim.
     """
     from ..claims import check as check_levels
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     with Console(stderr=True).status("Checking ..."):
@@ -122,9 +122,9 @@ def compare(
 def read_beacon(text: str, source: str) -> bytes:
     """A beacon as the user looked it up, or as a drand relay says it is."""
     if text == "drand":
-        from ..hub.beacon import look_up
-        from ..hub.source import Source
-        from ..hub.statement import STATEMENT, SignedStatement
+        from ..publishing.beacon import look_up
+        from ..publishing.statement import STATEMENT, SignedStatement
+        from ..suspects.source import Source
 
         raw = Source.open(source).read(STATEMENT)
         if raw is None:

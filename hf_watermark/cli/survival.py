@@ -60,7 +60,7 @@ def survival(
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evaluation.quick_battery import quick_battery, survival_document, survival_markdown
-    from ..mapping import verify
+    from ..verifying import verify
 
     silence_loading()
     opened, _ = load_key(key, passphrase)

@@ -177,7 +177,7 @@ def verify(
         looks *= 2
     with Console(stderr=True).status("Checking ..."):
         if stepwise:
-            from ..mapping import verify_sequentially
+            from ..verifying import verify_sequentially
 
             asking = burning(key, source.name) if address else burning(None, "")
             evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
@@ -186,9 +186,9 @@ def verify(
                 source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
             )
         else:
-            from ..calibration import find_null_table
             from ..mapping import method_entry
-            from ..mapping import verify as check
+            from ..verification.null_table import find_null_table
+            from ..verifying import verify as check
 
             asked = [place for place in claim.claims() if method_entry(place.assignment.method).access != "weights"]
             for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
@@ -274,7 +274,7 @@ def _verify_claim(
 ) -> "Evidence":
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
     from .judge import read_date
 
     return verify_claim(

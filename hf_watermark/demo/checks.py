@@ -9,11 +9,11 @@ from typing import Any
 from ..claims import Disclosure, LevelReport, Outcome, check, judge
 from ..claims.report import TITLES
 from ..evidence import Evidence, Verdict
-from ..hub.source import Source, parse_repo
 from ..keys import WatermarkKey, WrongPassphrase
-from ..mapping import verify
 from ..serialization import InvalidInput
 from ..suspects import Suspect
+from ..suspects.source import Source, parse_repo
+from ..verifying import verify
 
 
 # PROTOCOL.md §4.2: what a public Space reads at most.

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
-from ..calibration import SCHEMA, NullTable, entry_of
 from ..configuration import WatermarkConfig
-from ..hub.schema import validated
 from ..keys import Owner, WatermarkKey
 from ..mapping import AutoTrainer, AutoVerifier, method_entry
+from ..serialization.schema import validated
 from ..suspects import Suspect
+from ..verification.null_table import SCHEMA, NullTable, entry_of
 from ..version import VERSION
 from .hardware import hardware
 from .matrix.backbones import build_backbone

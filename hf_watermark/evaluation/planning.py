@@ -12,7 +12,7 @@ from ..mapping import method_entry
 from ..methods.soft_label.config import MOST_FEATURES, free_signs
 from ..serialization import InvalidInput
 from ..statistics import binomial_min_matches, log2_binomial_tail, log2_rademacher_tail
-from ..triggers import LAYOUTS, rule_capacity
+from ..training.triggers import LAYOUTS, rule_capacity
 from .measured import fidelity_rows, rates_after
 
 

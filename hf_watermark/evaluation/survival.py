@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from ..attacks import Attack, NotApplicableError
 from ..evidence import Evidence
 from ..keys import WatermarkKey
-from ..mapping import verify
 from ..serialization import InvalidInput
+from ..verifying import verify
 
 
 Row = dict[str, Any]

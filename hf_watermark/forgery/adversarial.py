@@ -7,9 +7,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ..keys import Claim, Opening, Owner, WatermarkKey, pool_digest
-from ..mapping import verify
 from ..methods.function_coupled import FunctionCoupledVerifier
 from ..suspects import Suspect
+from ..verifying import verify
 from .result import ForgeryResult, fresh_key, require_method
 
 

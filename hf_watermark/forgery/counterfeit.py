@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..keys import Opening, Owner, WatermarkKey
-from ..mapping import verify
 from ..methods.greedy_residuals import GreedyResidualsVerifier
 from ..suspects import Suspect
+from ..verifying import verify
 from .key_search import search_subkey
 from .result import ForgeryResult, fresh_key, require_method
 

@@ -1,7 +1,6 @@
 """What a key's sub-keys are assigned to, and one method as its verifier needs it (PROTOCOL.md §2.2)."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -9,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
-from . import schedule
+from . import entropy, schedule
 from .context import ModelContext
 
 
@@ -42,7 +41,7 @@ class SubKey:
                 knows them. Random by default, for simulations.
         """
         if seed is None:
-            return replace(self, secret=os.urandom(32))
+            return replace(self, secret=entropy.draw(32))
         return replace(self, secret=schedule.expand(self.secret, b"hfwm/v2/decoy", seed))
 
 

@@ -1,13 +1,12 @@
 """The secret of one marked model: a tree of K sub-keys, each able to prove alone."""
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
-from . import schedule
+from . import entropy, schedule
 from .burnt import burnt_log
 from .claim import (
     OLD_FORMAT,
@@ -104,7 +103,7 @@ class WatermarkKey:
             context ([`ModelContext`], *optional*):
                 All that is committed about the owner's model, instead of `backbone`.
         """
-        seed = os.urandom(32) if seed is None else seed
+        seed = entropy.draw(32) if seed is None else seed
         wanted = sum(plan[-1] for plan in plans)
         if wanted > count:
             raise ValueError(

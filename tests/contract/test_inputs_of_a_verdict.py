@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from hf_watermark import InvalidInput, Opening, Suspect, Verdict, WatermarkKey, verify, verify_sequentially
 from hf_watermark.claims import check
-from hf_watermark.hub import Extras, Precommit
-from hf_watermark.hub.describe import SUBKEY0, describe, opened_files, opened_subkeys
-from hf_watermark.hub.precommit import PRECOMMIT
-from hf_watermark.hub.statement import STATEMENT, SignedStatement
 from hf_watermark.keys.envelope import read_envelope, write_envelope
 from hf_watermark.mapping import METHODS
+from hf_watermark.publishing import Extras, Precommit
+from hf_watermark.publishing.describe import SUBKEY0, describe, opened_files, opened_subkeys
+from hf_watermark.publishing.precommit import PRECOMMIT
+from hf_watermark.publishing.statement import STATEMENT, SignedStatement
 
 
 every_method = pytest.mark.parametrize("method", METHODS)

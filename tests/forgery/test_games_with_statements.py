@@ -14,9 +14,9 @@ from tiny import tiny_resnet
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, WaterMASConfig, verify
 from hf_watermark.backbones import describe
 from hf_watermark.claims import Disclosure, check
-from hf_watermark.hub.precommit import PRECOMMIT
-from hf_watermark.hub.statement import STATEMENT
 from hf_watermark.keys import Share
+from hf_watermark.publishing.precommit import PRECOMMIT
+from hf_watermark.publishing.statement import STATEMENT
 
 
 @pytest.fixture

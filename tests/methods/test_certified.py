@@ -39,7 +39,6 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import FlipBatchNormSigns, ReestimateBatchNorm
 from hf_watermark.backbones import FoldedNet
-from hf_watermark.hub.parts import CertificateClaim
 from hf_watermark.keys import Claim, SubKey
 from hf_watermark.methods.certified import SmoothedConfig, certify, released
 from hf_watermark.methods.certified import certificate as certificates
@@ -53,6 +52,7 @@ from hf_watermark.methods.certified.noise import (
     weighted_distance,
 )
 from hf_watermark.methods.certified.verifier import Answers, smoothed_log2_tail, smoothed_median
+from hf_watermark.publishing.parts import CertificateClaim
 from hf_watermark.statistics import (
     draws_to_certify,
     log2_binomial_tail,

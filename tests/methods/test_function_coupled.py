@@ -11,7 +11,7 @@ import torch
 from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, FunctionCoupledVerifier, Suspect
 from hf_watermark.keys import SubKey
 from hf_watermark.statistics import log2_binomial_tail
-from hf_watermark.triggers import blend, draw_rules, fuse
+from hf_watermark.training.triggers import blend, draw_rules, fuse
 
 
 def subkey_number(number: int, slot: int = 0) -> SubKey:

@@ -12,7 +12,7 @@ import matplotlib
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ...hub.card import TAG, escape
+from ...publishing.card import TAG, escape
 from ...serialization import write_bytes_atomic
 from ..plots import SETTINGS
 from ..report import TEMPLATES, percent

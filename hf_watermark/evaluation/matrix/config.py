@@ -10,10 +10,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from ...attacks import ATTACKS, Attack, full_battery, make_attack, standard_battery
 from ...configuration import WatermarkConfig
-from ...hub.schema import Strict, validated
 from ...mapping import METHODS, method_entry
 from ...serialization import InvalidInput
 from ...serialization.files import naming, open_regular, read_all
+from ...serialization.schema import Strict, validated
 
 
 CONFIG_BYTES = 256 * 1024

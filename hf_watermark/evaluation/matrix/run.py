@@ -25,8 +25,8 @@ from ...attacks import NotApplicableError
 from ...attacks.base import collate
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig
-from ...trainer import stack_trainers
-from ...triggers import without_rows
+from ...training.trainer import stack_trainers
+from ...training.triggers import without_rows
 from ..hardware import hardware, versions
 from ..survival import accuracy, read_mark, survival_row
 from .backbones import build_backbone

@@ -7,7 +7,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from ...configuration import WatermarkConfig, require
-from ...triggers import FAMILIES
+from ...training.triggers import FAMILIES
 
 
 @strict
@@ -28,7 +28,7 @@ class CertifiedConfig(WatermarkConfig):
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed.
         family (`str`, *optional*, defaults to `"noise"`):
-            `"noise"`, `"embedded"` or `"unrelated"`, see [`~triggers.render_triggers`].
+            `"noise"`, `"embedded"` or `"unrelated"`, see [`~training.triggers.render_triggers`].
         sigma (`float`, *optional*, defaults to 0.25):
             Standard deviation of the noise, in units of each tensor's scale. Certified radii are in units of it.
         noise (`str`, *optional*, defaults to `"relative"`):

@@ -13,8 +13,8 @@ from torch.nn import functional
 from ...backbones import FoldedNet, live_weights
 from ...keys import Claim, SubKey, pool_digest
 from ...serialization import InvalidInput
-from ...trainer import Plan, WatermarkTrainer
-from ...triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
+from ...training.trainer import Plan, WatermarkTrainer
+from ...training.triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
 from .certificate import RADII, Certificate, certify
 from .config import CertifiedConfig
 from .noise import add_noise, noise_scales

@@ -9,8 +9,8 @@ from torch import nn
 from ...backbones import is_sharded
 from ...keys import Claim, SubKey, pool_digest
 from ...serialization import InvalidInput
-from ...trainer import Plan, WatermarkTrainer
-from ...triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
+from ...training.trainer import Plan, WatermarkTrainer
+from ...training.triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 

@@ -18,7 +18,7 @@ from ...backbones import (
     read_carriers,
 )
 from ...keys import Claim
-from ...trainer import Plan, WatermarkTrainer
+from ...training.trainer import Plan, WatermarkTrainer
 from .config import GreedyResidualsConfig
 from .residuals import (
     fitting_subkeys,

@@ -7,8 +7,8 @@ from torch import nn
 
 from ...keys import Claim, SubKey, pool_digest
 from ...serialization import InvalidInput
-from ...trainer import Plan, WatermarkTrainer
-from ...triggers import collect_images, spread_classes
+from ...training.trainer import Plan, WatermarkTrainer
+from ...training.triggers import collect_images, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import CSPConfig, SoftLabelConfig, USPConfig
 from .reference import reference_answers

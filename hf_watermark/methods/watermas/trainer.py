@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...backbones import describe, read_carriers
 from ...keys import Claim
 from ...serialization import InvalidInput
-from ...trainer import Plan, WatermarkTrainer
+from ...training.trainer import Plan, WatermarkTrainer
 from .config import WaterMASConfig
 from .replacing import draw_exchanges, find_substitutions, shapes_of
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
