@@ -43,6 +43,7 @@ _NAMES = {
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
     "WatermarkTrainer": "training.trainer",
+    "plan_key": "marking",
     "stack_trainers": "training.trainer",
     "verify": "verifying",
     "verify_sequentially": "verifying",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .mapping import AutoTrainer as AutoTrainer
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
+    from .marking import plan_key as plan_key
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig
     from .methods.certified import CertifiedTrainer as CertifiedTrainer

@@ -11,6 +11,7 @@ from .verification.verifier import Verifier
 
 
 if TYPE_CHECKING:
+    from .training.embedding import Embedding
     from .training.trainer import WatermarkTrainer
 
 
@@ -61,6 +62,14 @@ class AutoWatermarkConfig:
     @staticmethod
     def from_pretrained(directory: str | Path) -> WatermarkConfig:
         return AutoWatermarkConfig.from_dict(read_json(Path(directory) / CONFIG_NAME, allow_floats=True))
+
+
+class AutoEmbedding:
+    """Finds the class that puts a method's mark in."""
+
+    @staticmethod
+    def for_method(method: str) -> "type[Embedding]":
+        return method_entry(method).load("Embedding")
 
 
 class AutoTrainer:

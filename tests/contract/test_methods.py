@@ -26,7 +26,7 @@ from hf_watermark import (
     verify,
 )
 from hf_watermark.evidence import Access
-from hf_watermark.mapping import METHODS
+from hf_watermark.mapping import METHODS, AutoEmbedding
 from hf_watermark.suspects import AccessError
 
 
@@ -94,9 +94,11 @@ def test_every_field_is_documented_and_typed(method):
 
 @every_method
 def test_the_table_names_classes_that_belong_together(method):
-    trainer, verifier = AutoTrainer.for_method(method), AutoVerifier.for_method(method)
-    assert trainer.verifier_class is verifier and trainer.config_class is verifier.config_class
-    assert trainer.method == verifier.method == trainer.config_class.method == method
+    [embedding] = AutoTrainer.for_method(method).embedding_classes
+    assert embedding is AutoEmbedding.for_method(method)
+    verifier = AutoVerifier.for_method(method)
+    assert embedding.verifier_class is verifier and embedding.config_class is verifier.config_class
+    assert embedding.method == verifier.method == embedding.config_class.method == method
     assert str(verifier.access) == METHODS[method].access
 
 

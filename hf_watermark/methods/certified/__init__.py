@@ -2,6 +2,7 @@
 
 from .certificate import RADII, Certificate, CertifiedRadius, attack_distances, certify
 from .config import CertifiedConfig
+from .embedding import CertifiedEmbedding
 from .modeling import SmoothedConfig, SmoothedModel, SmoothedModelForImageClassification
 from .trainer import CertifiedTrainer
 from .verifier import CertifiedVerifier
@@ -11,6 +12,7 @@ __all__ = [
     "RADII",
     "Certificate",
     "CertifiedConfig",
+    "CertifiedEmbedding",
     "CertifiedRadius",
     "CertifiedTrainer",
     "CertifiedVerifier",

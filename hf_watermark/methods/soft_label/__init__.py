@@ -2,6 +2,7 @@
 
 from .config import CSPConfig, USPConfig
 from .detector import USPDetector, USPDetectorConfig, train_detector
+from .embedding import CSPEmbedding, USPEmbedding
 from .modeling import PerturbedOutputConfig, PerturbedOutputModel, PerturbedOutputModelForImageClassification
 from .tracing import Accusation, issue_copies, recipient_keys, trace
 from .trainer import CSPTrainer, USPTrainer
@@ -11,6 +12,7 @@ from .verifier import CSPVerifier, USPVerifier
 __all__ = [
     "Accusation",
     "CSPConfig",
+    "CSPEmbedding",
     "CSPTrainer",
     "CSPVerifier",
     "PerturbedOutputConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "USPConfig",
     "USPDetector",
     "USPDetectorConfig",
+    "USPEmbedding",
     "USPTrainer",
     "USPVerifier",
     "issue_copies",
