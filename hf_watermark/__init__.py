@@ -3,10 +3,13 @@
 from typing import TYPE_CHECKING
 
 from .lazy import on_first_use
+from .quiet import silence_imports
 from .version import VERSION
 
 
 __version__ = VERSION
+
+silence_imports()
 
 _NAMES = {
     "AutoTrainer": "mapping",
