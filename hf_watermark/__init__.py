@@ -1,12 +1,15 @@
 """Put an ownership mark into a vision model while fine-tuning it, and prove it later. Public names load on first use."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .lazy import on_first_use
+from .quiet import silence_imports
 from .version import VERSION
 
 
 __version__ = VERSION
+
+silence_imports()
 
 _NAMES = {
     "AutoTrainer": "mapping",
@@ -51,16 +54,7 @@ _NAMES = {
 }
 
 __all__ = sorted(["__version__", *_NAMES])  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'hf_watermark' has no attribute {name!r}")
-    return getattr(import_module(f".{_NAMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 
 if TYPE_CHECKING:

@@ -1,18 +1,22 @@
-"""The lazy table of methods, and the Auto classes."""
+"""
+The lazy table of methods, and the Auto classes.
+
+The table alone needs no other module: commands list it before anything heavy is imported. Configs and files come in where a method is loaded.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .configuration import CONFIG_NAME, WatermarkConfig
 from .serialization import InvalidInput, read_json
-from .verification.verifier import Verifier
 
 
 if TYPE_CHECKING:
+    from .configuration import WatermarkConfig
     from .training.embedding import Embedding
     from .training.trainer import WatermarkTrainer
+    from .verification.verifier import Verifier
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,13 @@ class AutoWatermarkConfig:
     """Builds the config class that a JSON names."""
 
     @staticmethod
-    def from_dict(data: dict[str, Any]) -> WatermarkConfig:
+    def from_dict(data: dict[str, Any]) -> "WatermarkConfig":
         return method_entry(str(data.get("method"))).load("Config").from_dict(data)
 
     @staticmethod
-    def from_pretrained(directory: str | Path) -> WatermarkConfig:
+    def from_pretrained(directory: str | Path) -> "WatermarkConfig":
+        from .configuration import CONFIG_NAME
+
         return AutoWatermarkConfig.from_dict(read_json(Path(directory) / CONFIG_NAME, allow_floats=True))
 
 
@@ -84,5 +90,5 @@ class AutoVerifier:
     """Finds the verifier class of a method."""
 
     @staticmethod
-    def for_method(method: str) -> type[Verifier]:
+    def for_method(method: str) -> "type[Verifier]":
         return method_entry(method).load("Verifier")

@@ -1,9 +1,13 @@
-"""`verify` and `verify_sequentially`: does this suspect carry the mark of this key?"""
+"""
+`verify` and `verify_sequentially`: does this suspect carry the mark of this key?
+
+Alignment and null tables are imported where there is a reference or a table: importing them takes longer than most readings take.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,11 +16,13 @@ from .keys import NO_BEACON, Opening, SubKey, WatermarkKey
 from .mapping import AutoVerifier
 from .serialization import InvalidInput, Unreadable
 from .suspects import Suspect
-from .verification.aligned import verify_aligned
-from .verification.alignment import open_reference
-from .verification.null_table import NullTable, with_null_control
+from .verification.reference import open_reference
 from .verification.sequential import SequentialResult, run_sequentially
 from .verification.verifier import Verifier, invalid_claim, unreadable, verify_claims
+
+
+if TYPE_CHECKING:
+    from .verification.null_table import NullTable
 
 
 def verify(
@@ -26,7 +32,7 @@ def verify(
     beacon: bytes | None = None,
     budget: int | None = None,
     reference: nn.Module | str | Path | None = None,
-    null_table: NullTable | None = None,
+    null_table: "NullTable | None" = None,
     own_reference: bool = False,
 ) -> Evidence:
     """
@@ -99,7 +105,7 @@ def run_check(
     key: WatermarkKey | Opening,
     check: Check,
     reference: nn.Module | str | Path | None = None,
-    null_table: NullTable | None = None,
+    null_table: "NullTable | None" = None,
 ) -> Evidence:
     """[`verify`] with everything that the verifier decided in one object; for those who have verified a statement."""
     prepared = _prepare(suspect, key, check)
@@ -110,12 +116,16 @@ def run_check(
     opened = opened.within(check.budget)
     if aligns:
         assert reference is not None
+        from .verification.aligned import verify_aligned
+
         check = replace(check, looks=2 * check.looks)
         evidence = verify_aligned(verifiers, opened, check, open_reference(reference, key.backbone), key.context.start)
     else:
         evidence = verify_claims(verifiers, opened, check)
     if null_table is None:
         return evidence
+    from .verification.null_table import with_null_control
+
     return with_null_control(
         evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers}
     )

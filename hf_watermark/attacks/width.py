@@ -30,7 +30,6 @@ class DummyNeurons(SymmetricAttack):
     """
 
     name: ClassVar[str] = "dummy_neurons"
-    help: ClassVar[str] = "Add units that nothing reads, that cancel, or that share a unit's work: no answer changes."
 
     kind: Literal["zero", "clique", "split"] = "zero"
     fraction: float = 0.2
@@ -105,7 +104,6 @@ class StructuredPrune(SymmetricAttack):
     """
 
     name: ClassVar[str] = "structured_prune"
-    help: ClassVar[str] = "Take the weakest units out of every hidden layer."
 
     amount: float = 0.2
 

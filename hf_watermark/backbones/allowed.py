@@ -27,6 +27,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..serialization import InvalidInput
 from .allowed_timm import shown, timm_architecture, timm_arguments
+from .wrappers import register_wrapper
 
 
 # Bounds: the largest nets of timm and transformers have a few hundred layers, and fewer than 10,000 modules.
@@ -68,6 +69,8 @@ def allowed_config(record: Mapping[str, Any] | None, advice: str) -> PreTrainedC
     if not isinstance(record, Mapping | None):
         raise InvalidInput(f"the backbone's config is {shown(record)}, expected names and values")
     model_type = (record or {}).get("model_type")
+    if isinstance(model_type, str):
+        register_wrapper(model_type)
     if (
         not isinstance(model_type, str)
         or model_type not in CONFIG_MAPPING

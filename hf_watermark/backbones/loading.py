@@ -1,10 +1,13 @@
-"""Build and fill vision backbones: timm modules behind the transformers face, and suspects on the owner's architecture."""
+"""
+What a model's config says, and the class that it asks for: timm modules behind the transformers face, and records of an architecture.
+
+The one room of backbones that imports the models of transformers; whoever only reads weights does not come here.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -41,26 +44,6 @@ def wrap_timm(
     wrapper = TimmWrapperForImageClassification(config)
     wrapper.timm_model = module
     return wrapper
-
-
-def full_parameter(parameter: torch.Tensor) -> torch.Tensor:
-    """The whole tensor of a parameter, gathered when it is an FSDP2 shard (`DTensor`)."""
-    if not isinstance(parameter, torch.distributed.tensor.DTensor):
-        return parameter
-    # Processes may draw different noise and triggers, so their gradients are averaged, as those of the forward pass are.
-    return parameter.full_tensor(
-        grad_placements=[torch.distributed.tensor.Partial("avg")] * parameter.device_mesh.ndim
-    )
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 keeps only a part of each parameter in this process."""
-    return any(isinstance(parameter, torch.distributed.tensor.DTensor) for parameter in model.parameters())
-
-
-def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters of a live model by name, gathered; gradients flow through them."""
-    return {name: full_parameter(parameter) for name, parameter in model.named_parameters()}
 
 
 def backbone_record(model: nn.Module) -> dict[str, Any]:

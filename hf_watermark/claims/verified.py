@@ -16,7 +16,7 @@ from ..serialization import InvalidInput
 from ..suspects import Suspect
 from ..suspects.errors import HubError
 from ..suspects.source import Source
-from ..verification.alignment import open_reference
+from ..verification.reference import open_reference
 from ..verification.verifier import invalid_claim
 from ..verifying import run_check
 from .controls import doubt_of

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..claims.confined import GIB, MINUTES
+from ..confined import GIB, MINUTES
 from ..serialization import write_json_atomic
 from . import judge as judging
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..claims.confined import GIB, MINUTES, confined
+from ..confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND

@@ -21,6 +21,7 @@ from .statement import OwnerKeyOption, TrustOption
 if TYPE_CHECKING:
     from ..evidence import Evidence
     from ..keys import Opening, WatermarkKey
+    from ..verification.null_table import NullTable
 
 EXAMPLE = """Example:
 
@@ -187,7 +188,6 @@ def verify(
             )
         else:
             from ..mapping import method_entry
-            from ..verification.null_table import find_null_table
             from ..verifying import verify as check
 
             asked = [place for place in claim.claims() if method_entry(place.assignment.method).access != "weights"]
@@ -200,7 +200,7 @@ def verify(
                 beacon=known,
                 budget=budget,
                 reference=reference,
-                null_table=None if null_table is None else find_null_table(null_table),
+                null_table=None if null_table is None else read_null_table(null_table),
                 own_reference=own_reference,
             )
     evidence.warnings = [*notes, *evidence.warnings]
@@ -251,6 +251,12 @@ def show_evidence(evidence: "Evidence") -> None:
     console.print(Text(BASIS_IN_WORDS[evidence.basis]))
     for warning in evidence.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def read_null_table(name: str) -> "NullTable":
+    from ..verification.null_table import find_null_table
+
+    return find_null_table(name)
 
 
 def read_beacon(text: str) -> bytes:

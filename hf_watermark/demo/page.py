@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..claims.confined import EXPECTED, confined
+from ..confined import EXPECTED, confined
 from ..evaluation.plots import NARROW
 from ..evaluation.report import TEMPLATES, environment
 from ..evaluation.verdict_report import plots_of, render_verdict, verdict_cards

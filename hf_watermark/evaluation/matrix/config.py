@@ -204,7 +204,7 @@ def _group_attacks(group: AttackGroup, data: DataSpec, seed: int, place: int) ->
     for label, fields in group.attacks.items():
         options = dict(fields)
         name = options.pop("name", None)
-        if name not in ATTACKS:
+        if not isinstance(name, str) or name not in ATTACKS:
             raise ValueError(f"attacks.{place}.{label}: `name` is {name!r}; choose one of {', '.join(ATTACKS)}")
         if "seed" in ATTACKS[name].__dataclass_fields__:
             options.setdefault("seed", seed)

@@ -1,5 +1,6 @@
 """The pool: source images set aside from the training data, so that triggers made of them were never trained on."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers.utils import is_datasets_available
 
 from ...keys import SubKey
 
@@ -88,11 +88,10 @@ def without_rows(dataset: Any, rows: Sequence[int]) -> Any:
     """The dataset without these rows (a `datasets.Dataset` stays one)."""
     drop = set(rows)
     keep = [row for row in range(len(dataset)) if row not in drop]
-    if is_datasets_available():
-        from datasets import Dataset
-
-        if isinstance(dataset, Dataset):
-            return dataset.select(keep)
+    # Where nobody has imported the library, this is none of its data sets.
+    datasets: Any = sys.modules.get("datasets")
+    if datasets is not None and isinstance(dataset, datasets.Dataset):
+        return dataset.select(keep)
     return Subset(dataset, keep)
 
 

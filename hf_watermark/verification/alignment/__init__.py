@@ -1,7 +1,7 @@
 """Undo function-preserving changes before a white-box mark is read; fitted on anchors only."""
 
 from .align import AlignedWeights, Aligner, AlignmentReport, align
-from .suspect import AlignedReading, decoy_agreement, open_reference
+from .suspect import AlignedReading, decoy_agreement
 
 
 __all__ = [
@@ -11,5 +11,4 @@ __all__ = [
     "AlignmentReport",
     "align",
     "decoy_agreement",
-    "open_reference",
 ]
