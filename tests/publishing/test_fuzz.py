@@ -26,7 +26,7 @@ from safetensors.torch import save
 
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, check
-from hf_watermark.claims.subkeys import opening_problems
+from hf_watermark.claims.belonging import opening_problems
 from hf_watermark.keys import PRECOMMIT_DOMAIN, burnt_subkeys, envelope, pool_digest
 from hf_watermark.mapping import METHODS
 from hf_watermark.publishing import Precommit, SignedStatement

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hf_watermark import InvalidInput, Opening, Suspect, Verdict, WatermarkKey, verify, verify_sequentially
+from hf_watermark.evidence import Access
 from hf_watermark.statistics import log2_binomial_tail, log2_e_relabel
 from hf_watermark.suspects import AccessError, BudgetExceeded
 
@@ -53,7 +54,7 @@ def test_it_stops_as_soon_as_the_evidence_is_in(marked_by, method):
 def test_labels_are_enough(marked_by, method):
     marked = marked_by(method)
     result = verify_sequentially(answers(marked.model), marked.key, beacon=marked.key.beacon)
-    assert result.evidence.found and result.evidence.access == "labels"
+    assert result.evidence.found and result.evidence.access == {Access.LABELS}
     noisy = verify_sequentially(answers(marked.model, 0.8), marked.key, beacon=marked.key.beacon)
     assert noisy.queries >= result.queries and noisy.evidence.rate < result.evidence.rate
 
