@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import on_first_use
 from .mapping import BUILT_IN, KINDS
-from .quiet import silence_imports
-from .version import VERSION
+from .package import VERSION, on_first_use, silence_imports
 
 
 __version__ = VERSION

@@ -18,7 +18,7 @@ from .serialization import InvalidInput, read_json
 
 if TYPE_CHECKING:
     from .configuration import WatermarkConfig
-    from .facts import MethodFacts
+    from .configuration.facts import MethodFacts
     from .training.embedding import Embedding
     from .training.trainer import WatermarkTrainer
     from .verification.verifier import Verifier

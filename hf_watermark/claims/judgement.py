@@ -7,8 +7,8 @@ from typing import Any
 
 from ..evidence import Evidence, Strength, Verdict
 from ..keys import Owner
+from ..package import VERSION
 from ..serialization import canonical_json
-from ..version import VERSION
 from .reading import Reader
 from .report import LevelReport, Outcome, iso
 

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
+from ..serialization.confined import GIB, MINUTES, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading

@@ -10,10 +10,10 @@ from ..configuration import WatermarkConfig
 from ..keys import Owner
 from ..mapping import AutoVerifier, method_entry
 from ..marking import plan_key
+from ..package import VERSION
 from ..serialization.schema import validated
 from ..suspects import Suspect
 from ..verification.null_table import SCHEMA, NullTable, entry_of
-from ..version import VERSION
 from .hardware import hardware
 from .matrix.backbones import build_backbone
 from .matrix.cells import TWIN, ModelCell

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..facts import MethodFacts
+from ..configuration.facts import MethodFacts
 from ..mapping import method_entry
 from ..serialization import InvalidInput
 from ..statistics import log2_binomial_tail

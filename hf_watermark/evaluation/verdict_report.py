@@ -11,8 +11,8 @@ import transformers
 from markupsafe import Markup
 
 from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict
+from ..package import VERSION
 from ..serialization import write_bytes_atomic
-from ..version import VERSION
 from .plots import WIDTH, bits_plot, decoy_plot, methods_of, path_plot
 from .report import environment
 

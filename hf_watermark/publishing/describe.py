@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ..evidence import Evidence
 from ..keys import PUBLIC_SUBKEY, BurntEntry, Opening, WatermarkKey, public_subkeys
+from ..package import VERSION
 from ..serialization import (
     InvalidInput,
     SafetensorsFolder,
@@ -22,7 +23,6 @@ from ..serialization import (
 )
 from ..serialization.schema import parsed, validated, without_floats
 from ..suspects.source import Source
-from ..version import VERSION
 from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date

@@ -47,7 +47,8 @@ def marked(tmp_path_factory) -> Path:
     trainer.train()
     save_file(trainer.model.state_dict(), folder / "marked.safetensors")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join(sys.path)  # pytest knows where the helpers are, a process of its own does not
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ...facts import MethodFacts, Null
+from ...configuration.facts import MethodFacts, Null
 
 
 if TYPE_CHECKING:

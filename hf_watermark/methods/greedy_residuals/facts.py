@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ...facts import Capacity, MethodFacts
+from ...configuration.facts import Capacity, MethodFacts
 from .config import GreedyResidualsConfig
 
 

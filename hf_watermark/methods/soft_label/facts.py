@@ -2,7 +2,7 @@
 
 import math
 
-from ...facts import MethodFacts
+from ...configuration.facts import MethodFacts
 from .config import MOST_FEATURES, SoftLabelConfig, free_signs
 
 

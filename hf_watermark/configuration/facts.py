@@ -77,7 +77,7 @@ class MethodFacts:
 
     def log2_p(self, matches: int, units: int, chance: float) -> float:
         """log2 p of one test of one sub-key."""
-        from .statistics import log2_binomial_tail
+        from ..statistics import log2_binomial_tail
 
         return log2_binomial_tail(matches, units, chance)
 
