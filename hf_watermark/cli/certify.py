@@ -77,6 +77,7 @@ def certify(
     """
     if plot is not None:
         refuse_plot(plot)
+        from ..evaluation import drawing  # noqa: F401
     asked = None if radii is None else read_radii(radii)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 

@@ -17,7 +17,7 @@ from .loading import silence_loading
 from .passphrase import read_passphrase
 from .secrets import OwnerFd, OwnerFile, load_owner
 from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable, read_beacon
-from .verify import refuse_output
+from .verify import refuse_output, refuse_report
 
 
 if TYPE_CHECKING:
@@ -195,10 +195,11 @@ def judge_files(
     return result.transcript
 
 
-def refuse_outputs(*outputs: Path | None) -> None:
-    for output in outputs:
-        if output is not None:
-            refuse_output(output)
+def refuse_outputs(output: Path | None, report: Path | None) -> None:
+    if output is not None:
+        refuse_output(output)
+    if report is not None:
+        refuse_report(report)
 
 
 def read_disclosure(path: Path) -> "Disclosure":

@@ -146,9 +146,10 @@ def verify(
     """
     if (key is None) == (opening is None):
         raise InvalidInput("give exactly one of --key DIR and --opening FILE")
-    for file in (output, report):
-        if file is not None:
-            refuse_output(file)
+    if output is not None:
+        refuse_output(output)
+    if report is not None:
+        refuse_report(report)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evidence import Verdict
@@ -227,6 +228,12 @@ def refuse_output(output: Path) -> None:
         raise FileExistsError(f"{output} exists and is left as it is; choose another name")
     if not output.parent.is_dir():
         raise InvalidInput(f"{output}: its folder does not exist; create it or choose another name")
+
+
+def refuse_report(report: Path) -> None:
+    """A page that could not be written is an error before the work, and so are plots that could not be drawn."""
+    refuse_output(report)
+    from ..evaluation import drawing  # noqa: F401
 
 
 def show_evidence(evidence: "Evidence") -> None:

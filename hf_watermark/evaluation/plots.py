@@ -5,11 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from ..evidence import COMBINED, LEVEL_B, LEVEL_N
+from .drawing import Figure, FigureCanvasSVG, matplotlib
 
 
 # Of a figure on a page and on a phone, in inches.

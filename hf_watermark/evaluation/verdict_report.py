@@ -3,11 +3,11 @@
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from markupsafe import Markup
 
 from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict
@@ -60,7 +60,7 @@ def render_verdict(
             versions={
                 "hf_watermark": VERSION,
                 "torch": torch.__version__,
-                "transformers": transformers.__version__,
+                "transformers": version("transformers"),
                 "Python": platform.python_version(),
             },
         )

@@ -103,8 +103,10 @@ def photograph_crops(subkey: SubKey, count: int, shape: Sequence[int]) -> torch.
     Returns:
         `torch.Tensor`: `[count, channels, height, width]` in 0..1.
     """
-    from sklearn.datasets import load_sample_images
-
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        raise ImportError("the photographs come with scikit-learn: pip install 'hf-watermark[digits]'") from error
     channels, height, width = shape
     stream = subkey.stream("order")
     photographs = [
