@@ -7,14 +7,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from ...configuration import WatermarkConfig, require
-
-
-MOST_FEATURES = 1024
-
-
-def free_signs(classes: int) -> int:
-    """Signs per feature that can be told from each other: contrasts add up to zero, and two classes have none."""
-    return classes - 1 if classes > 2 else 0
+from .facts import MOST_FEATURES
 
 
 @dataclass
