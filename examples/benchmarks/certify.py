@@ -197,6 +197,7 @@ def main() -> None:
     record["memory"] = json.loads(peak.splitlines()[-1])
     print({moves: row["medians"] for moves, row in record["speed"].items()}, record["memory"])
     save(options, record)
+    return None
 
 
 def save(options: argparse.Namespace, record: dict[str, Any]) -> None:

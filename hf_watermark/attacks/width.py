@@ -72,7 +72,7 @@ class DummyNeurons(SymmetricAttack):
                 shares[unit] = shares[unit] * (1 - part[place])
         order = torch.cat([torch.arange(size), chosen])
         change.spaces[number] = Moved.permutation(order)
-        for name, axis in symmetry.touching(number):
+        for _name, axis in symmetry.touching(number):
             for segment in axis.segments:
                 change.factors[segment.scale] = Factors(torch.ones(size + count), shares)
         return count

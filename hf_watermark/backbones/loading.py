@@ -82,7 +82,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification where there is a choice."""
     named = getattr(config, "architectures", None) or []
     segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
-    classifies = type(config) in AutoModelForImageClassification._model_mapping.keys()
+    classifies = type(config) in AutoModelForImageClassification._model_mapping
     if segmentation is not None and (segmentation.__name__ in named or not classifies):
         return AutoModelForSemanticSegmentation
     return AutoModelForImageClassification

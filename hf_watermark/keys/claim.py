@@ -1,7 +1,7 @@
 """What a key's sub-keys are assigned to, and one method as its verifier needs it (PROTOCOL.md §2.2)."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -199,7 +199,13 @@ class Claim:
     context: ModelContext = field(default_factory=ModelContext, repr=False)
 
 
-def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, precommit: bytes, leaf) -> tuple[SubKey, ...]:
+def subkeys_of(
+    assignment: Assignment,
+    beacon: bytes,
+    public_key: bytes,
+    precommit: bytes,
+    leaf: Callable[[int], tuple[bytes, bytes]],
+) -> tuple[SubKey, ...]:
     return tuple(
         SubKey(
             index,

@@ -73,7 +73,7 @@ class WatermarkKey:
     pool: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     burnt: frozenset[int] = frozenset()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.count not in (1 << depth for depth in range(schedule.MOST_LEAVES.bit_length())):
             raise InvalidInput(f"key: a tree of {self.count} sub-keys does not exist")
         problems = share_problems([assignment.share for assignment in self.assignments], self.count)

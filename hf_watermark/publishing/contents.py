@@ -119,8 +119,8 @@ def _is_pickle(data: mmap.mmap) -> bool:
         return True
     end: int | None = None
     try:
-        for _, _, end in pickletools.genops(data[:TEXT_BYTES]):
-            pass
+        for _, _, place in pickletools.genops(data[:TEXT_BYTES]):
+            end = place
     except Exception:  # pickletools raises whatever its readers raise
         return False
     # A lone full stop would be a pickle of nothing.

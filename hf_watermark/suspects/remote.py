@@ -238,7 +238,7 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
         headers = build_hf_headers(token=False if place else self._api.token)
         headers |= {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         data = bytearray()
-        with hub_errors(f"{self.repo}/{file}"):
+        with hub_errors(f"{self.repo}/{file}"):  # noqa: SIM117
             # The time limit is one of silence: a large range may take longer.
             with http_stream_backoff(
                 "GET", place or url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT

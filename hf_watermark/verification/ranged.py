@@ -292,7 +292,7 @@ def plan_readings(
     yield portion
     left.sort(key=lambda block: (-size(block), block.carrier, block.start))
     portion, filled = [], 0
-    for block in (cut for block in left for cut in _cut(block, row_bytes)):
+    for block in (cut for whole in left for cut in _cut(whole, row_bytes)):
         if portion and filled + size(block) > limit:
             yield portion
             portion, filled, limit = [], 0, min(2 * limit, MOST_BYTES)

@@ -132,7 +132,7 @@ def test_a_committed_hostile_pool(claims, method, owner):
         [assignment] = key.assignments
         layout = assignment.layout | {"pool_sha256": pool_digest(pool)}
         plan = (method, assignment.version, assignment.config, layout, len(assignment.subkeys))
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput):  # noqa: PT012
             forged = WatermarkKey.create(owner, [plan], pool=pool, context=key.context)
             evidence = verify(tiny_resnet(), forged)
             assert evidence.verdict is Verdict.INVALID

@@ -160,7 +160,7 @@ def test_a_broken_method_is_one_sentence(installed, capsys):
     ):
         method_entry("broken").load("Verifier")
     with pytest.raises(BrokenMethod, match="has no method 'other'"):
-        METHODS["other"].facts
+        _ = METHODS["other"].facts
     methods(json=True)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows[TOY]["access"] == rows["watermas"]["access"] == "weights"

@@ -30,7 +30,7 @@ class Drand:
         self.secret = secret
         self.public_key = b"".join(half.to_bytes(48, "big") for half in compress_G2(multiply(G2, secret)))
 
-    @functools.cache
+    @functools.cache  # noqa: B019
     def sign(self, number: int) -> bytes:
         message = hash_to_G1(hashlib.sha256(number.to_bytes(8, "big")).digest(), DST_G1, hashlib.sha256)
         return int(compress_G1(multiply(message, self.secret))).to_bytes(48, "big")

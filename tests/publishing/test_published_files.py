@@ -261,7 +261,7 @@ def test_a_secret_in_a_file_that_would_stay_at_home(shop, copy):
 
 
 @pytest.mark.parametrize(
-    "form, reason", [("zip", "names a key.json, so it may be a backup of the key"), ("tar", "holds the key file")]
+    ("form", "reason"), [("zip", "names a key.json, so it may be a backup of the key"), ("tar", "holds the key file")]
 )
 def test_an_archive_of_the_key_folder(shop, copy, tmp_path, form, reason):
     shutil.make_archive(str(copy / "backup"), form, shop.keys)

@@ -553,6 +553,7 @@ class _Handler(BaseHTTPRequestHandler):
         if drop is True:
             return self._cut(len(body))
         self._send(answer, len(body))
+        return None
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 

@@ -56,7 +56,7 @@ def test_training_mode_comes_back_even_after_a_crash(make_resnet):
     suspect = Suspect.open(model)
     suspect.ask(IMAGES)
     assert model.training
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="channel"):
         suspect.ask(torch.zeros(2, 3, 16, 16))  # the model takes one channel
     assert model.training
 

@@ -79,13 +79,13 @@ class CertifiedConfig(WatermarkConfig):
     precision: str = field(default="float32", metadata={"help": "`float32` or `bfloat16`: how noisy nets run."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.triggers <= 10_000, "triggers", self.triggers, "choose 1 to 10000; 100 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         for name, choices in CHOICES.items():
             require(getattr(self, name) in choices, name, getattr(self, name), f"choose one of {', '.join(choices)}")
         require(
-            0 < self.sigma and math.isfinite(self.sigma),
+            self.sigma > 0 and math.isfinite(self.sigma),
             "sigma",
             self.sigma,
             "choose a positive number; 0.25 is the default",

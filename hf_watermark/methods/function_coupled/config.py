@@ -49,7 +49,7 @@ class FunctionCoupledConfig(WatermarkConfig):
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
     source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(

@@ -49,10 +49,7 @@ class GreedyResidualsEmbedding(Embedding):
     def plan(cls, model: nn.Module, data: TrainingData, config: GreedyResidualsConfig, secret: bytes) -> Plan:
         shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
         carriers = describe(shapes, config.layers)
-        if config.preset == "paper":
-            subkeys = 1
-        else:
-            subkeys = config.subkeys or fitting_subkeys(carriers, config)
+        subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config)
         refuse_small(config, carriers, subkeys)
         return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
 
