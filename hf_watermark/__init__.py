@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import on_first_use
-from .quiet import silence_imports
-from .version import VERSION
+from .mapping import BUILT_IN, KINDS
+from .package import VERSION, on_first_use, silence_imports
 
 
 __version__ = VERSION
@@ -15,42 +14,29 @@ _NAMES = {
     "AutoTrainer": "mapping",
     "AutoVerifier": "mapping",
     "AutoWatermarkConfig": "mapping",
-    "CSPConfig": "methods.soft_label",
-    "CSPTrainer": "methods.soft_label",
-    "CSPVerifier": "methods.soft_label",
     "Certificate": "methods.certified",
-    "CertifiedConfig": "methods.certified",
-    "CertifiedTrainer": "methods.certified",
-    "CertifiedVerifier": "methods.certified",
     "Endpoint": "suspects.endpoints",
     "Evidence": "evidence",
-    "FunctionCoupledConfig": "methods.function_coupled",
-    "FunctionCoupledTrainer": "methods.function_coupled",
-    "FunctionCoupledVerifier": "methods.function_coupled",
-    "GreedyResidualsConfig": "methods.greedy_residuals",
-    "GreedyResidualsTrainer": "methods.greedy_residuals",
-    "GreedyResidualsVerifier": "methods.greedy_residuals",
     "InvalidInput": "serialization",
     "Opening": "keys",
     "Owner": "keys",
     "SmoothedModel": "methods.certified",
     "SmoothedModelForImageClassification": "methods.certified",
     "Suspect": "suspects",
-    "USPConfig": "methods.soft_label",
-    "USPTrainer": "methods.soft_label",
-    "USPVerifier": "methods.soft_label",
     "Verdict": "evidence",
-    "WaterMASConfig": "methods.watermas",
-    "WaterMASTrainer": "methods.watermas",
-    "WaterMASVerifier": "methods.watermas",
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
     "WatermarkTrainer": "training.trainer",
+    "plan_key": "marking",
+    "register_method": "mapping",
     "stack_trainers": "training.trainer",
     "verify": "verifying",
     "verify_sequentially": "verifying",
     "wrap_timm": "backbones",
 }
+# Config, trainer and verifier of every method: `GreedyResidualsConfig` ...
+for _entry in BUILT_IN.values():
+    _NAMES |= {_entry.prefix + kind: _entry.module.removeprefix(f"{__name__}.") for kind in KINDS}
 
 __all__ = sorted(["__version__", *_NAMES])  # noqa: PLE0605
 __getattr__, __dir__ = on_first_use(__name__, _NAMES)
@@ -67,6 +53,8 @@ if TYPE_CHECKING:
     from .mapping import AutoTrainer as AutoTrainer
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
+    from .mapping import register_method as register_method
+    from .marking import plan_key as plan_key
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig
     from .methods.certified import CertifiedTrainer as CertifiedTrainer

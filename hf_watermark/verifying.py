@@ -113,20 +113,15 @@ def run_check(
         return prepared
     verifiers, opened = prepared
     aligns = reference is not None and any(verifier.reads_coordinates for verifier in verifiers)
-    given, opened.budget = opened.budget, _limit(opened, check)
-    try:
-        if aligns:
-            assert reference is not None
-            from .verification.aligned import verify_aligned
+    opened = opened.within(check.budget)
+    if aligns:
+        assert reference is not None
+        from .verification.aligned import verify_aligned
 
-            check = replace(check, looks=2 * check.looks)
-            evidence = verify_aligned(
-                verifiers, opened, check, open_reference(reference, key.backbone), key.context.start
-            )
-        else:
-            evidence = verify_claims(verifiers, opened, check)
-    finally:
-        opened.budget = given
+        check = replace(check, looks=2 * check.looks)
+        evidence = verify_aligned(verifiers, opened, check, open_reference(reference, key.backbone), key.context.start)
+    else:
+        evidence = verify_claims(verifiers, opened, check)
     if null_table is None:
         return evidence
     from .verification.null_table import with_null_control
@@ -134,12 +129,6 @@ def run_check(
     return with_null_control(
         evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers}
     )
-
-
-def _limit(suspect: Suspect, check: Check) -> int | None:
-    """The stricter of what the caller and the check allow."""
-    limits = [suspect.budget, None if check.budget is None else suspect.queries + check.budget]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def verify_sequentially(

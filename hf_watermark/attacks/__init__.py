@@ -13,7 +13,7 @@ An attack is a dataclass of options that is called with a model, and with data w
 
 from typing import TYPE_CHECKING
 
-from ..lazy import on_first_use
+from ..package import on_first_use
 
 
 _NAMES = {

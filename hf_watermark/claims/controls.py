@@ -33,7 +33,7 @@ def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps:
     own = reader.read_directly(Model(reader.source), once)
     outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
     detail = f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}"
-    steps.append(Step("control: published model", outcome, detail))
+    steps.append(Step.control("published model", outcome, detail))
     results: dict[str, Any] = {"published model": own.to_dict()}
     for name, model in unmarked.items():
         # Through the same code as the suspect, aligned like it.
@@ -42,7 +42,7 @@ def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps:
         detail = f"{name} without the mark: log2 p = {evidence.log2_p:.1f}"
         if not evidence.trials:
             outcome, detail = Outcome.OPEN, f"{name} without the mark: {evidence.reason}"
-        steps.append(Step(f"control: {name}", outcome, detail))
+        steps.append(Step.control(name, outcome, detail))
         results[name] = evidence.to_dict()
     return results
 

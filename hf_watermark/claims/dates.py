@@ -6,7 +6,8 @@ from datetime import datetime
 
 from cryptography import x509
 
-from ..keys import NO_BEACON
+from ..evidence import Strength
+from ..keys import NO_BEACON, CommitmentProblem, ProblemKind, in_words
 from ..publishing.beacon import beacon_time
 from ..publishing.parts import Stamp
 from ..publishing.precommit import PRECOMMIT, Precommit
@@ -34,9 +35,9 @@ def check_dates(
     precommit = Precommit.parse(raw)
     problems = precommit.problems()
     if (precommit.precommit, precommit.public_key) != (statement.precommit, statement.public_key):
-        problems.append("the precommit is not the one of the statement")
+        problems.append(CommitmentProblem(ProblemKind.OWNER, "the precommit is not the one of the statement"))
     if problems:
-        raise InvalidInput("; ".join(problems))
+        raise InvalidInput(in_words(problems))
     first, tokens = _times(source, statement.precommit_timestamps, precommit.stamped, roots, now)
     last, _ = _times(source, signed.timestamps, statement.to_sign, roots, now)
     report.precommit_time, report.statement_time = (
@@ -72,7 +73,7 @@ def check_dates(
         missing.append("precommit and statement are not both timestamped, so no date is proven")
     elif not roots:
         missing.append("no authority is trusted (--trust FILE), so no date is proven")
-    if statement.level == "B" and report.beacon is None:
+    if statement.level == Strength.B and report.beacon is None:
         missing.append("the beacon was not looked up (--beacon HEX), so level N applies")
     if missing:
         level.outcome, level.reasons = Outcome.OPEN, missing

@@ -146,7 +146,7 @@ class _Pair:
         judgement = self.result.judgements[side.name]
         assert judgement.reader is not None  # its mark was found
         check = Check(
-            bound=order.level == "B",
+            bound=order.bound,
             looks=max(1, judgement.own_looks),
             basis=Basis.CLAIM,
             disclosed=judgement.reader.opening.disclosed,

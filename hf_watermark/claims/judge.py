@@ -9,11 +9,13 @@ from typing import Any
 
 from cryptography import x509
 
-from ..evidence import Basis, Check, Verdict
+from ..evidence import Access, Basis, Check, Strength, Verdict
+from ..keys import CommitmentProblem, ProblemKind, in_words
 from ..mapping import method_entry
 from ..publishing.statement import Statement
 from ..serialization import canonical_json
 from ..suspects.source import Source
+from .belonging import opening_problems, spent_problems
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Judgement, Step
@@ -22,7 +24,6 @@ from .log import Ledger
 from .order import Order, order_of
 from .reading import Model, Reader
 from .report import LevelReport, Outcome
-from .subkeys import opening_problems
 
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
@@ -97,7 +98,7 @@ def judge(
     result = Judgement(
         Verdict.INVALID,
         "",
-        "N",
+        Strength.N,
         max(1, looks),
         steps,
         None,
@@ -110,7 +111,11 @@ def judge(
         statement_ = _admit(disclosure, source, report, nonce, steps)
         ledger = _ledger(disclosure, statement_, log)
         result.own_looks = 0
-        _step("sub-key", [*_spent(disclosure, statement_), *ledger.spent()], steps)
+        _step(
+            "sub-key",
+            [*spent_problems(disclosure.opening.index, disclosure.nonce, statement_), *ledger.spent()],
+            steps,
+        )
         order = order_of(report, suspect_time)
         result.level = _level(order, steps)
         result.own_looks = max(1, looks) * (1 if drawn else len(disclosure.opening.used))
@@ -138,7 +143,7 @@ def _look(
     """Controls, then the suspect; fills in the result."""
     opening, steps = reader.opening, result.steps
     plan = Check(
-        bound=order.level == "B",
+        bound=order.bound,
         looks=result.own_looks + earlier,
         basis=Basis.CLAIM,
         disclosed=opening.disclosed,
@@ -161,7 +166,7 @@ def _look(
     else:
         steps.append(Step("suspect", Outcome.OPEN, evidence.reason))
     name_reference(reader, evidence, order, unmarked, result.controls, steps)
-    if method_entry(opening.assignment.method).access != "weights":
+    if method_entry(opening.assignment.method).access != Access.WEIGHTS:
         steps.append(Step("scope", Outcome.OPEN, LEARNED))
     failed = [step.detail for step in steps if step.is_control and step.outcome is Outcome.FAILED]
     if failed and result.verdict is not Verdict.INVALID:
@@ -186,31 +191,20 @@ def _admit(
     return statement
 
 
-def _step(name: str, problems: list[str], steps: list[Step]) -> None:
-    steps.append(Step(name, Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or "holds"))
+def _step(name: str, problems: Sequence[CommitmentProblem], steps: list[Step]) -> None:
+    steps.append(Step(name, Outcome.FAILED if problems else Outcome.PASSED, in_words(problems) or "holds"))
     if problems:
-        raise Dismissed("; ".join(problems))
+        raise Dismissed(in_words(problems))
 
 
-def _level(order: Order, steps: list[Step]) -> str:
+def _level(order: Order, steps: list[Step]) -> Strength:
     """`B` only where beacon, two authorities and the suspect's date are there; a suspect older than the mark ends the claim."""
     if order.older is not None:
-        _step("dates", [order.older], steps)
+        _step("dates", [CommitmentProblem(ProblemKind.DATES, order.older)], steps)
     missing = f": {'; '.join(order.missing)}" if order.missing else ""
     outcome = Outcome.OPEN if order.missing else Outcome.PASSED
     steps.append(Step("dates", outcome, f"level {order.level}{missing}"))
     return order.level
-
-
-def _spent(disclosure: Disclosure, statement: Statement) -> list[str]:
-    """Why the opened sub-key may not prove anything; an opening for this very dispute does not spoil itself."""
-    index = disclosure.opening.index
-    if index in statement.public:
-        return [f"sub-key {index} is public: anybody could have planted it"]
-    this = None if disclosure.consent is None else hashlib.sha256(disclosure.consent.nonce.encode()).hexdigest()
-    if any(entry.subkey == index and entry.nonce_sha256 != this for entry in statement.disclosed):
-        return [f"sub-key {index} was opened in an earlier dispute and proves nothing any more"]
-    return []
 
 
 def _ledger(disclosure: Disclosure, statement: Statement, log: str | Path | None) -> Ledger:

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ..evidence import Evidence, Verdict
+from ..evidence import Evidence, Strength, Verdict
 from ..keys import Owner
+from ..package import VERSION
 from ..serialization import canonical_json
-from ..version import VERSION
 from .reading import Reader
 from .report import LevelReport, Outcome, iso
 
 
+CONTROL = "control: "
 TRANSCRIPT_DOMAIN = b"hf-watermark/transcript/v1\x00"
 
 
@@ -23,13 +24,16 @@ class Step:
     name: str
     outcome: Outcome
     detail: str
+    is_control: bool = False
 
-    @property
-    def is_control(self) -> bool:
-        return self.name.startswith("control: ")
+    @classmethod
+    def control(cls, name: str, outcome: Outcome, detail: str) -> "Step":
+        """A check of the check, which voids the verdict where it fails."""
+        return cls(f"{CONTROL}{name}", outcome, detail, is_control=True)
 
-    def to_dict(self) -> dict[str, str]:
-        return {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
+    def to_dict(self) -> dict[str, Any]:
+        step = {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
+        return step | {"is_control": self.is_control}
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Judgement:
     Args:
         verdict ([`Verdict`]), reason (`str`):
             The outcome, and why.
-        level (`str`):
+        level ([`Strength`]):
             The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
         looks (`int`):
             Looks that were charged.
@@ -54,7 +58,7 @@ class Judgement:
 
     verdict: Verdict
     reason: str
-    level: str
+    level: Strength
     looks: int
     steps: list[Step]
     evidence: Evidence | None
@@ -79,7 +83,11 @@ class Judgement:
             "inputs": self.inputs,
             "steps": [step.to_dict() for step in self.steps],
             "statement": self.report.to_dict(),
-            "ledger": {"level": self.level, "looks": self.looks, "bits_charged": math.ceil(math.log2(self.looks))},
+            "ledger": {
+                "level": str(self.level),
+                "looks": self.looks,
+                "bits_charged": math.ceil(math.log2(self.looks)),
+            },
             "controls": self.controls,
             "evidence": self.evidence.to_dict() if self.evidence else None,
             "verdict": str(self.verdict),

@@ -98,7 +98,7 @@ def check_statement(
     report.signed, statement = signed, signed.statement
     if not signed.is_signed:
         level.reasons.append("the signature does not fit: the statement was edited after it was signed, or never was")
-    level.reasons += statement.problems()
+    level.reasons += map(str, statement.problems())
     if public_key is not None and public_key not in (statement.public_key, statement.fingerprint):
         level.reasons.append(f"signed by {statement.fingerprint}, not by the expected owner {public_key[:16]}")
     if repo_id is not None and repo_id != statement.model_id:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..evidence import Strength
 from ..publishing.statement import parse_date
 from .report import CLOCKS, LevelReport, iso
 
@@ -27,8 +28,13 @@ class Order:
     undated: list[str]
 
     @property
-    def level(self) -> str:
-        return "N" if self.missing else "B"
+    def bound(self) -> bool:
+        """Whether level B is enough."""
+        return not self.missing
+
+    @property
+    def level(self) -> Strength:
+        return Strength.asked(self.bound)
 
 
 def order_of(report: LevelReport, appeared: datetime | None, what: str = "the suspect") -> Order:

@@ -3,15 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
-from ..evidence import Basis, Check, Verdict
-from ..keys import Opening
-from ..mapping import METHODS, method_entry
+from ..evidence import Access, Basis, Check, Verdict
+from ..keys import CommitmentProblem, Opening, ProblemKind, in_words
+from ..mapping import method_entry
 from ..publishing.describe import POOL, SUBKEY0
 from ..publishing.statement import Statement
 from ..serialization import InvalidInput, SafetensorsFolder, parse_json
 from ..suspects import Suspect
 from ..suspects.source import RepoSource, Source
 from ..verifying import run_check
+from .belonging import opening_problems
 from .report import Level, LevelReport, Outcome
 
 
@@ -26,9 +27,9 @@ def check_subkey0(source: Source, statement: Statement, level: Level, report: Le
     opening = Opening.from_dict(parse_json(raw, allow_floats=True))
     problems = opening_problems(opening, statement)
     if opening.index != 0:
-        problems.append(f"{SUBKEY0} opens sub-key {opening.index}")
+        problems.append(CommitmentProblem(ProblemKind.SUBKEY, f"{SUBKEY0} opens sub-key {opening.index}"))
     if problems:
-        raise InvalidInput("; ".join(problems))
+        raise InvalidInput(in_words(problems))
     opening = replace(opening, pool=_pool(source, opening))
     if opening.assignment.layout.get("pool_sha256") is not None and not opening.pool:
         level.outcome = Outcome.OPEN
@@ -46,30 +47,9 @@ def check_subkey0(source: Source, statement: Statement, level: Level, report: Le
     level.reasons.append(f"sub-key 0 on the published model: {evidence.verdict} ({evidence.reason})")
 
 
-def opening_problems(opening: Opening, statement: Statement) -> list[str]:
-    """Why an opening does not belong to a statement; empty when it does. The pool is checked elsewhere."""
-    found = opening.commitment_problems()
-    if opening.assignment.method not in METHODS:
-        found.append(f"method `{opening.assignment.method}` does not exist")
-    if opening.public_key.hex() != statement.public_key:
-        found.append("the opening belongs to another owner")
-    elif opening.precommit.hex() != statement.precommit:
-        found.append("the opening belongs to another key of this owner")
-    if (opening.beacon.hex(), opening.beacon_source) != (statement.beacon, statement.beacon_source):
-        found.append("the opening is bound to another beacon than the statement")
-    if opening.context.digest.hex() != statement.model_sha256 or list(opening.shares) != statement.shares:
-        found.append("methods and model record of the opening are not those of the statement")
-    claims = [method for method in statement.methods if method.spec_sha256 == opening.assignment.spec.hex()]
-    if not claims:
-        found.append("the statement names no such method")
-    elif opening.index not in claims[0].subkeys or claims[0].name != opening.assignment.method:
-        found.append(f"sub-key {opening.index} is not one of `{claims[0].name}` in the statement")
-    return found
-
-
 def suspect_of(source: Source, opening: Opening) -> Suspect:
     """The published model as a suspect; black-box methods ask it on the architecture that was committed."""
-    if method_entry(opening.assignment.method).access == "weights":
+    if method_entry(opening.assignment.method).access == Access.WEIGHTS:
         return weights_of(source)
     return Suspect.open(source.weights().path, opening.backbone)
 

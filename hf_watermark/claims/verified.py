@@ -9,8 +9,8 @@ from cryptography import x509
 from torch import nn
 
 from ..evidence import Basis, Check, Evidence
-from ..keys import Opening, WatermarkKey
-from ..mapping import METHODS, AutoVerifier
+from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
+from ..mapping import AutoVerifier
 from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects import Suspect
@@ -19,12 +19,12 @@ from ..suspects.source import Source
 from ..verification.reference import open_reference
 from ..verification.verifier import invalid_claim
 from ..verifying import run_check
+from .belonging import disclosed_by, key_problems, opening_problems
 from .controls import doubt_of
 from .levels import check
 from .order import order_of
 from .reading import published_model
 from .report import LevelReport, Outcome
-from .subkeys import opening_problems
 
 
 def verify_claim(
@@ -82,7 +82,7 @@ def verify_claim(
         return invalid_claim([order.older])
     module, unusable = _reference(reference, source, _signed(report), key)
     plan = Check(
-        bound=order.level == "B",
+        bound=order.bound,
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
         budget=budget,
         basis=Basis.CLAIM,
@@ -97,45 +97,26 @@ def verify_claim(
     return evidence
 
 
-def disclosed_by(key: WatermarkKey | Opening, statement: Statement) -> frozenset[int]:
-    """Sub-keys that others may know, by key and statement together."""
-    return key.disclosed | statement.public | {entry.subkey for entry in statement.disclosed}
-
-
 def _signed(report: LevelReport) -> Statement:
     assert report.signed is not None  # V0 passed
     return report.signed.statement
 
 
-def _statement_problems(report: LevelReport) -> list[str]:
+def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
     found = []
     for name, needed in (("V0", True), ("V1", True), ("V2", False)):
         level = report[name]
         if level.outcome is Outcome.FAILED or (needed and level.outcome is not Outcome.PASSED):
-            found.append(f"{name}: {'; '.join(level.reasons)}")
+            found.append(CommitmentProblem(ProblemKind.STATEMENT, f"{name}: {'; '.join(level.reasons)}"))
     # Where V0 does not hold, the others were not looked at.
     return found[:1]
 
 
-def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[str]:
+def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[CommitmentProblem]:
     """Why key and statement do not belong together."""
     if isinstance(key, Opening):
         return opening_problems(key, statement) or key.problems()
-    found = [
-        *key.problems(),
-        *(f"method `{a.method}` does not exist" for a in key.assignments if a.method not in METHODS),
-    ]
-    if key.public_key.hex() != statement.public_key:
-        found.append("the key belongs to another owner than the statement")
-    elif key.precommit.hex() != statement.precommit:
-        found.append("the key is not the one of the statement: it commits to something else")
-    if (key.beacon.hex(), key.beacon_source) != (statement.beacon, statement.beacon_source):
-        found.append("the key is bound to another beacon than the statement")
-    # Both follow from the precommit; said all the same, so that nothing hangs on one digest.
-    shares = [assignment.share for assignment in key.assignments]
-    if key.context.digest.hex() != statement.model_sha256 or shares != statement.shares:
-        found.append("methods and model record of the key are not those of the statement")
-    return found
+    return key_problems(key, statement)
 
 
 def _reference(

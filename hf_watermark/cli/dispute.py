@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..confined import GIB, MINUTES
 from ..serialization import write_json_atomic
+from ..serialization.confined import GIB, MINUTES
 from . import judge as judging
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .judge import (

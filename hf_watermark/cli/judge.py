@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
+from ..serialization.confined import GIB, MINUTES, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
@@ -135,6 +135,8 @@ def judge(
         "start": start,
         "log": log,
     }
+    from ..evidence import Verdict
+
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
     document = transcript
@@ -152,7 +154,7 @@ def judge(
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
         show_judgement(transcript)
-    raise typer.Exit({"mark found": FOUND, "inconclusive": INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
+    raise typer.Exit({Verdict.FOUND: FOUND, Verdict.INCONCLUSIVE: INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
 
 
 def judge_files(
@@ -223,10 +225,12 @@ def read_date(text: str | None, option: str = "--suspect-date") -> datetime | No
 
 
 def show_judgement(transcript: dict[str, Any]) -> None:
+    from ..evidence import Verdict
+
     console, ledger = Console(), transcript["ledger"]
     for step in transcript["steps"]:
         console.print(Text(f"{step['outcome']:7} {step['step']}: {printable(step['detail'])}"), soft_wrap=True)
-    style = "bold green" if transcript["verdict"] == "mark found" else "bold red"
+    style = "bold green" if transcript["verdict"] == Verdict.FOUND else "bold red"
     verdict = Text(f"{transcript['verdict']}: ", style=style)
     console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
     console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))

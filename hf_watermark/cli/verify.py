@@ -188,10 +188,13 @@ def verify(
                 source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
             )
         else:
+            from ..evidence import Access
             from ..mapping import method_entry
             from ..verifying import verify as check
 
-            asked = [place for place in claim.claims() if method_entry(place.assignment.method).access != "weights"]
+            asked = [
+                place for place in claim.claims() if method_entry(place.assignment.method).access != Access.WEIGHTS
+            ]
             for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
                 burning(key, source.name)(subkey)
             evidence = check(
@@ -238,7 +241,7 @@ def show_evidence(evidence: "Evidence") -> None:
     console = Console()
     if evidence.trials:
         table = Table("method", "matches", "log2 p", "level", "verdict")
-        for part in evidence.parts if evidence.method == "combined" else [evidence]:
+        for part in evidence.by_method.values():
             matches = f"{part.matches}/{part.trials}"
             table.add_row(part.method, matches, f"{part.log2_p:.1f}", part.level, str(part.verdict))
         console.print(table)
@@ -305,13 +308,14 @@ def _verify_claim(
 
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":
+    from ..evidence import Access
     from ..keys import Opening, WatermarkKey
     from ..mapping import method_entry
 
     if opening is not None:
         disclosed = Opening.load(opening)
         access = method_entry(disclosed.assignment.method).access
-        if access != "weights":
+        if access != Access.WEIGHTS:
             # An opening holds neither the owner's architecture nor source images, so nothing can be asked.
             raise InvalidInput(
                 f"{opening}: is read from {access}, not from a folder; use verify(function, Opening.load(path, pool)) in Python"

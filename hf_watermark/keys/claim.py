@@ -10,6 +10,7 @@ import torch
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
 from . import entropy, schedule
 from .context import ModelContext
+from .problems import CommitmentProblem, ProblemKind
 
 
 Kind = TypeVar("Kind")
@@ -162,16 +163,16 @@ def public_subkeys(shares: Sequence[Share]) -> frozenset[int]:
     return frozenset({PUBLIC_SUBKEY}) if opened else frozenset()
 
 
-def share_problems(shares: Sequence[Share], count: int) -> list[str]:
+def share_problems(shares: Sequence[Share], count: int) -> list[CommitmentProblem]:
     """Why methods cannot share a tree of `count` leaves: a sub-key that were used twice would count twice."""
     used = [index for share in shares for index in share.subkeys]
     found = []
     if not shares or not all(share.subkeys for share in shares):
-        found.append("a method has no sub-key")
+        found.append(CommitmentProblem(ProblemKind.METHODS, "a method has no sub-key"))
     if len(set(used)) != len(used):
-        found.append("a sub-key is used twice")
+        found.append(CommitmentProblem(ProblemKind.SUBKEY, "a sub-key is used twice"))
     if any(not 0 <= index < count for index in used):
-        found.append(f"a sub-key lies outside the tree of {count}")
+        found.append(CommitmentProblem(ProblemKind.TREE, f"a sub-key lies outside the tree of {count}"))
     return found
 
 

@@ -25,6 +25,7 @@ from .context import ModelContext
 from .envelope import read_envelope, write_envelope
 from .folders import KEY_FILE, POOL_FILE, refuse_model_folder
 from .owner import Owner, is_signed_by
+from .problems import CommitmentProblem, ProblemKind
 
 
 PRECOMMIT_SCHEMA = "hf-watermark/precommit/v2"
@@ -184,14 +185,16 @@ class WatermarkKey:
             for assignment in self.assignments
         ]
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[CommitmentProblem]:
         """Why no verdict may rest on this key; empty when its owner signed all that it holds."""
         if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
-            return ["the owner's signature does not fit this key; it was edited"]
+            return [
+                CommitmentProblem(ProblemKind.SIGNATURE, "the owner's signature does not fit this key; it was edited")
+            ]
         try:
             check_pool(self.assignments, self.pool)
         except InvalidInput as error:
-            return [str(error)]
+            return [CommitmentProblem(ProblemKind.POOL, str(error))]
         return []
 
     def bind_beacon(self, value: bytes, source: str) -> "WatermarkKey":

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ..evidence import Evidence
 from ..keys import PUBLIC_SUBKEY, BurntEntry, Opening, WatermarkKey, public_subkeys
+from ..package import VERSION
 from ..serialization import (
     InvalidInput,
     SafetensorsFolder,
@@ -22,7 +23,6 @@ from ..serialization import (
 )
 from ..serialization.schema import parsed, validated, without_floats
 from ..suspects.source import Source
-from ..version import VERSION
 from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date
@@ -100,8 +100,7 @@ def describe(
 ) -> Statement:
     """The statement of a model whose mark was found."""
     tensors = SafetensorsFolder(folder)
-    parts = evidence.parts if evidence.method == "combined" else [evidence]
-    by_method = {part.method: part for part in parts}
+    by_method = evidence.by_method
     for assignment in key.assignments:
         if assignment.method not in by_method:
             raise InvalidInput(
@@ -149,7 +148,7 @@ def describe(
                 },
                 "spec_sha256": assignment.spec.hex(),
                 "subkeys": list(assignment.subkeys),
-                "access": part.access,
+                "access": part.read_from,
                 "matches": part.matches,
                 "trials": part.trials,
                 "log2_p": rounded_up(part.log2_p),
@@ -158,7 +157,7 @@ def describe(
             for part in [by_method[assignment.method]]
         ],
         "log2_p": rounded_up(evidence.log2_p),
-        "level": evidence.level,
+        "level": str(evidence.level),
         "false_positive_log2": claim_bound_log2(evidence.level),
         "fidelity": None if extras.fidelity is None else extras.fidelity.plain(),
         "survival": [Survival.of(dict(row)).plain() for row in extras.survival if row.get("verdict") != "n/a"],

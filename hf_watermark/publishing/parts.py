@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from ..evidence import Verdict
 from ..serialization.schema import Count, Decimal, Hex32, Log2, RelativePath, Slug, Strict, Text, validated
 
 
@@ -86,7 +87,7 @@ class Survival(Strict):
     attack: Text
     accuracy_bp: BasisPoints | None = None
     log2_p: Log2
-    verdict: Literal["mark found", "not found", "inconclusive", "invalid claim"]
+    verdict: Annotated[Verdict, Field(strict=False)]
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Survival":

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..keys import PRECOMMIT_DOMAIN, WatermarkKey, is_signed_by
+from ..keys import PRECOMMIT_DOMAIN, CommitmentProblem, ProblemKind, WatermarkKey, is_signed_by
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
 from ..serialization.schema import Hex32, Hex64, Strict, parsed
@@ -48,7 +48,7 @@ class Precommit(Strict):
     def parse(cls, raw: bytes, name: str = "precommit") -> "Precommit":
         return parsed(cls, raw, name)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[CommitmentProblem]:
         """Why nobody should rely on this precommit; empty when digest and signature hold."""
         found = []
         public_key, root, spec = (
@@ -56,9 +56,11 @@ class Precommit(Strict):
         )
         digest = bytes.fromhex(self.precommit)
         if precommit_hash(public_key, root, self.subkey_count, spec) != digest:
-            found.append("the precommit is not the digest of its fields: it was edited")
+            edited = "the precommit is not the digest of its fields: it was edited"
+            found.append(CommitmentProblem(ProblemKind.TREE, edited))
         if not is_signed_by(public_key, DOMAIN + digest, bytes.fromhex(self.signature)):
-            found.append("the owner's signature over the precommit does not verify")
+            unsigned = "the owner's signature over the precommit does not verify"
+            found.append(CommitmentProblem(ProblemKind.SIGNATURE, unsigned))
         return found
 
     @property

@@ -6,8 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..evidence import LEVEL_B, LEVEL_N
-from ..keys import NO_BEACON, Share, common_spec, fingerprint, is_signed_by, public_subkeys
+from ..evidence import LEVEL_B, LEVEL_N, Strength
+from ..keys import (
+    NO_BEACON,
+    CommitmentProblem,
+    ProblemKind,
+    Share,
+    common_spec,
+    fingerprint,
+    is_signed_by,
+    public_subkeys,
+)
 from ..keys.schedule import precommit_hash
 from ..serialization import canonical_json
 from ..serialization.schema import (
@@ -103,29 +112,38 @@ class Statement(Strict):
             raise ValueError("a method has more matches than trials")
         return self
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[CommitmentProblem]:
         """What the reader recomputes and finds otherwise; thresholds are never taken from the document (PROTOCOL.md §1.2, B11)."""
         found = []
         limit, bound = LIMITS[self.level], claim_bound_log2(self.level)
+
+        def note(kind: ProblemKind, text: str) -> None:
+            found.append(CommitmentProblem(kind, text))
+
         if self.log2_p > limit:
-            found.append(f"it claims level {self.level}, which asks for log2 p <= {limit:.0f}, with {self.log2_p}")
-        if self.false_positive_log2 != bound:
-            found.append(
-                f"it states a false-positive bound of 2^{self.false_positive_log2}; level {self.level} has 2^{bound}"
+            note(
+                ProblemKind.STATEMENT,
+                f"it claims level {self.level}, which asks for log2 p <= {limit:.0f}, with {self.log2_p}",
             )
-        if self.level == "B" and self.beacon == NO_BEACON.hex():
-            found.append("it claims level B without a beacon; without one level N is asked for")
+        if self.false_positive_log2 != bound:
+            note(
+                ProblemKind.STATEMENT,
+                f"it states a false-positive bound of 2^{self.false_positive_log2}; level {self.level} has 2^{bound}",
+            )
+        if self.level == Strength.B and self.beacon == NO_BEACON.hex():
+            note(ProblemKind.BEACON, "it claims level B without a beacon; without one level N is asked for")
         public_key, root, spec = (
             bytes.fromhex(text) for text in (self.public_key, self.subkey_root, self.spec_sha256)
         )
         if precommit_hash(public_key, root, self.subkey_count, spec).hex() != self.precommit:
-            found.append("its precommit is not the digest of key, tree and methods")
+            note(ProblemKind.TREE, "its precommit is not the digest of key, tree and methods")
         if common_spec(bytes.fromhex(self.model_sha256), self.shares) != spec:
-            found.append(
-                "its methods and model record are not those that were committed: one was left out, added or changed"
+            note(
+                ProblemKind.METHODS,
+                "its methods and model record are not those that were committed: one was left out, added or changed",
             )
         if parse_date(self.created) is None:
-            found.append(f"its date {self.created} does not exist")
+            note(ProblemKind.DATES, f"its date {self.created} does not exist")
         return found
 
     @property

@@ -7,7 +7,7 @@ integer, so that no rounding decides a match. Nothing here is estimated from dat
 
 from typing import TYPE_CHECKING
 
-from ..lazy import on_first_use
+from ..package import on_first_use
 
 
 _NAMES = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 
+from ..package import VERSION
 from ..serialization import JSON_BYTES, InvalidInput, SafetensorsFolder
-from ..version import VERSION
 from .errors import HubError, hub_errors
 
 

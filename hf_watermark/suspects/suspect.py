@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ ADAPTED = (
 
 class AccessError(InvalidInput):
     """A check needs something that this suspect does not offer."""
+
+
+@dataclass
+class _Asked:
+    """
+    What was asked of a suspect so far.
+
+    Args:
+        queries, unusable (`int`): Images, and answers among them that could not be used.
+        scores (`bool`, *optional*): Whether answers are scores or labels, which shows only when one is asked for.
+    """
+
+    queries: int = 0
+    unusable: int = 0
+    scores: bool | None = None
 
 
 class LabelsOnly(AccessError, Unreadable):
@@ -60,7 +76,6 @@ class Suspect:
     Attributes:
         queries (`int`): Images asked so far.
         unusable (`int`): Answers among them that could not be used.
-        budget (`int`, *optional*): Most images that may be asked.
         unread (`str`): Why what was read may not be what the suspect computes; then "not found" is not said.
     """
 
@@ -75,12 +90,10 @@ class Suspect:
         tensors: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     ):
         self.name, self._module, self._tensors = name, module, tensors
-        # Whether answers are scores or labels shows only when one is asked for.
-        self._gives_probabilities: bool | None = None
         self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
         self._asked_of = answer
-        self.queries = self.unusable = 0
-        self.budget: int | None = None
+        self._asked = _Asked()
+        self._most: int | None = None
         self.unread = ADAPTED if "adapter_config.json" in getattr(weights, "beside", ()) else ""
 
     @classmethod
@@ -178,12 +191,26 @@ class Suspect:
         ```
         """
         other = copy.copy(self)
-        other.name, other.queries, other.budget = f"{self.name}, mirrored", 0, None
-        other.unusable = 0
+        other.name, other._asked, other._most = f"{self.name}, mirrored", _Asked(), None
         ask = self._answer
         other._answer = None if ask is None else lambda images: ask(images.flip(-1))
         other._asked_of = ask
         return other
+
+    def within(self, budget: int | None) -> "Suspect":
+        """The same suspect, that can be asked `budget` images more at most; what is asked counts for both."""
+        other = copy.copy(self)
+        limits = [self._most, None if budget is None else self.queries + budget]
+        other._most = min((limit for limit in limits if limit is not None), default=None)
+        return other
+
+    @property
+    def queries(self) -> int:
+        return self._asked.queries
+
+    @property
+    def unusable(self) -> int:
+        return self._asked.unusable
 
     @property
     def notes(self) -> list[str]:
@@ -195,11 +222,11 @@ class Suspect:
         """What this suspect is known to offer; whether it gives probabilities is known once it has answered."""
         offered = {Access.WEIGHTS} if self._weights is not None else set()
         if self._answer is not None:
-            offered |= {Access.LABELS, Access.PROBABILITIES} if self._gives_probabilities else {Access.LABELS}
+            offered |= {Access.LABELS, Access.PROBABILITIES} if self._asked.scores else {Access.LABELS}
         return offered
 
     def require(self, access: Access, method: str) -> None:
-        untried = self._answer is not None and self._gives_probabilities is None
+        untried = self._answer is not None and self._asked.scores is None
         if access not in self.access and not (access is Access.PROBABILITIES and untried):
             offers = ", ".join(sorted(self.access)) or "nothing"
             kind = LabelsOnly if access is Access.PROBABILITIES and self._answer is not None else AccessError
@@ -240,9 +267,9 @@ class Suspect:
             raise AccessError(
                 f"{self.name} cannot be queried; give the model itself, or a key that holds its backbone"
             )
-        if self.budget is not None and self.queries + len(images) > self.budget:
+        if self._most is not None and self.queries + len(images) > self._most:
             raise BudgetExceeded(
-                f"{self.name}: this check asks {len(images)} images, {self.budget - self.queries} of {self.budget} are left; raise the "
+                f"{self.name}: this check asks {len(images)} images, {self._most - self.queries} are left of its budget; raise the "
                 "budget, or use the sequential test, which stops within it"
             )
         answers = []
@@ -254,10 +281,10 @@ class Suspect:
                     "return labels [n] or probabilities [n, classes]"
                 )
             answers.append(answer.detach().cpu())
-            self.queries += len(batch)
+            self._asked.queries += len(batch)
         if len({answer.ndim for answer in answers}) > 1:
             raise InvalidInput(f"{self.name} answered with labels in one batch and with probabilities in another")
-        self._gives_probabilities = answers[0].ndim == 2
+        self._asked.scores = answers[0].ndim == 2
         return torch.cat(answers)
 
     def _as_tensor(self, given: Any) -> torch.Tensor:
@@ -293,7 +320,7 @@ class Suspect:
             self._refuse_other_classes(answers, classes)
             # NaN scores must not count as an answer.
             labels, usable = answers.argmax(dim=1), answers.isfinite().all(dim=1)
-        self.unusable += int((~usable).sum())
+        self._asked.unusable += int((~usable).sum())
         return torch.where(usable, labels, -1)
 
     def probabilities(self, images: torch.Tensor, classes: int) -> torch.Tensor:
@@ -308,14 +335,14 @@ class Suspect:
         """
         answers = self.ask(images)
         if answers.ndim == 1:
-            self.unusable += len(answers)
+            self._asked.unusable += len(answers)
             raise LabelsOnly(
                 f"{self.name} offers labels only; this method is read from probabilities and cannot decide from labels. Ask for "
                 "an endpoint that returns probabilities [n, classes], or use a method that reads labels"
             )
         self._refuse_other_classes(answers, classes)
         usable = answers.isfinite().all(dim=1)
-        self.unusable += int((~usable).sum())
+        self._asked.unusable += int((~usable).sum())
         scores = answers.double().where(usable[:, None], torch.nan)
         if self._module is not None:
             return scores.softmax(dim=1)

@@ -1,64 +1,38 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
-import hashlib
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
+from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import backbone_record, gathered_model
+from ..backbones import gathered_model
 from ..configuration import WatermarkConfig
 from ..evidence import Check, Evidence
-from ..keys import (
-    NO_BEACON,
-    Claim,
-    ModelContext,
-    Owner,
-    WatermarkKey,
-    entropy,
-    start_digest,
-)
-from ..keys.schedule import expand
+from ..keys import NO_BEACON, Owner, WatermarkKey
 from ..serialization import InvalidInput, read_json
 from ..suspects import Suspect
-from ..verification.verifier import Verifier, verify_claims
+from ..verification.verifier import verify_claims
+from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
+from .planning import make_key
 from .publishing import PUBLIC_FOLDER, PublishingTrainer
 from .triggers import without_rows
 
 
 logger = logging.getLogger(__name__)
 
-Config = TypeVar("Config", bound=WatermarkConfig)
-
-
-@dataclass
-class Plan:
-    """
-    What a method's config becomes on one backbone.
-
-    Args:
-        layout (`dict`):
-            Public JSON that a verifier needs beside the sub-keys.
-        subkeys (`int`):
-            Number of sub-keys to embed.
-        pool (`dict[str, torch.Tensor]`):
-            Source images of triggers. A tensor `"<method>.rows"` names the rows of the training data that they are: nothing
-            is trained on them.
-    """
-
-    layout: dict[str, Any]
-    subkeys: int
-    pool: dict[str, torch.Tensor] = field(default_factory=dict)
+Kind = TypeVar("Kind", bound=Embedding)
 
 
 class WatermarkTrainer(PublishingTrainer):
     """
-    [`~transformers.Trainer`] that embeds a mark while it trains. Use a method's trainer, or several stacked with
+    [`~transformers.Trainer`] that embeds marks while it trains. Use a method's trainer, or several stacked with
     [`stack_trainers`].
 
     Args:
@@ -68,12 +42,12 @@ class WatermarkTrainer(PublishingTrainer):
             Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
         key ([`WatermarkKey`], *optional*):
             An existing key instead: to resume a run, or after binding it to a beacon.
+
+    Attributes:
+        embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
     """
 
-    method: ClassVar[str]
-    version: ClassVar[str] = "1"
-    config_class: ClassVar[type[WatermarkConfig]]
-    verifier_class: ClassVar[type[Verifier]]
+    embedding_classes: ClassVar[tuple[type[Embedding], ...]] = ()
 
     def __init__(
         self,
@@ -99,88 +73,65 @@ class WatermarkTrainer(PublishingTrainer):
             raise ValueError(
                 f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"
             )
-        self.watermark = self._configs(watermark)
+        self._configs = self._sorted_configs(watermark)
         self.evidence: Evidence | None = None
         self._micro_step = 0
+        self._change: Change = unchanged
         self._owner = owner
-        if key is None:
-            key = self._create_key(cast(Owner, owner))
-        self.key: WatermarkKey = key
-        self._attach(key)
+        self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
+        self.embeddings = self._attach(self.key)
+        self._tell()
+        self.add_callback(_Epochs(self))
 
     # Methods stacked in this trainer
 
-    @classmethod
-    def method_classes(cls) -> list[type["WatermarkTrainer"]]:
-        """The method trainers of this class, in the order in which they were stacked."""
-        return [base for base in cls.__mro__ if issubclass(base, WatermarkTrainer) and "method" in vars(base)]
-
-    def _configs(self, watermark: WatermarkConfig | list[WatermarkConfig]) -> dict[str, WatermarkConfig]:
-        given = watermark if isinstance(watermark, list) else [watermark]
+    def _sorted_configs(self, watermark: WatermarkConfig | Sequence[WatermarkConfig]) -> list[WatermarkConfig]:
+        """One config per embedding, in the same order."""
+        given = list(watermark) if isinstance(watermark, Sequence) else [watermark]
         configs = {config.method: config for config in given}
-        wanted = [cls.method for cls in self.method_classes()]
+        wanted = [embedding.method for embedding in self.embedding_classes]
         if sorted(configs) != sorted(wanted) or len(given) != len(wanted):
             raise ValueError(
                 f"`watermark` holds configs for {sorted(config.method for config in given)}, {type(self).__name__} needs one for "
                 f"each of {sorted(wanted)}"
             )
-        return configs
+        return [configs[method] for method in wanted]
 
-    def config_of(self, config_class: type[Config]) -> Config:
-        return cast(Config, self.watermark[config_class.method])
-
-    def plan(self, config: Any, secret: bytes) -> Plan:
-        """What `config` becomes on this model and data; `secret` drives choices that end up in the pool. One per method class."""
-        raise NotImplementedError
-
-    def attach(self, claim: Claim) -> None:
-        """Prepares embedding from the key. One per method class."""
-        raise NotImplementedError
-
-    def _key_seed(self) -> bytes:
-        return entropy.draw(32)
+    def embedding(self, kind: type[Kind]) -> Kind:
+        """The embedding of one method."""
+        return next(item for item in self.embeddings if isinstance(item, kind))
 
     def _create_key(self, owner: Owner) -> WatermarkKey:
         # Rank 0 draws the key, everybody embeds the same one.
         box: list[Any] = [None]
         if self.accelerator.is_main_process:
-            seed, plans, pool = self._key_seed(), [], {}
-            for cls in self.method_classes():
-                config = self.watermark[cls.method]
-                plan = cls.plan(self, config, expand(seed, b"hfwm/v2/pool", cls.method.encode()))
-                plans.append((cls.method, cls.version, config.to_dict(), plan.layout, plan.subkeys))
-                pool.update(plan.pool)
-            box[0] = WatermarkKey.create(owner, plans, seed=seed, context=self._context(), pool=pool)
+            marks = list(zip(self.embedding_classes, self._configs, strict=True))
+            data = TrainingData(self.train_dataset, self.data_collator)
+            box[0] = make_key(self._bare_model(), data, marks, owner, processor=self.processing_class)
         if self.accelerator.num_processes > 1:
             broadcast_object_list(box)
         return cast(WatermarkKey, box[0])
 
-    def _context(self) -> ModelContext:
-        """What the key commits about the model; the normalisation is that of the image processor, if the trainer was given one."""
-        processor: Any = self.processing_class
-        mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
-        if mean is None or std is None or not getattr(processor, "do_normalize", True):
-            mean = std = None
-        model = self._bare_model()
-        return ModelContext.of(backbone_record(model), mean, std, start=start_digest(model.state_dict()))
-
-    def _attach(self, key: WatermarkKey) -> None:
+    def _attach(self, key: WatermarkKey) -> list[Embedding]:
         claims = {claim.assignment.method: claim for claim in key.claims()}
-        if sorted(claims) != sorted(self.watermark):
+        if sorted(claims) != sorted(config.method for config in self._configs):
             raise InvalidInput(
-                f"this key marks with {sorted(claims)}, this trainer with {sorted(self.watermark)}; give the key of this run"
+                f"this key marks with {sorted(claims)}, this trainer with {sorted(config.method for config in self._configs)}; give "
+                "the key of this run"
             )
+        for config in self._configs:
+            committed = claims[config.method].assignment.config
+            if committed != config.to_dict():
+                raise InvalidInput(f"the key was made for another `{config.method}` config: {committed}")
         named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
-        self.rows_set_aside = frozenset(row for rows in named for row in rows)
-        for cls in self.method_classes():
-            claim = claims[cls.method]
-            committed = claim.assignment.config
-            if committed != self.watermark[cls.method].to_dict():
-                raise InvalidInput(f"the key was made for another `{cls.method}` config: {committed}")
-            cls.attach(self, claim)
-        # Once, after every stacked method has looked: all rows count in the data as it was given.
-        if self.rows_set_aside and self.train_dataset is not None:
-            self.train_dataset = without_rows(self.train_dataset, sorted(self.rows_set_aside))
+        set_aside = frozenset(row for rows in named for row in rows)
+        data = TrainingData(self.train_dataset, self.data_collator, set_aside)
+        model = self._bare_model()
+        embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
+        # When every method has looked: all rows count in the data as it was given.
+        if set_aside and self.train_dataset is not None:
+            self.train_dataset = without_rows(self.train_dataset, sorted(set_aside))
+        return embeddings
 
     def sync_buffers(self) -> None:
         """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
@@ -198,18 +149,47 @@ class WatermarkTrainer(PublishingTrainer):
     # Training
 
     def watermark_loss(self) -> torch.Tensor | None:
-        """Penalty added once per optimizer step in effect; `None` when there is none. Stacked methods add up through `super()`."""
-        return None
+        """What the methods add to the loss whatever the batch is, once per optimizer step; `None` when there is nothing."""
+        penalties = [penalty for item in self.embeddings if (penalty := item.penalty()) is not None]
+        return sum(penalties[1:], penalties[0]) if penalties else None
+
+    def _tell(self) -> None:
+        moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
+        for item in self.embeddings:
+            item.progress(moment)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        # The innermost one: its step is the last thing that touches the weights, also under a gradient scaler.
+        inner: Any = getattr(optimizer, "optimizer", optimizer)
+        if inner is not self._hooked:
+            inner.register_step_post_hook(lambda *_: self._after_update())
+            self._hooked = inner
+        return optimizer
+
+    _hooked: Any = None
+
+    def _after_update(self) -> None:
+        for item in self.embeddings:
+            item.after_update()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._tell()
+        one_pass = partial(super().training_step, model)
+
+        def step(change: Change = unchanged) -> torch.Tensor:
+            self._change = change
+            try:
+                return one_pass(dict(inputs), *args, **kwargs)
+            finally:
+                self._change = unchanged
+
+        around: Step = step
+        for item in reversed(self.embeddings):
+            around = nested(item, around)
+        loss = around()
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
-
-    def step_seed(self, secret: bytes, purpose: bytes, process: int = 0) -> int:
-        """A 63-bit seed that is a function of the step alone, so that a resumed run draws what the uninterrupted one would have."""
-        place = f"{self.state.global_step}/{self._micro_step}/{process}".encode()
-        return int.from_bytes(hashlib.sha256(secret + purpose + place).digest()[:8], "big") >> 1
 
     def compute_loss(
         self,
@@ -218,16 +198,25 @@ class WatermarkTrainer(PublishingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        result: Any = super().compute_loss(
-            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
-        penalty = self.watermark_loss() if model.training else None
-        if penalty is None:
-            return result
-        if return_outputs:
-            loss, outputs = result
-            return loss + penalty.to(loss.device), outputs
-        return result + penalty.to(result.device)
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batches: list[Any] = [inputs]
+        for item in self.embeddings:
+            batches.append(item.extend(batches[-1]))
+        # A copy: the Trainer takes the labels out where it smooths them.
+        loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
+        for item, batch in zip(self.embeddings, batches[1:], strict=True):
+            own = item.loss(batch, outputs)
+            loss = loss if own is None else loss + own.to(loss.device)
+        loss = self._change(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            for item in self.embeddings:
+                for name, value in item.logs().items():
+                    logs[name if name not in logs else f"{name}_{item.method}"] = value
+        super().log(logs, *args, **kwargs)
 
     def train(
         self,
@@ -268,7 +257,7 @@ class WatermarkTrainer(PublishingTrainer):
         Evidence for `suspect` (the model in training by default) under `trainer.key`.
         """
         source = self._whole_model() if suspect is None else suspect
-        verifiers = {cls.method: cls.verifier_class for cls in self.method_classes()}
+        verifiers = {item.method: item.verifier_class for item in self.embeddings}
         claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
         check = Check(bound=self.key.beacon != NO_BEACON, disclosed=self.key.disclosed)
         return verify_claims(claims, Suspect.open(source, self.key.backbone), check)
@@ -287,7 +276,22 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
     """
     if len(set(classes)) != len(classes) or not classes:
         raise ValueError(f"stack_trainers needs different trainer classes, got {[cls.__name__ for cls in classes]}")
-    return type("Stacked" + "".join(cls.__name__.removesuffix("Trainer") for cls in classes) + "Trainer", classes, {})
+    name = "Stacked" + "".join(cls.__name__.removesuffix("Trainer") for cls in classes) + "Trainer"
+    return type(name, classes, {"embedding_classes": tuple(item for cls in classes for item in cls.embedding_classes)})
 
 
-__all__ = ["PUBLIC_FOLDER", "Plan", "WatermarkTrainer", "stack_trainers"]
+class _Epochs(TrainerCallback):
+    """Tells the embeddings that an epoch begins."""
+
+    def __init__(self, trainer: WatermarkTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._tell()
+        for item in self.trainer.embeddings:
+            item.before_epoch(
+                state.epoch or 0, args.num_train_epochs, self.trainer.optimizer, self.trainer.sync_buffers
+            )
+
+
+__all__ = ["PUBLIC_FOLDER", "WatermarkTrainer", "stack_trainers"]

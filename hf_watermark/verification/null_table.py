@@ -175,8 +175,7 @@ def with_null_control(evidence: Evidence, table: NullTable, configs: dict[str, d
         configs (`dict`):
             The key's config of each method: an entry for another config is named, and no control.
     """
-    parts = evidence.parts if evidence.method == "combined" else [evidence]
-    for part in parts if evidence.trials else []:
+    for part in evidence.by_method.values() if evidence.trials else []:
         entry = table.entry(part.method)
         if entry is None:
             part.warnings = [*part.warnings, f"the null table has no entry for {part.method}"]

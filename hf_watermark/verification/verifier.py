@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from ..configuration import WatermarkConfig
-from ..evidence import CONTROL_LIMIT, Access, Check, Evidence, Verdict, combine
-from ..keys import Claim, SubKey
+from ..evidence import COMBINED, CONTROL_LIMIT, Access, Check, Evidence, SkipKind, Skipped, Verdict, combine
+from ..keys import Claim, CommitmentProblem, SubKey, in_words
 from ..serialization import InvalidInput, Unreadable
 from ..statistics import log2_binomial_tail
-from ..suspects import Suspect
+from ..suspects import AccessError, BudgetExceeded, Suspect
 
 
 Observation = TypeVar("Observation")
@@ -210,23 +210,32 @@ def total_of(by_method: Sequence[Evidence], check: Check) -> Evidence:
     leaves = [leaf for evidence in by_method for leaf in evidence.parts]
     if len(by_method) == 1:
         return summary(combine(leaves, by_method[0].method, check.looks))
-    total = summary(combine(leaves, "combined", check.looks))
+    total = summary(combine(leaves, COMBINED, check.looks))
     total.parts = list(by_method)
     return total
 
 
 def with_skipped(total: Evidence, errors: dict[str, InvalidInput], suspect: Suspect, check: Check) -> Evidence:
     """Names the methods that could not run, and says `not found` only where all that the suspect offers was read."""
-    skipped = [f"{method} was not checked: {error}" for method, error in errors.items()]
-    total.warnings = [*skipped, *suspect.notes, *total.warnings]
-    unread = [method for method, error in errors.items() if isinstance(error, Unreadable)]
+    total.skipped = [Skipped(method, str(error), _kind(error)) for method, error in errors.items()]
+    total.warnings = [*map(str, total.skipped), *suspect.notes, *total.warnings]
+    unread = [skipped for skipped in total.skipped if skipped.kind is SkipKind.UNREADABLE]
     if unread and not total.unread:
-        total.unread = f"{', '.join(unread)} could not be read: {errors[unread[0]]}"
+        total.unread = f"{', '.join(skipped.method for skipped in unread)} could not be read: {unread[0].reason}"
     if suspect.unread and not total.unread:
         total.unread = suspect.unread
     if total.queries:
         total.details |= {"queries": total.queries, "budget": check.budget}
     return total.decide()
+
+
+def _kind(error: InvalidInput) -> SkipKind:
+    # Labels where probabilities are read from are both: not offered, and a reason not to say "not found".
+    if isinstance(error, Unreadable):
+        return SkipKind.UNREADABLE
+    if isinstance(error, BudgetExceeded):
+        return SkipKind.BUDGET
+    return SkipKind.ACCESS if isinstance(error, AccessError) else SkipKind.OTHER
 
 
 def summary(evidence: Evidence) -> Evidence:
@@ -246,7 +255,7 @@ def unreadable(reason: str, check: Check = Check()) -> Evidence:
         log2_p=0.0,
         log2_e=0.0,
         null="not tested",
-        access="none",
+        access=frozenset(),
         bound=check.bound,
         basis=check.basis,
         looks=check.looks,
@@ -254,7 +263,7 @@ def unreadable(reason: str, check: Check = Check()) -> Evidence:
     ).decide()
 
 
-def invalid_claim(problems: list[str]) -> Evidence:
+def invalid_claim(problems: Sequence[CommitmentProblem | str]) -> Evidence:
     """The evidence of a claim that is refused before the suspect is looked at."""
     return Evidence(
         method="claim",
@@ -263,9 +272,9 @@ def invalid_claim(problems: list[str]) -> Evidence:
         log2_p=0.0,
         log2_e=0.0,
         null="not tested",
-        access="none",
+        access=frozenset(),
         verdict=Verdict.INVALID,
-        reason="; ".join(problems),
+        reason=in_words(problems),
     )
 
 

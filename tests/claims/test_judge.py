@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, Outcome, judge
 from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
-from hf_watermark.keys import BurntEntry, Share, burn, burnt_log, burnt_subkeys, is_signed_by
+from hf_watermark.keys import BurntEntry, Share, burn, burnt_log, burnt_subkeys, in_words, is_signed_by
 from hf_watermark.publishing import Extras, publish
 from hf_watermark.serialization import canonical_json
 
@@ -263,7 +263,7 @@ def test_accessory_layers_of_a_claimant_have_no_place(dated, opened, thief_folde
         edited = copy.deepcopy(document)
         edited["assignment"][field]["passport"] = layer
         claim = Disclosure.parse(json.dumps(edited).encode())
-        assert "parameters are not the committed ones" in "; ".join(claim.opening.problems())
+        assert "parameters are not the committed ones" in in_words(claim.opening.problems())
     # Not even when they were committed to: nothing reads a tensor of the claimant's, and a config has no such field.
     plan = opened.opening.assignment
     plans = [(plan.method, plan.version, plan.config | {"passport": layer}, plan.layout, len(plan.subkeys))]

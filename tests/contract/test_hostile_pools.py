@@ -77,7 +77,7 @@ def claims(tmp_path_factory, small_configs):
     """A key of each method with a pool, never trained with."""
     keys = {}
     for method in WITH_POOL:
-        data = patterned_images(variety=0.3 if method in ("usp", "csp") else 0.0)
+        data = patterned_images(variety=0.3 if METHODS[method].access == "probabilities" else 0.0)
         arguments = training_arguments(tmp_path_factory.mktemp(method))
         options = {"model": tiny_resnet(), "args": arguments, "train_dataset": data, "owner": Owner.create()}
         keys[method] = AutoTrainer.for_method(method)(watermark=small_configs[method], **options).key

@@ -110,7 +110,7 @@ def test_a_subkey_twice_among_the_methods_of_an_opening(honest):
     """Freedom: the shares of an opening, with a commitment of one's own to them."""
     opening = Opening.of(honest.key, 1)
     doubled = replace(opening, shares=(*opening.shares, Share(bytes(32), (1,))))
-    assert any("used twice" in problem for problem in doubled.problems())
+    assert any("used twice" in str(problem) for problem in doubled.problems())
 
 
 def test_a_statement_that_hides_subkeys(honest, repository):

@@ -40,7 +40,7 @@ from hf_watermark import (
 from hf_watermark.attacks import FlipBatchNormSigns, ReestimateBatchNorm
 from hf_watermark.backbones import FoldedNet
 from hf_watermark.keys import Claim, SubKey
-from hf_watermark.methods.certified import SmoothedConfig, certify, released
+from hf_watermark.methods.certified import CertifiedEmbedding, SmoothedConfig, certify, embedding, released
 from hf_watermark.methods.certified import certificate as certificates
 from hf_watermark.methods.certified.certificate import owner_alpha
 from hf_watermark.methods.certified.noise import (
@@ -52,6 +52,7 @@ from hf_watermark.methods.certified.noise import (
     weighted_distance,
 )
 from hf_watermark.methods.certified.verifier import Answers, smoothed_log2_tail, smoothed_median
+from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 from hf_watermark.publishing.parts import CertificateClaim
 from hf_watermark.statistics import (
     draws_to_certify,
@@ -60,6 +61,7 @@ from hf_watermark.statistics import (
     quantile_test,
     smallest_certifiable_quantile,
 )
+from hf_watermark.training.embedding import Moment
 
 
 RADII = (0.25, 0.5, 1.0, 1.5)
@@ -679,23 +681,23 @@ def test_a_noisy_pass_reaches_every_weight_and_no_buffer(make_trainer):
     trainer.state.max_steps, trainer.state.global_step = 10, 5
     model = trainer.model.train()
     before = state_of(model)
-    trainer._noisy_loss(32, largest=1.2).backward()
+    trainer.embedding(CertifiedEmbedding)._noisy_loss(32, largest=1.2).backward()
     assert same_state(before, state_of(model))
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 def test_each_step_and_process_draws_its_own_noise(make_trainer, monkeypatch):
     trainer, used = make_trainer(run={"gradient_accumulation_steps": 2}), []
-    original = CertifiedTrainer.step_seed
+    original = Moment.seed
 
     def watching(self, secret, purpose, process=0):
         used.append(original(self, secret, purpose, process))
         return used[-1]
 
-    monkeypatch.setattr(CertifiedTrainer, "step_seed", watching)
+    monkeypatch.setattr(Moment, "seed", watching)
     trainer.train()
     assert len(used) == len(set(used)) == 6 and trainer._micro_step == 0  # three steps of two passes
-    assert len({original(trainer, b"secret", b"purpose", process) for process in range(4)}) == 4
+    assert len({original(trainer.embeddings[0].moment, b"secret", b"purpose", process) for process in range(4)}) == 4
     assert all(0 <= seed < 2**63 for seed in used)
 
 
@@ -709,7 +711,7 @@ def test_a_resumed_run_ends_with_the_same_weights(make_trainer, make_resnet, pat
 
 
 def continued(whole, make_resnet, data, args) -> CertifiedTrainer:
-    config = whole.config_of(CertifiedConfig)
+    config = whole.embedding(CertifiedEmbedding).config
     return CertifiedTrainer(model=make_resnet(), args=args, train_dataset=data, watermark=config, key=whole.key)
 
 
@@ -722,7 +724,7 @@ def short_release(monkeypatch):
 def test_the_released_schedule_steps_the_optimizer_before_each_epoch(make_trainer, short_release, monkeypatch):
     levels, states = [], []
     monkeypatch.setattr(
-        released,
+        embedding,
         "add_noise",
         lambda w, spread, seed: levels.append(max(spread.values())) or add_noise(w, spread, seed),
     )
@@ -739,7 +741,7 @@ def test_the_released_schedule_steps_the_optimizer_before_each_epoch(make_traine
     assert same_state(first, first_after)  # the warm-up epoch
     changed = {name for name in second if not torch.equal(second[name], second_after[name])}
     assert changed == {name for name, _ in trainer.model.named_parameters()}
-    top = max(trainer._spread.values())
+    top = max(trainer.embedding(CertifiedEmbedding).spread.values())
     assert levels == pytest.approx([top * level / 2 for _ in range(2) for level in (0, 0, 1, 1, 2, 2)])  # 80 triggers
 
 
@@ -758,9 +760,10 @@ def test_a_resumed_released_run_ends_with_the_same_weights(
 def test_noisy_passes_see_the_model_as_it_is_now(make_trainer, moves):
     trainer = make_trainer(run={"max_steps": 6}, moves=moves)
     trainer.train()
-    model, images = trainer.model.eval(), trainer._triggers[:8]
+    model, images = trainer.model.eval(), trainer.embedding(CertifiedEmbedding).triggers[:8]
+    net = trainer.embedding(CertifiedEmbedding).net
     with torch.no_grad():
-        seen, wanted = trainer._net(trainer._net.coordinates(model), images), model(images).logits
+        seen, wanted = net(net.coordinates(model), images), model(images).logits
     torch.testing.assert_close(seen, wanted, rtol=1e-3, atol=1e-3)
 
 
@@ -810,7 +813,7 @@ def test_stacked_pools_are_never_trained_on(make_resnet, arguments, patterned, o
     assert len(kept) == len(patterned) - len(rows)
     assert not kept & {patterned[row]["pixel_values"].numpy().tobytes() for row in rows}
     # Fused images are made from spare ones where a batch lacks a class; those are trained on, too.
-    spare = {image.numpy().tobytes() for image in trainer._spare.flatten(0, 1)}
+    spare = {image.numpy().tobytes() for image in trainer.embedding(FunctionCoupledEmbedding)._spare.flatten(0, 1)}
     assert not spare & {patterned[row]["pixel_values"].numpy().tobytes() for row in rows}
 
 

@@ -10,6 +10,7 @@ from trainer_runs import arguments, build, micro_batch
 from transformers import TrainingArguments
 
 from hf_watermark import WatermarkKey, WaterMASConfig, WaterMASTrainer
+from hf_watermark.methods.watermas import WaterMASEmbedding
 
 
 CONFIG = WaterMASConfig(bits=96, subkeys=3, switch_in=0.0, every=2, radius=0.1)
@@ -77,7 +78,10 @@ def seen(trainer: WaterMASTrainer) -> dict[str, torch.Tensor]:
         name: (weight.full_tensor() if hasattr(weight, "full_tensor") else weight).detach().clone().contiguous()
         for name, weight in trainer.model.named_parameters()
     }
-    carriers = {f"carriers.{n}": item.weights.read() for n, item in enumerate(trainer._substitutions)}
+    carriers = {
+        f"carriers.{n}": item.weights.read()
+        for n, item in enumerate(trainer.embedding(WaterMASEmbedding).substitutions)
+    }
     return {f"weight.{name}": weight for name, weight in whole.items()} | carriers
 
 

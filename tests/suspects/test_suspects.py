@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_watermark import InvalidInput, Suspect
 from hf_watermark.evidence import Access
-from hf_watermark.suspects import AccessError
+from hf_watermark.suspects import AccessError, BudgetExceeded
 
 
 IMAGES = torch.randn(7, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -33,13 +33,22 @@ def test_a_suspect_stays_itself(make_resnet):
 def test_a_mirrored_suspect_answers_to_mirrored_images(make_resnet):
     suspect = Suspect.open(make_resnet())
     expected = suspect.ask(IMAGES.flip(-1))
-    suspect.budget = 8
-    mirrored = suspect.mirrored()
+    mirrored = suspect.within(1).mirrored()
 
     assert torch.equal(mirrored.ask(IMAGES), expected) and not torch.equal(mirrored.ask(IMAGES.flip(-1)), expected)
     assert mirrored.weights is suspect.weights and (mirrored.queries, suspect.queries) == (14, 7)
     with pytest.raises(AccessError, match="cannot be queried"):
         Suspect("weights only", weights={}).mirrored().ask(IMAGES)
+
+
+def test_a_limit_belongs_to_the_check_and_counts_belong_to_the_suspect(make_resnet):
+    suspect = Suspect.open(make_resnet())
+    limited = suspect.within(len(IMAGES)).within(100)
+    limited.ask(IMAGES)
+    with pytest.raises(BudgetExceeded, match="0 are left"):
+        limited.ask(IMAGES[:1])
+    suspect.ask(IMAGES[:1])
+    assert limited.queries == suspect.queries == len(IMAGES) + 1
 
 
 def test_training_mode_comes_back_even_after_a_crash(make_resnet):

@@ -13,6 +13,7 @@ from trainer_runs import arguments, build, images
 
 from hf_watermark import CertifiedConfig, CertifiedTrainer, Owner, WatermarkKey
 from hf_watermark.methods.certified import certificate, released
+from hf_watermark.training.embedding import Moment
 
 
 CONFIG = CertifiedConfig(triggers=40, sigma=0.3, strength=1.0, trigger_ratio=4.0, draws=61, suspect_draws=20)
@@ -46,7 +47,8 @@ def marked(tmp_path_factory) -> Path:
     trainer.train()
     save_file(trainer.model.state_dict(), folder / "marked.safetensors")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join(sys.path)  # pytest knows where the helpers are, a process of its own does not
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder
@@ -142,10 +144,10 @@ def main(folder: Path) -> None:
             buffer *= 9
     facts["after other batches"], _ = ask(trainer, used)
 
-    original = CertifiedTrainer.step_seed
-    CertifiedTrainer.step_seed = lambda *args: facts["seeds"].append(original(*args)) or facts["seeds"][-1]  # type: ignore[method-assign]
+    original = Moment.seed
+    Moment.seed = lambda *args: facts["seeds"].append(original(*args)) or facts["seeds"][-1]  # type: ignore[method-assign]
     train(folder, CONFIG, max_steps=3)
-    CertifiedTrainer.step_seed = original  # type: ignore[method-assign]
+    Moment.seed = original  # type: ignore[method-assign]
     released.DRAWS, released.LEVELS = 2, 2
     train(folder, RELEASED, num_train_epochs=2)
     (folder / f"facts-rank{rank}.json").write_text(json.dumps(facts))

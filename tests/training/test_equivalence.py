@@ -27,7 +27,8 @@ from trainer_runs import (
 )
 from transformers import PreTrainedModel
 
-from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey, wrap_timm
+from hf_watermark import GreedyResidualsTrainer, Owner, WatermarkKey, wrap_timm
+from hf_watermark.methods.greedy_residuals import GreedyResidualsEmbedding
 from hf_watermark.methods.greedy_residuals.residuals import hinge, signs
 
 
@@ -77,8 +78,8 @@ def written(folder: Path, case: tuple, rank: int, kind: str) -> dict[str, torch.
 def chained_penalty(trainer: GreedyResidualsTrainer) -> torch.Tensor:
     """The penalty as a chain of differentiable operations on canonical weights."""
     message = torch.cat([signs(subkey, GREEDY.bits) for subkey in trainer.key.claims()[0].subkeys])
-    config = trainer.config_of(GreedyResidualsConfig)
-    return config.strength * hinge(trainer.residuals(), message, config.margin)
+    embedding = trainer.embedding(GreedyResidualsEmbedding)
+    return embedding.config.strength * hinge(embedding.residuals(), message, embedding.config.margin)
 
 
 def expected_gradients(net: str, precision: str, key: WatermarkKey, folder: Path) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from hf_watermark import (
     WatermarkKey,
     stack_trainers,
 )
+from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 
 
 ORDERS = [(GreedyResidualsTrainer, FunctionCoupledTrainer), (FunctionCoupledTrainer, GreedyResidualsTrainer)]
@@ -36,13 +37,13 @@ def make(classes: tuple, watermark, folder: Path, **identity):
 def test_both_orders_embed_both_methods(tmp_path: Path, classes: tuple):
     trainer = make(classes, [COUPLED, GREEDY], tmp_path)
     assert type(trainer).__name__.startswith("Stacked")
-    assert [item.method for item in trainer.key.assignments] == [cls.method for cls in classes]
+    assert [item.method for item in trainer.key.assignments] == [cls.embedding_classes[0].method for cls in classes]
     indices = [index for item in trainer.key.assignments for index in item.subkeys]
     assert sorted(indices) == list(range(3)), "no sub-key serves two methods"
 
     # The step asks triggers and adds the penalty: 4 images and 2 fused ones, and the hinge on top of their loss.
     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in images(4)]), "labels": torch.arange(4)}
-    mixed, fused = trainer.mix_triggers(batch)
+    mixed, fused = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
     assert (fused, len(mixed["labels"])) == (2, 6)
     trainer.model.train()
     plain = trainer.model(**mixed).loss

@@ -10,7 +10,7 @@ from tiny import patterned_images, tiny_resnet
 from hf_watermark import Evidence, GreedyResidualsConfig, InvalidInput, USPConfig, Verdict, verify
 from hf_watermark.evaluation.matrix.data import LoadedData
 from hf_watermark.evaluation.nulls import measure_null_table, null_scores
-from hf_watermark.evidence import combine, single
+from hf_watermark.evidence import Access, combine, single
 from hf_watermark.serialization.schema import validated
 from hf_watermark.statistics import log2_binomial_tail
 from hf_watermark.verification.null_table import (
@@ -72,7 +72,7 @@ def test_the_keys_of_a_null_are_not_the_same():
 
 
 def found(log2_p: float = -140.0) -> Evidence:
-    part = single("greedy_residuals", 140, 140, log2_p, "binomial", "weights")
+    part = single("greedy_residuals", 140, 140, log2_p, "binomial", Access.WEIGHTS)
     return summary(combine([part.decide()], "greedy_residuals"))
 
 

@@ -27,6 +27,7 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import MagnitudePrune
 from hf_watermark.backbones import describe, find_carriers
+from hf_watermark.methods.watermas import WaterMASEmbedding
 from hf_watermark.verification.ranged import MOST_BYTES, Block, RangedReader, owned_blocks, plan_readings
 
 
@@ -119,7 +120,7 @@ def test_single_weights_are_read_by_range_too(hub, tmp_path):
     """WaterMAS replaces single weights; here without the training that follows."""
     model, args = vit_small(), training_arguments(tmp_path)
     trainer = WaterMASTrainer(model=model, args=args, watermark=WaterMASConfig(), owner=Owner.create())
-    trainer._substitute_when_due()  # no step is planned, so it is due
+    trainer.embedding(WaterMASEmbedding).substitute_when_due()  # no step is planned, so it is due
     model.save_pretrained(tmp_path)
     assert verify(tmp_path, trainer.key).found
     size = (tmp_path / "model.safetensors").stat().st_size

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from hf_watermark import InvalidInput, Opening, Suspect, Verdict, WatermarkKey, verify, verify_sequentially
+from hf_watermark.evidence import Access
+from hf_watermark.mapping import METHODS
 from hf_watermark.statistics import log2_binomial_tail, log2_e_relabel
 from hf_watermark.suspects import AccessError, BudgetExceeded
 
 
-LABEL_METHODS = ("function_coupled", "certified")
-QUERIED = (*LABEL_METHODS, "usp", "csp")
+LABEL_METHODS = [method for method, entry in METHODS.items() if entry.access == "labels"]
+SOFT_METHODS = [method for method, entry in METHODS.items() if entry.access == "probabilities"]
+QUERIED = [*LABEL_METHODS, *SOFT_METHODS]
 
 
 def answers(model, share: float = 1.0, seed: int = 0):
@@ -44,7 +47,7 @@ def test_it_stops_as_soon_as_the_evidence_is_in(marked_by, method):
     assert result.queries == suspect.queries
     everything = Suspect.open(marked.model)
     verify(everything, marked.key)
-    assert result.queries < everything.queries or method in ("usp", "csp")
+    assert result.queries < everything.queries or method in SOFT_METHODS
     path = result.evidence.parts[0].details["path"]
     assert path[-1][0] == result.queries and [step[0] for step in path] == sorted({step[0] for step in path})
 
@@ -53,7 +56,7 @@ def test_it_stops_as_soon_as_the_evidence_is_in(marked_by, method):
 def test_labels_are_enough(marked_by, method):
     marked = marked_by(method)
     result = verify_sequentially(answers(marked.model), marked.key, beacon=marked.key.beacon)
-    assert result.evidence.found and result.evidence.access == "labels"
+    assert result.evidence.found and result.evidence.access == {Access.LABELS}
     noisy = verify_sequentially(answers(marked.model, 0.8), marked.key, beacon=marked.key.beacon)
     assert noisy.queries >= result.queries and noisy.evidence.rate < result.evidence.rate
 

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from ...lazy import on_first_use
+from ...package import on_first_use
 
 
 _NAMES = {
     "Certificate": "certificate",
     "CertifiedConfig": "config",
+    "CertifiedEmbedding": "embedding",
     "CertifiedRadius": "certificate",
     "CertifiedTrainer": "trainer",
     "CertifiedVerifier": "verifier",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .certificate import attack_distances as attack_distances
     from .certificate import certify as certify
     from .config import CertifiedConfig as CertifiedConfig
+    from .embedding import CertifiedEmbedding as CertifiedEmbedding
     from .modeling import SmoothedConfig as SmoothedConfig
     from .modeling import SmoothedModel as SmoothedModel
     from .modeling import SmoothedModelForImageClassification as SmoothedModelForImageClassification

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from ...lazy import on_first_use
+from ...package import on_first_use
 
 
 _NAMES = {
     "FunctionCoupledConfig": "config",
+    "FunctionCoupledEmbedding": "embedding",
     "FunctionCoupledTrainer": "trainer",
     "FunctionCoupledVerifier": "verifier",
 }
@@ -17,5 +18,6 @@ __getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from .config import FunctionCoupledConfig as FunctionCoupledConfig
+    from .embedding import FunctionCoupledEmbedding as FunctionCoupledEmbedding
     from .trainer import FunctionCoupledTrainer as FunctionCoupledTrainer
     from .verifier import FunctionCoupledVerifier as FunctionCoupledVerifier

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from ...lazy import on_first_use
+from ...package import on_first_use
 
 
 _NAMES = {
     "GreedyResidualsConfig": "config",
+    "GreedyResidualsEmbedding": "embedding",
     "GreedyResidualsTrainer": "trainer",
     "GreedyResidualsVerifier": "verifier",
 }
@@ -17,5 +18,6 @@ __getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from .config import GreedyResidualsConfig as GreedyResidualsConfig
+    from .embedding import GreedyResidualsEmbedding as GreedyResidualsEmbedding
     from .trainer import GreedyResidualsTrainer as GreedyResidualsTrainer
     from .verifier import GreedyResidualsVerifier as GreedyResidualsVerifier

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from ...lazy import on_first_use
+from ...package import on_first_use
 
 
 _NAMES = {
     "Accusation": "tracing",
     "CSPConfig": "config",
+    "CSPEmbedding": "embedding",
     "CSPTrainer": "trainer",
     "CSPVerifier": "verifier",
     "PerturbedOutputConfig": "modeling",
@@ -16,6 +17,7 @@ _NAMES = {
     "USPConfig": "config",
     "USPDetector": "detector",
     "USPDetectorConfig": "detector",
+    "USPEmbedding": "embedding",
     "USPTrainer": "trainer",
     "USPVerifier": "verifier",
     "issue_copies": "tracing",
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .detector import USPDetector as USPDetector
     from .detector import USPDetectorConfig as USPDetectorConfig
     from .detector import train_detector as train_detector
+    from .embedding import CSPEmbedding as CSPEmbedding
+    from .embedding import USPEmbedding as USPEmbedding
     from .modeling import PerturbedOutputConfig as PerturbedOutputConfig
     from .modeling import PerturbedOutputModel as PerturbedOutputModel
     from .modeling import PerturbedOutputModelForImageClassification as PerturbedOutputModelForImageClassification

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from ...lazy import on_first_use
+from ...package import on_first_use
 
 
 _NAMES = {
     "PayloadReading": "verifier",
     "WaterMASConfig": "config",
+    "WaterMASEmbedding": "embedding",
     "WaterMASTrainer": "trainer",
     "WaterMASVerifier": "verifier",
 }
@@ -18,6 +19,7 @@ __getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from .config import WaterMASConfig as WaterMASConfig
+    from .embedding import WaterMASEmbedding as WaterMASEmbedding
     from .trainer import WaterMASTrainer as WaterMASTrainer
     from .verifier import PayloadReading as PayloadReading
     from .verifier import WaterMASVerifier as WaterMASVerifier

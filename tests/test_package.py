@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hf_watermark
-from hf_watermark.lazy import on_first_use
+from hf_watermark.package import on_first_use
 
 
 ROOT = Path(hf_watermark.__file__).parent

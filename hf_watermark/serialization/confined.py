@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .serialization import InvalidInput
+from .files import InvalidInput
 
 
 # What a user can put right. `InvalidInput` with all its subclasses is a `ValueError`; training that diverges raises `FloatingPointError`, and a

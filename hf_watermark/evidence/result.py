@@ -1,88 +1,15 @@
-"""Evidence: the result of one check, how several are combined, and which level a claim reaches."""
+"""`Evidence`: the result of one check."""
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from .serialization import InvalidInput
-from .statistics import charge_looks, log2_e_from_log2_p, log2_p_from_log2_e, quotable
+from .check import LEVEL_B, LEVEL_N, MOST_UNUSABLE, SELF_CHECK, Access, Basis, Skipped, Strength, Verdict, level_limit
 
 
-class Access(StrEnum):
-    """What a verifier may see of a suspect."""
-
-    WEIGHTS = "weights"
-    PROBABILITIES = "probabilities"
-    LABELS = "labels"
-
-
-class Verdict(StrEnum):
-    FOUND = "mark found"
-    NOT_FOUND = "not found"
-    INCONCLUSIVE = "inconclusive"
-    INVALID = "invalid claim"
-
-
-class Basis(StrEnum):
-    """How much of the evidence rests on somebody's word (PROTOCOL.md §2.4)."""
-
-    SELF_CHECK = "self-check"
-    CLAIM = "claim"
-
-
-BASIS_IN_WORDS = {
-    Basis.SELF_CHECK: "self-check: as good as the word of whoever gave you the key (a claim needs a verified statement)",
-    Basis.CLAIM: "claim: the key is the one of a verified statement",
-}
-
-
-# PROTOCOL.md §0.2: 2^-64 leaves 1e-9 after 2^34 tries of a key bound to a beacon; without a beacon 2^-128 is asked for.
-LEVEL_B, LEVEL_N, SELF_CHECK = -64.0, -128.0, -20.0
-# Each of the two limits of each sub-key's controls, as log2: with up to 1,024 sub-keys a true mark fails once in 10^9 checks.
-CONTROL_LIMIT = -41.0
-# "Not found" is said only where the mark could have been seen: with at most this share of answers that could not be used.
-MOST_UNUSABLE = 0.1
-UNDATED = (
-    "the suspect was aligned to a reference that nobody dated before the suspect: whoever made it could have made it from the suspect, so "
-    "it is as good as the word of whoever gave it to you"
-)
-
-
-def level_limit(bound: bool) -> float:
-    """log2 p that a claim asks for: level B for a key bound to a public beacon, N for any other."""
-    return LEVEL_B if bound else LEVEL_N
-
-
-@dataclass(frozen=True)
-class Check:
-    """
-    What the verifier decides about one check, before it looks at the suspect.
-
-    Args:
-        bound (`bool`):
-            The key is bound to a beacon that the verifier looked up, so that level B is enough.
-        looks (`int`):
-            How many variants of this check were or will be tried.
-        budget (`int`, *optional*):
-            Most images that the suspect may be asked.
-        basis ([`Basis`]):
-            `claim` only where the key was found to be the one of a verified statement.
-        disclosed (`frozenset[int]`):
-            Sub-keys that others may know. They are read and shown, and never add evidence.
-        doubt (`str`):
-            Why an aligned reading counts as a self-check only, if its reference is not the model that the key commits to; empty where it was
-            fixed before the suspect, and no common origin of the two explains what is read.
-    """
-
-    bound: bool = False
-    looks: int = 1
-    budget: int | None = None
-    basis: Basis = Basis.SELF_CHECK
-    disclosed: frozenset[int] = frozenset()
-    doubt: str = UNDATED
+# The method of evidence whose parts are the evidences of several methods.
+COMBINED = "combined"
 
 
 @dataclass
@@ -92,7 +19,7 @@ class Evidence:
 
     Args:
         method (`str`):
-            Method name, or `combined`.
+            Method name, or [`COMBINED`].
         matches, trials (`int`):
             Integer counts behind the p-value (summed over sub-keys in combined evidence).
         log2_p (`float`):
@@ -101,14 +28,16 @@ class Evidence:
             log2 of the e-value; e-values of different sub-keys multiply.
         null (`str`):
             The null hypothesis and its law, in words.
-        access (`str`):
-            What was read of the suspect.
+        access (`frozenset[Access]`):
+            What was read of the suspect; empty where nothing was.
         bound (`bool`):
             Whether the key is bound to a public beacon, so that level B is enough.
         looks (`int`):
             Number of looks charged.
         warnings (`list[str]`):
             What a reader should know.
+        skipped (`list[Skipped]`):
+            What was not checked, and why. The same stands among the warnings, in words.
         controls (`dict`):
             Results of the decoy keys that were sent through the same code on the same suspect.
         parts (`list[Evidence]`):
@@ -135,12 +64,13 @@ class Evidence:
     log2_p: float
     log2_e: float
     null: str
-    access: str
+    access: frozenset[Access]
     bound: bool = False
     looks: int = 1
     reason: str = ""
     verdict: Verdict = Verdict.NOT_FOUND
     warnings: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     controls: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     parts: list["Evidence"] = field(default_factory=list)
@@ -158,12 +88,22 @@ class Evidence:
         return self.matches / self.trials if self.trials else 0.0
 
     @property
-    def level(self) -> str:
-        """Strength of the p-value alone: `N`, `B`, `self-check` or `none`."""
-        for name, limit in (("N", LEVEL_N), ("B", LEVEL_B), ("self-check", SELF_CHECK)):
+    def level(self) -> Strength:
+        """Strength of the p-value alone."""
+        for strength, limit in ((Strength.N, LEVEL_N), (Strength.B, LEVEL_B), (Strength.SELF_CHECK, SELF_CHECK)):
             if self.log2_p <= limit:
-                return "self-check" if self.capped else name
-        return "none"
+                return Strength.SELF_CHECK if self.capped else strength
+        return Strength.NONE
+
+    @property
+    def by_method(self) -> dict[str, "Evidence"]:
+        """The evidence of each method, by its name."""
+        return {part.method: part for part in (self.parts if self.method == COMBINED else [self])}
+
+    @property
+    def read_from(self) -> str:
+        """What was read of the suspect, in words."""
+        return "+".join(sorted(self.access)) or "none"
 
     @property
     def found(self) -> bool:
@@ -171,7 +111,7 @@ class Evidence:
 
     def decide(self) -> "Evidence":
         """Sets verdict and reason from the p-value, the level that applies and the controls; returns itself."""
-        limit, level = level_limit(self.bound), "B" if self.bound else "N"
+        limit, level = level_limit(self.bound), Strength.asked(self.bound)
         said = f"log2 p = {self.log2_p:.1f}"
         if self.verdict is Verdict.INVALID:
             return self
@@ -223,13 +163,13 @@ class Evidence:
             "method": self.method,
             "verdict": str(self.verdict),
             "reason": self.reason,
-            "level": self.level,
+            "level": str(self.level),
             "matches": self.matches,
             "trials": self.trials,
             "log2_p": round(self.log2_p, 3),
             "log2_e": round(self.log2_e, 3),
             "null": self.null,
-            "access": self.access,
+            "access": self.read_from,
             "bound_to_beacon": self.bound,
             "basis": str(self.basis),
             "subkey": self.subkey,
@@ -238,6 +178,7 @@ class Evidence:
             "unusable_answers": self.unusable,
             "looks": self.looks,
             "warnings": self.warnings,
+            "skipped": [skipped.to_dict() for skipped in self.skipped],
             "controls": self.controls,
             "details": self.details,
             "parts": [part.to_dict() for part in self.parts],
@@ -250,63 +191,3 @@ class Evidence:
         looks = f"; looks charged {math.log2(self.looks):.0f} bits" if self.looks > 1 else ""
         counts = f"{self.matches}/{self.trials} matches{looks}"
         return f"{self.verdict} ({self.basis}) [{self.method}]: log2 p = {self.log2_p:.1f} ({counts})"
-
-
-def single(
-    method: str, matches: int, trials: int, log2_p: float, null: str, access: Access, **fields: Any
-) -> Evidence:
-    """Evidence of one sub-key from one exact test; the e-value is the calibrated p-value unless given."""
-    log2_e = fields.pop("log2_e", None)
-    return Evidence(
-        method=method,
-        matches=matches,
-        trials=trials,
-        log2_p=quotable(log2_p),
-        log2_e=log2_e_from_log2_p(log2_p) if log2_e is None else log2_e,
-        null=null,
-        access=str(access),
-        **fields,
-    )
-
-
-def combine(parts: Sequence[Evidence], method: str, looks: int = 1) -> Evidence:
-    """
-    One evidence from several *different* sub-keys of one key: given the suspect their streams are independent, so the e-values
-    multiply and p <= 1/E (PROTOCOL.md §3.7). A spoilt sub-key costs a few bits only. Disclosed sub-keys are shown and left out.
-
-    Raises:
-        [`~serialization.InvalidInput`]: when a sub-key is there twice: it would be multiplied with itself.
-    """
-    if not parts:
-        raise ValueError("nothing to combine: no check was run")
-    named = [part.subkey for part in parts if part.subkey is not None]
-    if len(set(named)) != len(named):
-        raise InvalidInput(f"sub-key {max(named, key=named.count)} is counted twice; every sub-key counts once")
-    counted = [part for part in parts if not part.disclosed]
-    shown = counted or [min(parts, key=lambda part: part.log2_p)]
-    if len(shown) == 1:
-        only = shown[0]
-        log2_p, log2_e, null = only.log2_p, only.log2_e, only.null
-    else:
-        log2_e = sum(part.log2_e for part in shown)
-        log2_p = log2_p_from_log2_e(log2_e)
-        null = "product of the e-values of independent sub-keys; p <= 1/E (Markov)"
-    return Evidence(
-        method=method,
-        matches=sum(part.matches for part in shown),
-        trials=sum(part.trials for part in shown),
-        log2_p=quotable(charge_looks(log2_p, looks)),
-        log2_e=log2_e,
-        null=null,
-        access="+".join(sorted({part.access for part in parts})),
-        bound=all(part.bound for part in parts),
-        looks=looks,
-        warnings=list(dict.fromkeys(text for part in parts for text in part.warnings)),
-        parts=list(parts),
-        basis=min((part.basis for part in parts), key=list(Basis).index),
-        subkey=shown[0].subkey if len(shown) == 1 else None,
-        disclosed=not counted,
-        capped=next((part.capped for part in parts if part.capped), ""),
-        queries=sum(part.queries for part in shown),
-        unusable=sum(part.unusable for part in shown),
-    )

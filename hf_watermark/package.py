@@ -1,8 +1,13 @@
-"""Packages whose names load when they are first asked for, so that nobody pays for a library that he does not use."""
+"""The package about itself: its version, names that load when they are first asked for, and what importing it says."""
 
+import logging
 from collections.abc import Callable, Mapping
+from enum import EnumType
 from importlib import import_module
 from typing import Any
+
+
+VERSION = "0.1.0"
 
 
 def on_first_use(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -33,3 +38,15 @@ def on_first_use(package: str, modules: Mapping[str, str]) -> tuple[Callable[[st
         return getattr(import_module(f".{modules[name]}", package), name)
 
     return get, lambda: sorted(modules)
+
+
+def silence_imports() -> None:
+    """
+    Keeps two lines of torch from the user: transformers imports torchao wherever a model is built, and that registers enumerations with torch
+    in a way that torch calls outdated.
+    """
+    logging.getLogger("torch.utils._pytree").addFilter(_is_not_about_an_enumeration)
+
+
+def _is_not_about_an_enumeration(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.args, tuple) and record.args and isinstance(record.args[0], EnumType))

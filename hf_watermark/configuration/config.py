@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from huggingface_hub.errors import StrictDataclassError
 
-from .serialization import InvalidInput, read_json, write_json_atomic
+from ..serialization import InvalidInput, read_json, write_json_atomic
 
 
 CONFIG_NAME = "watermark_config.json"
