@@ -1,13 +1,17 @@
 """Facts of greedy residuals."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ...configuration.facts import Capacity, MethodFacts
-from .config import GreedyResidualsConfig
+
+
+if TYPE_CHECKING:
+    from .config import GreedyResidualsConfig
 
 
 class GreedyResidualsFacts(MethodFacts):
-    def capacity(self, config: GreedyResidualsConfig, shapes: Mapping[str, tuple[int, ...]]) -> Capacity:
+    def capacity(self, config: "GreedyResidualsConfig", shapes: Mapping[str, tuple[int, ...]]) -> Capacity:
         from ...backbones import describe
         from .residuals import fitting_subkeys, groups_per_slot
 

@@ -1,9 +1,13 @@
 """Facts of the two soft-label watermarks."""
 
 import math
+from typing import TYPE_CHECKING
 
 from ...configuration.facts import MethodFacts
-from .config import MOST_FEATURES, SoftLabelConfig, free_signs
+
+
+if TYPE_CHECKING:
+    from .config import SoftLabelConfig
 
 
 class SoftLabelFacts(MethodFacts):
@@ -14,13 +18,17 @@ class SoftLabelFacts(MethodFacts):
 
         return log2_rademacher_tail(float(2 * matches - units), np.ones(units))
 
-    def most_units(self, config: SoftLabelConfig, classes: int) -> int:
+    def most_units(self, config: "SoftLabelConfig", classes: int) -> int:
+        from .config import MOST_FEATURES, free_signs
+
         return MOST_FEATURES * free_signs(classes)
 
     def fields(self, units: int, classes: int) -> dict[str, int]:
+        from .config import free_signs
+
         return {self.field: math.ceil(units / free_signs(classes))}
 
-    def queries(self, config: SoftLabelConfig, classes: int) -> int:
+    def queries(self, config: "SoftLabelConfig", classes: int) -> int:
         return min(classes, config.source_classes) * config.pool_per_class
 
 

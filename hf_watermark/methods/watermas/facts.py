@@ -1,13 +1,17 @@
 """Facts of WaterMAS."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ...configuration.facts import Capacity, MethodFacts
-from .config import WaterMASConfig
+
+
+if TYPE_CHECKING:
+    from .config import WaterMASConfig
 
 
 class WaterMASFacts(MethodFacts):
-    def capacity(self, config: WaterMASConfig, shapes: Mapping[str, tuple[int, ...]]) -> Capacity:
+    def capacity(self, config: "WaterMASConfig", shapes: Mapping[str, tuple[int, ...]]) -> Capacity:
         from ...backbones import describe
         from .substitution import MOST_SHARE, fitting_subkeys, poorest_slot
 
