@@ -57,23 +57,29 @@ if TYPE_CHECKING:
     from .marking import plan_key as plan_key
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig
+    from .methods.certified import CertifiedEmbedding as CertifiedEmbedding
     from .methods.certified import CertifiedTrainer as CertifiedTrainer
     from .methods.certified import CertifiedVerifier as CertifiedVerifier
     from .methods.certified import SmoothedModel as SmoothedModel
     from .methods.certified import SmoothedModelForImageClassification as SmoothedModelForImageClassification
     from .methods.function_coupled import FunctionCoupledConfig as FunctionCoupledConfig
+    from .methods.function_coupled import FunctionCoupledEmbedding as FunctionCoupledEmbedding
     from .methods.function_coupled import FunctionCoupledTrainer as FunctionCoupledTrainer
     from .methods.function_coupled import FunctionCoupledVerifier as FunctionCoupledVerifier
     from .methods.greedy_residuals import GreedyResidualsConfig as GreedyResidualsConfig
+    from .methods.greedy_residuals import GreedyResidualsEmbedding as GreedyResidualsEmbedding
     from .methods.greedy_residuals import GreedyResidualsTrainer as GreedyResidualsTrainer
     from .methods.greedy_residuals import GreedyResidualsVerifier as GreedyResidualsVerifier
     from .methods.soft_label import CSPConfig as CSPConfig
+    from .methods.soft_label import CSPEmbedding as CSPEmbedding
     from .methods.soft_label import CSPTrainer as CSPTrainer
     from .methods.soft_label import CSPVerifier as CSPVerifier
     from .methods.soft_label import USPConfig as USPConfig
+    from .methods.soft_label import USPEmbedding as USPEmbedding
     from .methods.soft_label import USPTrainer as USPTrainer
     from .methods.soft_label import USPVerifier as USPVerifier
     from .methods.watermas import WaterMASConfig as WaterMASConfig
+    from .methods.watermas import WaterMASEmbedding as WaterMASEmbedding
     from .methods.watermas import WaterMASTrainer as WaterMASTrainer
     from .methods.watermas import WaterMASVerifier as WaterMASVerifier
     from .serialization import InvalidInput as InvalidInput

@@ -38,7 +38,7 @@ def test_there_are_some():
 
 
 def test_nothing_is_imported_before_it_is_asked_for():
-    get, names = on_first_use("hf_watermark", {"VERSION": "version", "broken": "no_such_module"})
+    get, names = on_first_use("hf_watermark", {"VERSION": "package", "broken": "no_such_module"})
     assert get("VERSION") == hf_watermark.__version__ and names() == ["VERSION", "broken"]
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         get("broken")
