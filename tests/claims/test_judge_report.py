@@ -57,7 +57,7 @@ def test_foreign_words_are_escaped(transcripts):
         "files": {"<b>.safetensors": "x"},
     }
     hostile["reason"] = "{{ 7*7 }}<img src=x>"
-    hostile["steps"].append({"step": "control: <i>", "outcome": "passed", "detail": "<u>"})
+    hostile["steps"].append({"step": "control: <i>", "outcome": "passed", "detail": "<u>", "is_control": True})
     page = render_judgement(hostile)
     assert not any(word in page for word in ("<script", "\u202e", "\x1b", "<img", "<i>", "<u>", "<b>.safe"))
     assert "{{ 7*7 }}" in page
