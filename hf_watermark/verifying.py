@@ -106,20 +106,31 @@ def run_check(
     check: Check,
     reference: nn.Module | str | Path | None = None,
     null_table: "NullTable | None" = None,
+    later: Callable[[], nn.Module] | None = None,
 ) -> Evidence:
-    """[`verify`] with everything that the verifier decided in one object; for those who have verified a statement."""
+    """
+    [`verify`] with everything that the verifier decided in one object; for those who have verified a statement.
+
+    Args:
+        later (`Callable`, *optional*):
+            Gives the reference when the direct reading did not suffice. Where it raises [`~serialization.InvalidInput`], nothing is aligned,
+            and the evidence says why. It is charged like a `reference`, whether or not it is called.
+    """
     prepared = _prepare(suspect, key, check)
     if isinstance(prepared, Evidence):
         return prepared
     verifiers, opened = prepared
-    aligns = reference is not None and any(verifier.reads_coordinates for verifier in verifiers)
+    aligns = any(verifier.reads_coordinates for verifier in verifiers)
+    if aligns and reference is not None:
+        # Opened whether or not it is needed: its errors are the caller's.
+        given = open_reference(reference, key.backbone)
+        later = lambda: given  # noqa: E731
     opened = opened.within(check.budget)
-    if aligns:
-        assert reference is not None
+    if aligns and later is not None:
         from .verification.aligned import verify_aligned
 
         check = replace(check, looks=2 * check.looks)
-        evidence = verify_aligned(verifiers, opened, check, open_reference(reference, key.backbone), key.context.start)
+        evidence = verify_aligned(verifiers, opened, check, later, key.context.start)
     else:
         evidence = verify_claims(verifiers, opened, check)
     if null_table is None:

@@ -1,5 +1,6 @@
 """Opening one sub-key for one dispute: signed over the judge's nonce, so that nobody can replay it (PROTOCOL.md §1.2, D1, D2)."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,10 @@ class Disclosure:
         if not is_signed_by(self.opening.public_key, message, signature):
             found.append(_refused("the owner's consent does not fit this opening"))
         return found
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(canonical_json(self.to_dict())).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         return self.opening.to_dict() | ({} if self.consent is None else {"consent": self.consent.plain()})

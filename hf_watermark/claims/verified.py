@@ -10,7 +10,11 @@ from torch import nn
 
 from ..evidence import Basis, Check, Evidence
 from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
-from ..mapping import AutoVerifier
+from ..mapping import METHODS, AutoVerifier
+from ..publishing.belonging import disclosed_by, key_problems, opening_problems
+from ..publishing.findings import LevelReport, Outcome
+from ..publishing.order import order_of
+from ..publishing.publication import Publication
 from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects import Suspect
@@ -19,18 +23,15 @@ from ..suspects.source import Source
 from ..verification.reference import open_reference
 from ..verification.verifier import invalid_claim
 from ..verifying import run_check
-from .belonging import disclosed_by, key_problems, opening_problems
 from .controls import doubt_of
 from .levels import check
-from .order import order_of
 from .reading import published_model
-from .report import LevelReport, Outcome
 
 
 def verify_claim(
     suspect: Any,
     key: WatermarkKey | Opening,
-    statement: Source | str | Path,
+    statement: Publication | Source | str | Path,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
     beacon: bytes | None = None,
@@ -72,21 +73,21 @@ def verify_claim(
     """
     if looks < 1:
         raise ValueError(f"`looks` is {looks}: at least this one look was taken")
-    source = Source.open(statement, token)
-    report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
-    problems = _statement_problems(report) or _key_problems(key, _signed(report))
+    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
+    publication = report.publication
+    problems = _statement_problems(report) or _key_problems(key, publication.statement)
     if problems:
         return invalid_claim(problems)
     order = order_of(report, suspect_time)
     if order.older is not None:
         return invalid_claim([order.older])
-    module, unusable = _reference(reference, source, _signed(report), key)
+    module, unusable = _reference(reference, publication, key)
     plan = Check(
         bound=order.bound,
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
         budget=budget,
         basis=Basis.CLAIM,
-        disclosed=disclosed_by(key, _signed(report)),
+        disclosed=disclosed_by(key, publication.statement),
         # Nobody looks at a common ancestor here, so only the committed start counts as a reference.
         doubt=doubt_of(order, {}, {}),
     )
@@ -97,17 +98,12 @@ def verify_claim(
     return evidence
 
 
-def _signed(report: LevelReport) -> Statement:
-    assert report.signed is not None  # V0 passed
-    return report.signed.statement
-
-
 def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
     found = []
     for name, needed in (("V0", True), ("V1", True), ("V2", False)):
         level = report[name]
         if level.outcome is Outcome.FAILED or (needed and level.outcome is not Outcome.PASSED):
-            found.append(CommitmentProblem(ProblemKind.STATEMENT, f"{name}: {'; '.join(level.reasons)}"))
+            found.append(CommitmentProblem(ProblemKind.STATEMENT, str(level)))
     # Where V0 does not hold, the others were not looked at.
     return found[:1]
 
@@ -115,12 +111,12 @@ def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
 def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[CommitmentProblem]:
     """Why key and statement do not belong together."""
     if isinstance(key, Opening):
-        return opening_problems(key, statement) or key.problems()
-    return key_problems(key, statement)
+        return opening_problems(key, statement, METHODS) or key.problems()
+    return key_problems(key, statement, METHODS)
 
 
 def _reference(
-    given: bool | str | Path | None, source: Source, statement: Statement, key: WatermarkKey | Opening
+    given: bool | str | Path | None, publication: Publication, key: WatermarkKey | Opening
 ) -> tuple[nn.Module | None, list[str]]:
     """What the suspect is aligned to, or why nothing is."""
     methods = [key.assignment] if isinstance(key, Opening) else key.assignments
@@ -128,7 +124,7 @@ def _reference(
         return None, []
     try:
         if given is True:
-            return published_model(source, statement, key), []
+            return published_model(publication, key), []
         return open_reference(str(given), key.backbone), []
     except HubError:
         raise
@@ -136,4 +132,4 @@ def _reference(
         return None, [f"nothing was aligned: {error}"]
 
 
-__all__ = ["disclosed_by", "verify_claim"]
+__all__ = ["verify_claim"]

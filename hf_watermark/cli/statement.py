@@ -140,7 +140,7 @@ def read_beacon(text: str, source: str) -> bytes:
 
 
 def show_levels(report: "LevelReport") -> None:
-    from ..claims.report import TITLES
+    from ..publishing.findings import TITLES
 
     console = Console()
     table = Table("level", "what", "outcome", "seen")

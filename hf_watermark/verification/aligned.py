@@ -1,5 +1,7 @@
 """A second look at a suspect: what may have been done to it without changing its answers is undone, and the mark is read again."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from ..backbones import read_carriers
@@ -7,14 +9,22 @@ from ..evidence import SELF_CHECK, Access, Check, Evidence
 from ..keys import start_digest
 from ..serialization import InvalidInput
 from ..suspects import Suspect
+from ..suspects.errors import HubError
 from .alignment import AlignedReading
-from .verifier import Verifier, verify_claims
+from .verifier import Verifier, unreadable, verify_claims
 
 
 def verify_aligned(
-    verifiers: list[Verifier], suspect: Suspect, check: Check, reference: nn.Module, start: str
+    verifiers: list[Verifier],
+    suspect: Suspect,
+    check: Check,
+    open_reference: Callable[[], nn.Module],
+    start: str,
 ) -> Evidence:
-    """The direct reading, and where that does not suffice the aligned one; the stronger of the two."""
+    """
+    The direct reading, and where that does not suffice the aligned one; the stronger of the two. Where there is no reference, the direct one
+    with the reason.
+    """
     direct: Evidence | None = None
     failure: InvalidInput | None = None
     try:
@@ -22,6 +32,14 @@ def verify_aligned(
     except InvalidInput as error:  # lost or added channels, other names
         failure = error
     if direct is not None and direct.found:
+        return direct
+    try:
+        reference = open_reference()
+    except HubError:
+        raise  # the network, not the reference
+    except InvalidInput as error:
+        direct = direct or unreadable(str(failure), check)
+        direct.warnings.append(f"nothing was aligned: {error}")
         return direct
     carriers = [
         carrier

@@ -48,7 +48,7 @@ def claimant(family, name, **fields):
 
 def with_x(family):
     """A date that cannot be told from that of X's statement, whenever the fixture was made."""
-    return check(family["X"].folder, family["X"].roots, now=NOW + 2 * DAY).statement_time
+    return check(family["X"].folder, family["X"].roots, now=NOW + 2 * DAY).dates.statement
 
 
 def settle(family, first, second, suspect, **fields):

@@ -1,6 +1,7 @@
 """What dates decide before a judge: aligned readings, suspects that are older than the mark, and the judge's own log."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +13,9 @@ from hf_watermark import InvalidInput, Verdict
 from hf_watermark.claims import Disclosure, Outcome, judge
 from hf_watermark.claims.log import read_log
 from hf_watermark.evidence import Basis
+from hf_watermark.methods.greedy_residuals import GreedyResidualsVerifier
 from hf_watermark.publishing import publish
+from hf_watermark.suspects.source import Source
 
 
 NONCE = "court-4711"
@@ -52,7 +55,27 @@ def test_a_permuted_suspect_is_found_where_the_dates_are_proven(dated, opened, r
     assert result.evidence.basis is Basis.CLAIM and result.evidence.details["alignment"]
     assert step(result, "reference").outcome is Outcome.PASSED
     # The common base was aligned too, and carries nothing.
-    assert step(result, "control: base").outcome is Outcome.PASSED and result.controls["base"]["details"]["alignment"]
+    assert step(result, "control: base").outcome is Outcome.PASSED and result.controls["base"].details["alignment"]
+
+
+def test_nothing_is_read_twice(dated, opened, reordered, monkeypatch):
+    files, looks = Counter(), Counter()
+    read, observe = Source.read, GreedyResidualsVerifier.observe
+
+    def counted_read(source, path, *limit):
+        files[path] += 1
+        return read(source, path, *limit)
+
+    def counted_observe(verifier, suspect, *rest):
+        looks[suspect.name] += 1
+        return observe(verifier, suspect, *rest)
+
+    monkeypatch.setattr(Source, "read", counted_read)
+    monkeypatch.setattr(GreedyResidualsVerifier, "observe", counted_observe)
+    assert rule(dated, opened, reordered, start=small_model()).evidence.details["alignment"]
+    assert len(files) > 5 and set(files.values()) == {1}
+    # The claimant's own model twice: for its public sub-key, and as the control of the one that was opened.
+    assert looks == {str(dated.folder): 2, str(reordered): 1, f"{reordered}, aligned": 1}
 
 
 def test_an_aligned_reading_needs_a_start_or_a_common_ancestor_without_the_mark(dated, opened, reordered):
@@ -87,7 +110,7 @@ def test_the_model_that_the_key_was_made_for_needs_no_date(dated, opened, reorde
 )
 def test_without_dates_it_is_inconclusive_and_says_which_is_missing(dated, opened, reordered, fields, words):
     if fields.get("suspect_time") == "with the statement":
-        fields = {"suspect_time": rule(dated, opened, reordered).report.statement_time}
+        fields = {"suspect_time": rule(dated, opened, reordered).report.dates.statement}
     result = rule(dated, opened, reordered, unmarked={"base": small_model()}, **fields)
     assert result.verdict is Verdict.INCONCLUSIVE and words in result.reason and result.evidence.log2_p <= -128
     assert step(result, "reference").outcome is Outcome.OPEN and words in step(result, "reference").detail
@@ -107,10 +130,9 @@ def test_the_reference_is_built_by_the_commitment(dated, opened, reordered, repo
     result = rule(dated, opened, reordered, statement=repository)
     assert result.verdict is Verdict.INVALID and "config.json is not the file of the statement" in result.reason
     from hf_watermark.claims.reading import published_model
-    from hf_watermark.suspects.source import Source
+    from hf_watermark.publishing.publication import Publication
 
-    source = Source.open(repository)
-    built = published_model(source, rule(dated, opened, reordered).report.signed.statement, opened.opening)
+    built = published_model(Publication.read(repository), opened.opening)
     assert built.config.hidden_sizes == [32, 64]
 
 
@@ -132,16 +154,16 @@ def test_a_suspect_of_another_architecture_is_a_verdict(dated, opened, tmp_path)
 
 
 def test_a_claimants_model_that_cannot_be_read_is_a_failed_control(dated, opened, tmp_path, monkeypatch):
-    from hf_watermark.claims import reading
+    from hf_watermark.publishing.publication import Publication
 
-    honest = reading.suspect_of
+    honest = Publication.suspect
 
-    def broken(source, opening):
-        if source.name == str(dated.folder):
+    def broken(publication, backbone):
+        if publication.name == str(dated.folder):
             raise InvalidInput("its weights are in no form that is known")
-        return honest(source, opening)
+        return honest(publication, backbone)
 
-    monkeypatch.setattr(reading, "suspect_of", broken)
+    monkeypatch.setattr(Publication, "suspect", broken)
     small_model(seed=7).save_pretrained(tmp_path)
     result = rule(dated, opened, tmp_path)
     assert result.verdict is Verdict.INCONCLUSIVE and "a control failed" in result.reason

@@ -53,16 +53,16 @@ def sign_again(repository: Path, owner: Owner, **changes: Any) -> None:
 def test_everything_holds(dated):
     report = check(dated.folder, dated.roots, dated.shop.key.public_key.hex(), "me/model")
     assert outcomes(report) == ["passed"] * 4 and report.reached == "V3"
-    assert report.beacon == dated.shop.key.beacon and report.authorities == 2
+    assert report.dates.beacon == dated.shop.key.beacon and report.dates.authorities == 2
     assert report.evidence.bound and report.evidence.found
-    assert report.precommit_time < report.statement_time
+    assert report.dates.precommit < report.dates.statement
     assert check(dated.folder, dated.roots, dated.shop.owner.fingerprint).reached == "V3"
     json.dumps(report.to_dict())
 
 
 def test_dates_are_claims_where_nobody_is_trusted(dated):
     report = check(dated.folder)
-    assert outcomes(report) == ["passed", "passed", "open", "passed"] and report.beacon is None
+    assert outcomes(report) == ["passed", "passed", "open", "passed"] and report.dates.beacon is None
     assert "no authority is trusted" in reasons(report)
 
 
@@ -340,8 +340,8 @@ def test_stripped_files(repository, dated, name, words):
 def test_a_stripped_list_of_timestamps_shows_as_absence(repository, dated):
     rewrite(repository, "statement.json", lambda document: document.update(timestamps=[]))
     report = check(repository, dated.roots)
-    assert outcomes(report) == ["passed", "passed", "open", "passed"] and report.statement_time is None
-    assert "not both timestamped, so no date is proven" in reasons(report) and report.authorities == 0
+    assert outcomes(report) == ["passed", "passed", "open", "passed"] and report.dates.statement is None
+    assert "not both timestamped, so no date is proven" in reasons(report) and report.dates.authorities == 0
 
 
 @pytest.mark.parametrize("spoil", ["bit", "other message", "precommit token", "other authority", "garbage", "empty"])
@@ -402,7 +402,7 @@ def test_git_dates_count_for_nothing(dated, hub):
     hub.now = datetime(2020, 1, 1, tzinfo=UTC)
     hub.add_folder("me/model", dated.folder)
     report = check("me/model", dated.roots)
-    assert report.precommit_time.year != 2020 and report.statement_time.year != 2020
+    assert report.dates.precommit.year != 2020 and report.dates.statement.year != 2020
 
 
 def test_beacons(repository, dated):

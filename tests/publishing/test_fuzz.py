@@ -26,10 +26,10 @@ from safetensors.torch import save
 
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, check
-from hf_watermark.claims.belonging import opening_problems
 from hf_watermark.keys import PRECOMMIT_DOMAIN, burnt_subkeys, envelope, pool_digest
 from hf_watermark.mapping import METHODS
 from hf_watermark.publishing import Precommit, SignedStatement
+from hf_watermark.publishing.belonging import opening_problems
 from hf_watermark.publishing.signing import check_signature
 from hf_watermark.publishing.timestamp import read_token, token_beacon
 from hf_watermark.serialization import SafetensorsFolder
@@ -210,7 +210,7 @@ def test_openings(dated):
     def read(raw: bytes) -> None:
         mutant = Disclosure.parse(raw)
         mutant.problems("court")
-        opening_problems(mutant.opening, statement)
+        opening_problems(mutant.opening, statement, METHODS)
         verify(dated.folder, mutant.opening)
 
     fuzz(json.dumps(disclosure.to_dict()).encode(), read)

@@ -193,7 +193,7 @@ def test_no_claim_without_owner_or_mark(hub, shop, tmp_path):
     small_model(seed=5).save_pretrained(tmp_path / "plain")
     lost = publish(tmp_path / "plain", "me/quiet", shop.key, shop.owner, shop.read)
     assert lost.statement is None
-    assert check("me/quiet")["V0"].reasons == ["watermark/statement.json is missing: this model makes no claim"]
+    assert check("me/quiet")["V0"].reasons == ("watermark/statement.json is missing: this model makes no claim",)
 
 
 def test_a_lost_claim_disappears_from_the_card(hub, shop, tmp_path):

@@ -1,12 +1,15 @@
-"""What a check of a published model comes to: levels, each passed, failed or open."""
+"""What a check of a published model comes to: levels, each passed, failed or open, and dates."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from ..evidence import Evidence
-from ..publishing.statement import SignedStatement
+from ..serialization import InvalidInput
+from .publication import Publication
+from .statement import SignedStatement
 
 
 # Clocks of authorities and of the reader may differ by as much.
@@ -27,49 +30,85 @@ class Outcome(StrEnum):
     OPEN = "open"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Level:
     """One line of the report, with what speaks against it or is missing, and what was seen."""
 
     name: str
     outcome: Outcome
-    reasons: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, name: str, error: InvalidInput) -> "Level":
+        return cls(name, Outcome.FAILED, (str(error),))
+
+    @classmethod
+    def open_if(cls, name: str, missing: Iterable[str], facts: Mapping[str, Any] | None = None) -> "Level":
+        """Passed, but for what is missing."""
+        missing = tuple(missing)
+        return cls(name, Outcome.OPEN if missing else Outcome.PASSED, missing, facts or {})
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'; '.join(self.reasons)}"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "level": self.name,
             "title": TITLES[self.name],
             "outcome": str(self.outcome),
-            "reasons": self.reasons,
-            "facts": self.facts,
+            "reasons": list(self.reasons),
+            "facts": dict(self.facts),
         }
 
 
-@dataclass
-class LevelReport:
+@dataclass(frozen=True)
+class Dates:
     """
+    What authorities that the reader trusts say about a publication.
+
     Args:
-        beacon (`bytes`, *optional*):
-            The beacon, when the reader has established it himself; only then is level B enough.
-        precommit_time, statement_time (`datetime`, *optional*):
+        precommit, statement (`datetime`, *optional*):
             The latest of the trusted times of each: what counts for the owner.
-        first_statement_time (`datetime`, *optional*):
+        first_statement (`datetime`, *optional*):
             The earliest trusted time of the statement: what counts against him.
         authorities (`int`):
             How many independent authorities dated both.
+        beacon (`bytes`, *optional*):
+            The beacon, when the reader has established it himself; only then is level B enough.
     """
 
-    source: str
-    commit: str | None
-    levels: list[Level]
-    signed: SignedStatement | None = None
-    beacon: bytes | None = None
-    precommit_time: datetime | None = None
-    statement_time: datetime | None = None
-    first_statement_time: datetime | None = None
+    precommit: datetime | None = None
+    statement: datetime | None = None
+    first_statement: datetime | None = None
     authorities: int = 0
+    beacon: bytes | None = None
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """
+    Args:
+        evidence ([`Evidence`], *optional*):
+            What was read of sub-key 0 in the published model.
+    """
+
+    publication: Publication
+    levels: tuple[Level, ...]
+    dates: Dates = Dates()
     evidence: Evidence | None = None
+
+    @property
+    def source(self) -> str:
+        return self.publication.name
+
+    @property
+    def commit(self) -> str | None:
+        return self.publication.commit
+
+    @property
+    def signed(self) -> SignedStatement | None:
+        return self.publication.papers.signed
 
     def __getitem__(self, name: str) -> Level:
         return next(level for level in self.levels if level.name == name)
@@ -97,9 +136,9 @@ class LevelReport:
             "failed": self.failed,
             "levels": [level.to_dict() for level in self.levels],
             "statement": self.signed.plain() if self.signed else None,
-            "precommit_time": iso(self.precommit_time),
-            "statement_time": iso(self.statement_time),
-            "authorities": self.authorities,
+            "precommit_time": iso(self.dates.precommit),
+            "statement_time": iso(self.dates.statement),
+            "authorities": self.dates.authorities,
             "evidence": self.evidence.to_dict() if self.evidence else None,
         }
 

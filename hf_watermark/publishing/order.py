@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..evidence import Strength
-from ..publishing.statement import parse_date
-from .report import CLOCKS, LevelReport, iso
+from .findings import CLOCKS, Dates, LevelReport, iso
+from .statement import Statement, parse_date
 
 
 AUTHORITIES = 2
@@ -17,15 +17,15 @@ class Order:
     Args:
         older (`str`, *optional*):
             Why the model cannot carry this mark: it was there before.
-        missing (`list[str]`):
+        missing (`tuple[str, ...]`):
             What keeps the claim from level B.
-        undated (`list[str]`):
+        undated (`tuple[str, ...]`):
             Why the claimant's published model cannot be shown to be older than the model, so that it is no reference for it.
     """
 
     older: str | None
-    missing: list[str]
-    undated: list[str]
+    missing: tuple[str, ...]
+    undated: tuple[str, ...]
 
     @property
     def bound(self) -> bool:
@@ -39,7 +39,7 @@ class Order:
 
 def order_of(report: LevelReport, appeared: datetime | None, what: str = "the suspect") -> Order:
     """
-    The same rules for all who judge: [`judge`], [`dispute`], [`verify_claim`].
+    The same rules for all who judge: [`~claims.judge`], [`~claims.dispute`], [`~claims.verify_claim`].
 
     Args:
         report ([`LevelReport`]):
@@ -50,30 +50,29 @@ def order_of(report: LevelReport, appeared: datetime | None, what: str = "the su
             The model, in words that take a genitive.
     """
     unknown = f"{what}'s date is unknown"
-    missing = [] if report.beacon is not None else ["no beacon was established"]
-    if report.authorities < AUTHORITIES:
+    dates = report.dates
+    missing = [] if dates.beacon is not None else ["no beacon was established"]
+    if dates.authorities < AUTHORITIES:
         missing.append(
-            f"{report.authorities} independent authorities dated precommit and statement, {AUTHORITIES} are asked for"
+            f"{dates.authorities} independent authorities dated precommit and statement, {AUTHORITIES} are asked for"
         )
     undated = []
-    if report.statement_time is None:
+    if dates.statement is None:
         undated.append("no trusted authority dated the claimant's statement")
     if appeared is None:
         missing.append(unknown)
         undated.append(unknown)
-    elif report.statement_time is not None and report.statement_time > appeared - CLOCKS:
+    elif dates.statement is not None and dates.statement > appeared - CLOCKS:
         undated.append(
-            f"the claimant's statement is from {iso(report.statement_time)}, {what} from {iso(appeared)}: not safely earlier"
+            f"the claimant's statement is from {iso(dates.statement)}, {what} from {iso(appeared)}: not safely earlier"
         )
-    return Order(_older(report, appeared, what), missing, undated)
+    return Order(_older(report.publication.statement, dates, appeared, what), tuple(missing), tuple(undated))
 
 
-def _older(report: LevelReport, appeared: datetime | None, what: str) -> str | None:
+def _older(statement: Statement, dates: Dates, appeared: datetime | None, what: str) -> str | None:
     """The claimant's own date binds him as much as those of authorities do."""
-    assert report.signed is not None  # V0 passed
-    statement = report.signed.statement
     created = parse_date(statement.created)
-    times = [time for time in (created, report.precommit_time, report.statement_time) if time is not None]
+    times = [time for time in (created, dates.precommit, dates.statement) if time is not None]
     if appeared is None or not times or appeared >= max(times) - CLOCKS:
         return None
     reason = f"{what} is from {iso(appeared)}, the mark from {iso(max(times))}: it cannot descend from it"

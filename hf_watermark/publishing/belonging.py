@@ -1,29 +1,61 @@
 """Whether a key, or one opened sub-key, belongs to a statement, and whether its sub-keys may still prove anything."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
-from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
-from ..mapping import METHODS
-from ..publishing.statement import Statement
-
-
-def opening_problems(opening: Opening, statement: Statement) -> list[CommitmentProblem]:
-    """Why an opening does not belong to a statement; empty when it does. The pool is checked elsewhere."""
-    return [*opening.commitment_problems(), *_unlike(opening, statement, "opening"), *_unlisted(opening, statement)]
+from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey, in_words
+from ..serialization import InvalidInput, parse_json
+from .describe import SUBKEY0
+from .publication import Papers
+from .statement import Statement
 
 
-def key_problems(key: WatermarkKey, statement: Statement) -> list[CommitmentProblem]:
-    """Why a whole key does not belong to a statement; empty when it does."""
-    return [*key.problems(), *_unlike(key, statement, "key")]
+def published_opening(papers: Papers, statement: Statement, methods: Container[str]) -> Opening:
+    """
+    Sub-key 0, which its owner opened for everybody; without its source images.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it is missing, or does not belong to the statement.
+    """
+    raw = papers.get(SUBKEY0)
+    if raw is None:
+        raise InvalidInput(f"{SUBKEY0} is missing: it was stripped")
+    opening = Opening.from_dict(parse_json(raw, allow_floats=True))
+    problems = opening_problems(opening, statement, methods)
+    if opening.index != 0:
+        problems.append(CommitmentProblem(ProblemKind.SUBKEY, f"{SUBKEY0} opens sub-key {opening.index}"))
+    if problems:
+        raise InvalidInput(in_words(problems))
+    return opening
 
 
-def _unlike(held: WatermarkKey | Opening, statement: Statement, what: str) -> Iterator[CommitmentProblem]:
+def opening_problems(opening: Opening, statement: Statement, methods: Container[str]) -> list[CommitmentProblem]:
+    """
+    Why an opening does not belong to a statement; empty when it does. The pool is checked elsewhere.
+
+    Args:
+        methods (`Container[str]`): Names of the methods that exist.
+    """
+    return [
+        *opening.commitment_problems(),
+        *_unlike(opening, statement, "opening", methods),
+        *_unlisted(opening, statement),
+    ]
+
+
+def key_problems(key: WatermarkKey, statement: Statement, methods: Container[str]) -> list[CommitmentProblem]:
+    """The same for a whole key."""
+    return [*key.problems(), *_unlike(key, statement, "key", methods)]
+
+
+def _unlike(
+    held: WatermarkKey | Opening, statement: Statement, what: str, methods: Container[str]
+) -> Iterator[CommitmentProblem]:
     is_opening = isinstance(held, Opening)
     assignments = [held.assignment] if isinstance(held, Opening) else held.assignments
     shares = list(held.shares) if isinstance(held, Opening) else [assignment.share for assignment in held.assignments]
     for assignment in assignments:
-        if assignment.method not in METHODS:
+        if assignment.method not in methods:
             yield CommitmentProblem(ProblemKind.METHODS, f"method `{assignment.method}` does not exist")
     if held.public_key.hex() != statement.public_key:
         other = "another owner" if is_opening else "another owner than the statement"
