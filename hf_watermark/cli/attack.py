@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from ..attacks.table import ATTACKS, ENTRIES, make_attack
 from ..serialization import InvalidInput
-from .loading import load_model
+from .loading import PREPROCESSOR, load_model
 
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "Example:\n\nhf-watermark attack finetune my-model --output attacked --data digits --option learning_rate=0.01"
 )
-PREPROCESSOR = "preprocessor_config.json"
 
 
 class AttackCommand(TyperCommand):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .loading import load_model, silence_loading
-from .verify import refuse_output
+from .options import refuse_output
 
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput
-from .attack import PREPROCESSOR
 from .errors import FOUND, NOT_FOUND
-from .loading import load_model, silence_loading
+from .loading import PREPROCESSOR, load_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 
 

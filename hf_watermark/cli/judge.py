@@ -1,7 +1,6 @@
 """`hf-watermark judge`."""
 
 import json as json_format
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +13,29 @@ from ..serialization.confined import GIB, MINUTES, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import (
+    BeaconOption,
+    DateOption,
+    DrawnOption,
+    JsonOption,
+    LogOption,
+    LooksOption,
+    MemoryOption,
+    MinutesOption,
+    OutputOption,
+    OwnerKeyOption,
+    ReportOption,
+    StartOption,
+    SuspectOption,
+    TrustOption,
+    UnmarkedOption,
+    printable,
+    read_date,
+    refuse_outputs,
+)
 from .passphrase import read_passphrase
 from .secrets import OwnerFd, OwnerFile, load_owner
-from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable, read_beacon
-from .verify import refuse_output, refuse_report
+from .statement import read_beacon
 
 
 if TYPE_CHECKING:
@@ -25,59 +43,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
 OPENING_BYTES = 2**20
-
-MemoryOption = Annotated[
-    float, typer.Option("--max-memory", metavar="GIB", min=0, help="Memory that the files may take; 0 for no limit.")
-]
-MinutesOption = Annotated[
-    float, typer.Option("--max-minutes", metavar="N", min=0, help="Processor time that they may take; 0 for no limit.")
-]
-SuspectOption = Annotated[
-    str, typer.Option("--suspect", metavar="SOURCE", help="Folder, file, or OWNER/NAME[@REVISION].")
-]
-DateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--suspect-date",
-        metavar="DATE",
-        help="Earliest appearance of the suspect that you believe, as 2026-11-22T12:00:00Z.",
-    ),
-]
-DrawnOption = Annotated[
-    bool, typer.Option("--drawn", help="You, the judge, drew the sub-key; otherwise all possible ones are charged.")
-]
-LooksOption = Annotated[int, typer.Option("--looks", min=1, help="How many further variants were or will be tried.")]
-UnmarkedOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--unmarked",
-        metavar="SOURCE",
-        help="A model without the mark (twin, public base) as a control; may be repeated.",
-    ),
-]
-StartOption = Annotated[
-    str | None,
-    typer.Option(
-        "--start",
-        metavar="SOURCE",
-        help="The model that the claimant's key was made for, as he delivers it: the reference of a reading that needs no date.",
-    ),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log",
-        metavar="FILE",
-        help="Your own record of openings; says which are spent, and what was looked at before.",
-    ),
-]
-ReportOption = Annotated[
-    Path | None,
-    typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page in plain sentences."),
-]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", metavar="FILE", help="Also write the transcript to this new file.")
-]
 
 
 def judge(
@@ -195,13 +160,6 @@ def judge_files(
     return result.transcript
 
 
-def refuse_outputs(output: Path | None, report: Path | None) -> None:
-    if output is not None:
-        refuse_output(output)
-    if report is not None:
-        refuse_report(report)
-
-
 def read_disclosure(path: Path) -> "Disclosure":
     """An opening from a file, with the source images beside it if there are any."""
     from ..claims.disclosure import Disclosure
@@ -212,16 +170,6 @@ def read_disclosure(path: Path) -> "Disclosure":
         raw = read_all(file, OPENING_BYTES)
     pool = dict(SafetensorsFolder(pool_path(path))) if pool_path(path).is_file() else None
     return Disclosure.parse(raw, pool)
-
-
-def read_date(text: str | None, option: str = "--suspect-date") -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"{option} {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def show_judgement(transcript: dict[str, Any]) -> None:

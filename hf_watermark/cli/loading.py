@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PREPROCESSOR = "preprocessor_config.json"
+
+
 def silence_loading() -> None:
     """No notes and bars of transformers: what matters about a model that does not fit is in our errors."""
     from huggingface_hub.utils import disable_progress_bars

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..serialization import InvalidInput
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable
 
 
 if TYPE_CHECKING:
@@ -22,23 +23,6 @@ CHECK_EXAMPLE = "Example:\n\nhf-watermark statement check me/my-model --trust au
 COMPARE_EXAMPLE = "Example:\n\nhf-watermark statement compare seen.json seen-by-a-friend.json"
 
 SourceArgument = Annotated[str, typer.Argument(help="Folder, or OWNER/NAME[@REVISION] on the Hub.")]
-TrustOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust", metavar="FILE.pem", help="Certificates of timestamp authorities that you trust; may be repeated."
-    ),
-]
-BeaconOption = Annotated[
-    str | None,
-    typer.Option(
-        "--beacon", metavar="HEX", help="The public value, as you looked it up yourself; 'drand' asks the network."
-    ),
-]
-OwnerKeyOption = Annotated[
-    str | None,
-    typer.Option("--owner-key", metavar="HEX", help="Public key or fingerprint of the owner that you expect."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def show(source: SourceArgument) -> None:
@@ -160,8 +144,3 @@ def show_levels(report: "LevelReport") -> None:
 def show_contradictions(found: list[str]) -> None:
     for contradiction in found:
         Console().print(Text(f"contradiction: {printable(contradiction)}", style="bold red"), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Without control characters, which a hostile file could send to the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

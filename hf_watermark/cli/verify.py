@@ -1,6 +1,5 @@
 """`hf-watermark verify`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +12,9 @@ from ..serialization import InvalidInput, write_json_atomic
 from .addresses import burning, is_address, open_address
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 from .secrets import warn_of_keys
-from .statement import OwnerKeyOption, TrustOption
 
 
 if TYPE_CHECKING:
@@ -222,20 +221,6 @@ def verify(
     raise typer.Exit(status.get(evidence.verdict, NOT_FOUND))
 
 
-def refuse_output(output: Path) -> None:
-    """Evidence is a record: an existing file stays. Checked before the work, not after it."""
-    if os.path.lexists(output):
-        raise FileExistsError(f"{output} exists and is left as it is; choose another name")
-    if not output.parent.is_dir():
-        raise InvalidInput(f"{output}: its folder does not exist; create it or choose another name")
-
-
-def refuse_report(report: Path) -> None:
-    """A page that could not be written is an error before the work, and so are plots that could not be drawn."""
-    refuse_output(report)
-    from ..evaluation import drawing  # noqa: F401
-
-
 def show_evidence(evidence: "Evidence") -> None:
     """A table with one row per method, then verdict, reason and warnings."""
     console = Console()
@@ -291,7 +276,7 @@ def _verify_claim(
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
     from ..publishing.timestamp import read_roots
-    from .judge import read_date
+    from .options import read_date
 
     return verify_claim(
         suspect,
