@@ -30,6 +30,14 @@ torch.set_num_threads(1)
 randomness.install()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `mark_slow.py` measured."""
+    slow = set((Path(__file__).parent / "slow_tests.txt").read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     randomness.start(item.nodeid)

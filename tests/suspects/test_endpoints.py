@@ -55,7 +55,7 @@ def test_an_unmarked_model_behind_an_address(marked_by, make_resnet, serve):
     suspect = Suspect.open(endpoint)
     assert suspect.name == "127.0.0.1"
     before = server.requests
-    with pytest.raises(BudgetExceeded, match="127.0.0.1: this check asks 80 images, 10 of 10 are left"):
+    with pytest.raises(BudgetExceeded, match="127.0.0.1: this check asks 80 images, 10 are left of its budget"):
         verify(suspect, marked.key, budget=10)
     assert server.requests == before
 
