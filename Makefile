@@ -26,7 +26,7 @@ test-fast: install
 # Branches of the rooms that decide verdicts, by their own tests.
 coverage: install
 	$(PYTEST) --cov=hf_watermark --cov-branch --cov-report= tests/keys tests/statistics tests/serialization tests/claims
-	for floor in keys:$(KEYS) statistics:$(STATISTICS) serialization:$(SERIALIZATION) claims:$(CLAIMS); do \
+	for floor in keys:95 statistics:93 serialization:87 claims:92; do \
 		$(BIN)/python -m coverage report --skip-covered --include="hf_watermark/$${floor%%:*}/*" --fail-under=$${floor##*:} || exit 1; done
 
 quality: install
