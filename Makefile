@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test quality style quickstart readme clean
+ARGS ?=
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+.PHONY: install test test-fast coverage quality style quickstart readme clean
 
 install: $(STAMP)
 
@@ -15,7 +18,16 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST) $(ARGS)
+
+test-fast: install
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+# Branches of the rooms that decide verdicts, by their own tests.
+coverage: install
+	$(PYTEST) --cov=hf_watermark --cov-branch --cov-report= tests/keys tests/statistics tests/serialization tests/claims
+	for floor in keys:95 statistics:93 serialization:87 claims:92; do \
+		$(BIN)/python -m coverage report --skip-covered --include="hf_watermark/$${floor%%:*}/*" --fail-under=$${floor##*:} || exit 1; done
 
 quality: install
 	$(BIN)/ruff check .

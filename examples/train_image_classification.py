@@ -16,40 +16,32 @@ can also stand in one JSON file, given as the only argument. The secret key goes
 before training starts, so that an interrupted run continues with `--resume_from_checkpoint`.
 """
 
-import dataclasses
-import sys
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from common import SourceArguments, WatermarkArguments, parse, pick_columns, train, two_splits
 from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset
 from torchvision.transforms import v2
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
-    HfArgumentParser,
     PretrainedConfig,
     PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
 
-from hf_watermark import AutoTrainer, AutoWatermarkConfig, Owner, WatermarkKey, stack_trainers, wrap_timm
-from hf_watermark.configuration import FORMAT_VERSION
+from hf_watermark import wrap_timm
 from hf_watermark.mapping import METHODS
 
 
 @dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder to fine-tune."})
-    config_name: str | None = field(
-        default=None, metadata={"help": "Config (JSON file, folder, Hub id) to train from scratch."}
-    )
+class ModelArguments(SourceArguments):
     image_size: int | None = field(
         default=None, metadata={"help": "Image height and width; the model's own by default."}
     )
@@ -66,53 +58,19 @@ class DataArguments:
     )
 
 
-@dataclass
-class WatermarkArguments:
-    methods: list[str] = field(
-        default_factory=lambda: ["greedy_residuals"], metadata={"help": f"Methods to embed: {', '.join(METHODS)}."}
-    )
-    owner: str | None = field(
-        default=None, metadata={"help": "Owner file from `hf-watermark owner create`; a fresh owner by default."}
-    )
-    key_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the secret key; `<output_dir>-key` by default."}
-    )
-    passphrase_file: str | None = field(
-        default=None, metadata={"help": "File whose first line opens the owner file and seals owner and key."}
-    )
-
-
-def method_arguments(method: str) -> type:
-    """A dataclass with the fields of a method's config, each prefixed with the method's name."""
-    fields = dataclasses.fields(METHODS[method].load("Config"))
-    prefixed = [
-        (f"{method}_{item.name}", item.type, field(default=item.default, metadata=item.metadata)) for item in fields
-    ]
-    return dataclasses.make_dataclass(f"{method}_arguments", prefixed)
-
-
 def load_data(arguments: DataArguments, seed: int) -> DatasetDict:
     """Splits `train` and `eval` with columns `image` and `label`."""
     splits = load_dataset(arguments.dataset, arguments.dataset_config_name)
-    for column in (arguments.image_column, arguments.label_column):
-        if column not in splits["train"].column_names:
-            raise SystemExit(f"no column {column!r} in {arguments.dataset}; it has {splits['train'].column_names}")
-    splits = splits.select_columns([arguments.image_column, arguments.label_column])
-    splits = splits.rename_columns({arguments.image_column: "image", arguments.label_column: "label"})
+    splits = pick_columns(splits, arguments.dataset, image=arguments.image_column, label=arguments.label_column)
     splits = splits.cast_column("image", Image(mode="RGB"))
     if not isinstance(splits["train"].features["label"], ClassLabel):
         names = [str(label) for label in sorted(splits["train"].unique("label"))]
         splits = splits.cast_column("label", Value("string")).cast_column("label", ClassLabel(names=names))
-    name = arguments.eval_split or next((name for name in ("validation", "test") if name in splits), None)
-    if name is None:
-        parts = splits["train"].train_test_split(0.1, seed=seed, stratify_by_column="label")
-        return DatasetDict(train=parts["train"], eval=parts["test"])
-    return DatasetDict(train=splits["train"], eval=splits[name])
+    return two_splits(splits, arguments.eval_split, seed, stratify_by_column="label")
 
 
 def load_model(arguments: ModelArguments, names: list[str]) -> PreTrainedModel:
-    if (arguments.model_name_or_path is None) == (arguments.config_name is None):
-        raise SystemExit("give exactly one of --model_name_or_path (fine-tune) and --config_name (train from scratch)")
+    arguments.refuse_both()
     config = AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config_name)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
@@ -172,30 +130,13 @@ def apply(images: v2.Transform, rows: dict[str, list]) -> dict[str, list]:
     return {"pixel_values": [images(image) for image in rows["image"]], "labels": rows["label"]}
 
 
-def read_passphrase(path: str | None) -> str | None:
-    return None if path is None else Path(path).read_text().splitlines()[0]
-
-
 def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float(np.mean(prediction.predictions.argmax(axis=1) == prediction.label_ids))}
 
 
 def main() -> None:
-    parser = HfArgumentParser(
-        [ModelArguments, DataArguments, WatermarkArguments, TrainingArguments, *map(method_arguments, METHODS)]
-    )
-    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-        parsed = parser.parse_json_file(sys.argv[1])
-    else:
-        parsed = parser.parse_args_into_dataclasses()
-    model_arguments, data_arguments, mark_arguments, training_arguments = parsed[:4]
-    options = dict(zip(METHODS, parsed[4:], strict=True))
-    configs = []
-    for method in mark_arguments.methods:
-        if method not in METHODS:
-            raise SystemExit(f"--methods: {method!r} does not exist; choose from {', '.join(METHODS)}")
-        fields = {name.removeprefix(f"{method}_"): value for name, value in vars(options[method]).items()}
-        configs.append(AutoWatermarkConfig.from_dict({"method": method, "format_version": FORMAT_VERSION, **fields}))
+    kinds = [ModelArguments, DataArguments, WatermarkArguments, TrainingArguments]
+    (model_arguments, data_arguments, marks, training_arguments), configs = parse(kinds, list(METHODS))
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="reading the data set"):
         data = load_data(data_arguments, training_arguments.seed)
@@ -203,35 +144,15 @@ def main() -> None:
     look = normalisation(model_arguments, model.config)
     # Images are decoded and transformed when a batch asks for them.
     training_arguments.remove_unused_columns = False
-
-    passphrase = read_passphrase(mark_arguments.passphrase_file)
-    key_dir = Path(mark_arguments.key_dir or f"{training_arguments.output_dir.rstrip('/')}-key")
-    if training_arguments.resume_from_checkpoint:
-        identity: dict[str, Any] = {"key": WatermarkKey.load(key_dir, passphrase)}
-    elif mark_arguments.owner is not None:
-        identity = {"owner": Owner.load(mark_arguments.owner, passphrase)}
-    else:
-        identity = {"owner": Owner.create()}
-    trainer_class = stack_trainers(*(AutoTrainer.for_method(method) for method in mark_arguments.methods))
-    trainer = trainer_class(
-        model=model,
-        args=training_arguments,
+    train(
+        model,
+        training_arguments,
+        marks,
+        configs,
         train_dataset=data["train"].with_transform(partial(apply, transform(True, **look))),
         eval_dataset=data["eval"].with_transform(partial(apply, transform(False, **look))),
         compute_metrics=accuracy,
-        watermark=configs,
-        **identity,
     )
-    # Rank 0 made the key and everybody else got it from there, so only rank 0 writes it.
-    if trainer.is_world_process_zero() and "owner" in identity:
-        trainer.key.save(key_dir, passphrase)
-        if mark_arguments.owner is None:
-            identity["owner"].save(key_dir / "owner.json", passphrase)
-    trainer.train(resume_from_checkpoint=training_arguments.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.log_metrics("eval", trainer.evaluate())
-    if trainer.is_world_process_zero():
-        print(trainer.evidence, *trainer.evidence.parts, f"key: {key_dir}", sep="\n")
 
 
 if __name__ == "__main__":

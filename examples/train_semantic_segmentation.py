@@ -17,14 +17,13 @@ method's options carry its name as a prefix (`--watermas_payload "licence 4711"`
 model and never inside, before training starts.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import SourceArguments, WatermarkArguments, parse, pick_columns, train, two_splits
 from datasets import DatasetDict, Image, load_dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -32,14 +31,11 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
-    HfArgumentParser,
     PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
 
-from hf_watermark import AutoTrainer, AutoWatermarkConfig, Owner, WatermarkKey, stack_trainers
-from hf_watermark.configuration import FORMAT_VERSION
 from hf_watermark.mapping import METHODS
 
 
@@ -48,11 +44,7 @@ IGNORED = 255
 
 
 @dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder to fine-tune."})
-    config_name: str | None = field(
-        default=None, metadata={"help": "Config (JSON file, folder, Hub id) to train from scratch."}
-    )
+class ModelArguments(SourceArguments):
     image_size: list[int] = field(
         default_factory=lambda: [512, 512], metadata={"help": "Height and width of the images.", "nargs": 2}
     )
@@ -76,44 +68,18 @@ class DataArguments:
 
 
 @dataclass
-class WatermarkArguments:
+class MarkArguments(WatermarkArguments):
     methods: list[str] = field(
         default_factory=lambda: ["watermas"], metadata={"help": f"Methods to embed: {', '.join(WHITE_BOX)}."}
     )
-    owner: str | None = field(
-        default=None, metadata={"help": "Owner file from `hf-watermark owner create`; a fresh owner by default."}
-    )
-    key_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the secret key; `<output_dir>-key` by default."}
-    )
-    passphrase_file: str | None = field(
-        default=None, metadata={"help": "File whose first line opens the owner file and seals owner and key."}
-    )
-
-
-def method_arguments(method: str) -> type:
-    """A dataclass with the fields of a method's config, each prefixed with the method's name."""
-    fields = dataclasses.fields(METHODS[method].load("Config"))
-    prefixed = [
-        (f"{method}_{item.name}", item.type, field(default=item.default, metadata=item.metadata)) for item in fields
-    ]
-    return dataclasses.make_dataclass(f"{method}_arguments", prefixed)
 
 
 def load_data(arguments: DataArguments, seed: int) -> DatasetDict:
     """Splits `train` and `eval` with columns `image` and `mask`."""
     splits = load_dataset(arguments.dataset, arguments.dataset_config_name)
-    for column in (arguments.image_column, arguments.mask_column):
-        if column not in splits["train"].column_names:
-            raise SystemExit(f"no column {column!r} in {arguments.dataset}; it has {splits['train'].column_names}")
-    splits = splits.select_columns([arguments.image_column, arguments.mask_column])
-    splits = splits.rename_columns({arguments.image_column: "image", arguments.mask_column: "mask"})
+    splits = pick_columns(splits, arguments.dataset, image=arguments.image_column, mask=arguments.mask_column)
     splits = splits.cast_column("image", Image(mode="RGB")).cast_column("mask", Image())
-    name = arguments.eval_split or next((name for name in ("validation", "val", "test") if name in splits), None)
-    if name is None:
-        parts = splits["train"].train_test_split(0.1, seed=seed)
-        return DatasetDict(train=parts["train"], eval=parts["test"])
-    return DatasetDict(train=splits["train"], eval=splits[name])
+    return two_splits(splits, arguments.eval_split, seed)
 
 
 def read_mask(picture: Any, ignore_label: int | None) -> torch.Tensor:
@@ -131,8 +97,7 @@ def count_classes(data: DatasetDict, ignore_label: int | None) -> int:
 
 
 def load_model(arguments: ModelArguments, classes: int) -> PreTrainedModel:
-    if (arguments.model_name_or_path is None) == (arguments.config_name is None):
-        raise SystemExit("give exactly one of --model_name_or_path (fine-tune) and --config_name (train from scratch)")
+    arguments.refuse_both()
     config = AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config_name)
     config.id2label = {number: f"class {number}" for number in range(classes)}
     config.label2id = {name: number for number, name in config.id2label.items()}
@@ -193,61 +158,30 @@ def scores(prediction: Any, classes: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = HfArgumentParser(
-        [ModelArguments, DataArguments, WatermarkArguments, TrainingArguments, *map(method_arguments, WHITE_BOX)]
-    )
-    parsed = parser.parse_args_into_dataclasses()
-    model_arguments, data_arguments, mark_arguments, training_arguments = parsed[:4]
-    options = dict(zip(WHITE_BOX, parsed[4:], strict=True))
-    configs = []
-    for method in mark_arguments.methods:
-        if method not in WHITE_BOX:
-            raise SystemExit(f"--methods: {method!r} cannot mark segmentation; choose from {', '.join(WHITE_BOX)}")
-        fields = {name.removeprefix(f"{method}_"): value for name, value in vars(options[method]).items()}
-        configs.append(AutoWatermarkConfig.from_dict({"method": method, "format_version": FORMAT_VERSION, **fields}))
+    kinds = [ModelArguments, DataArguments, MarkArguments, TrainingArguments]
+    (model_arguments, data_arguments, marks, training_arguments), configs = parse(kinds, WHITE_BOX)
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="reading the data set"):
         data = load_data(data_arguments, training_arguments.seed)
     classes = data_arguments.num_labels or count_classes(data, data_arguments.ignore_label)
     model = load_model(model_arguments, classes)
     look = dict(zip(("mean", "std"), normalisation(model_arguments), strict=True))
+    size, ignored = model_arguments.image_size, data_arguments.ignore_label
     views = {
-        split: rows.with_transform(
-            partial(
-                apply, transform(split == "train", model_arguments.image_size, **look), data_arguments.ignore_label
-            )
-        )
+        split: rows.with_transform(partial(apply, transform(split == "train", size, **look), ignored))
         for split, rows in data.items()
     }
     training_arguments.remove_unused_columns = False  # images are transformed when a batch asks for them
-
-    passphrase = mark_arguments.passphrase_file and Path(mark_arguments.passphrase_file).read_text().splitlines()[0]
-    key_dir = Path(mark_arguments.key_dir or f"{training_arguments.output_dir.rstrip('/')}-key")
-    if training_arguments.resume_from_checkpoint:
-        identity: dict[str, Any] = {"key": WatermarkKey.load(key_dir, passphrase)}
-    else:
-        owner = Owner.load(mark_arguments.owner, passphrase) if mark_arguments.owner else Owner.create()
-        identity = {"owner": owner}
-    trainer = stack_trainers(*(AutoTrainer.for_method(method) for method in mark_arguments.methods))(
-        model=model,
-        args=training_arguments,
+    train(
+        model,
+        training_arguments,
+        marks,
+        configs,
         train_dataset=views["train"],
         eval_dataset=views["eval"],
         compute_metrics=partial(scores, classes=classes),
         preprocess_logits_for_metrics=to_classes,
-        watermark=configs,
-        **identity,
     )
-    # Rank 0 made the key and everybody else got it from there, so only rank 0 writes it.
-    if trainer.is_world_process_zero() and "owner" in identity:
-        trainer.key.save(key_dir, passphrase)
-        if mark_arguments.owner is None:
-            identity["owner"].save(key_dir / "owner.json", passphrase)
-    trainer.train(resume_from_checkpoint=training_arguments.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.log_metrics("eval", trainer.evaluate())
-    if trainer.is_world_process_zero():
-        print(trainer.evidence, *trainer.evidence.parts, f"key: {key_dir}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -20,24 +20,22 @@ import torch
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_watermark import (
-    AutoTrainer,
-    CertifiedConfig,
-    CSPConfig,
-    Evidence,
-    FunctionCoupledConfig,
-    GreedyResidualsConfig,
-    Owner,
-    USPConfig,
-    WatermarkConfig,
-    WatermarkKey,
-    WatermarkTrainer,
-    WaterMASConfig,
-)
+from hf_watermark import AutoTrainer, Evidence, Owner, WatermarkConfig, WatermarkKey, WatermarkTrainer
+from hf_watermark.mapping import METHODS
 
+
+pytest_plugins = ["hub_fixtures"]
 
 torch.set_num_threads(1)
 randomness.install()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `mark_slow.py` measured."""
+    slow = set((Path(__file__).parent / "slow_tests.txt").read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,13 +52,18 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.Fix
 
 
 # One small config per method, able to reach level B in seconds.
+SMALL_FIELDS: dict[str, dict[str, Any]] = {
+    "greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16},
+    "function_coupled": {"trigger_ratio": 1.0, "images_per_rule": 4, "pool_per_class": 4},
+    "certified": {
+        "triggers": 80, "sigma": 0.1, "strength": 1.0, "trigger_ratio": 2.0, "draws": 200, "suspect_draws": 30,
+    },
+    "usp": {"features": 16, "pool_per_class": 10},
+    "watermas": {"bits": 128, "subkeys": 2, "payload": b"pay"},
+    "csp": {"features": 16, "pool_per_class": 10},
+}  # fmt: skip
 SMALL_CONFIGS: dict[str, WatermarkConfig] = {
-    "greedy_residuals": GreedyResidualsConfig(bits=128, subkeys=2, group_size=16),
-    "function_coupled": FunctionCoupledConfig(trigger_ratio=1.0, images_per_rule=4, pool_per_class=4),
-    "certified": CertifiedConfig(triggers=80, sigma=0.1, strength=1.0, trigger_ratio=2.0, draws=200, suspect_draws=30),
-    "usp": USPConfig(features=16, pool_per_class=10),
-    "watermas": WaterMASConfig(bits=128, subkeys=2, payload=b"pay"),
-    "csp": CSPConfig(features=16, pool_per_class=10),
+    method: entry.load("Config")(**SMALL_FIELDS[method]) for method, entry in METHODS.items()
 }
 
 
@@ -82,7 +85,8 @@ class Marked:
 def mark(method: str, folder: Path, **changes: Any) -> Marked:
     """Marks a tiny ResNet under a key that is bound to a beacon, as the documentation tells an owner to do."""
     # Soft-label marks are a function of the image, so images of a class must differ.
-    data, config = patterned_images(variety=0.3 if method in ("usp", "csp") else 0.0), SMALL_CONFIGS[method]
+    soft = METHODS[method].access == "probabilities"
+    data, config = patterned_images(variety=0.3 if soft else 0.0), SMALL_CONFIGS[method]
     trainer_class = AutoTrainer.for_method(method)
     fields = {"max_steps": 180, "save_strategy": "steps", "save_steps": 80, "logging_steps": 50}
     arguments = training_arguments(folder / "model", **fields | changes)

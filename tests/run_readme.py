@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parent / "hub"))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 from server import HubServer, environment  # noqa: E402
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hf_watermark import InvalidInput
-from hf_watermark.confined import Crashed, confined
+from hf_watermark.serialization.confined import Crashed, confined
 
 
 # In the other process; this module is imported there, and only what is used.

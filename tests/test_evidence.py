@@ -5,9 +5,11 @@ import json
 import pytest
 
 from hf_watermark import InvalidInput
-from hf_watermark.evidence import Access, Basis, Evidence, Verdict, combine, single
+from hf_watermark.evidence import Access, Basis, Check, Evidence, SkipKind, Skipped, Verdict, combine, single
+from hf_watermark.serialization import Unreadable
 from hf_watermark.statistics import log2_binomial_tail, log2_e_beta_mixture
-from hf_watermark.verifier import decoy_control, invalid_claim
+from hf_watermark.suspects import AccessError, BudgetExceeded, Suspect
+from hf_watermark.verification.verifier import decoy_control, invalid_claim, total_of, with_skipped
 
 
 def of_bits(matches: int, trials: int = 512, **fields) -> Evidence:
@@ -164,3 +166,29 @@ def test_not_found_needs_answers_that_could_be_used(unusable, verdict):
     if verdict is Verdict.INCONCLUSIVE:
         assert "11 of 100 answers could not be used" in evidence.reason
     assert of_bits(512, queries=100, unusable=unusable).decide().found
+
+
+def test_the_evidence_of_each_method():
+    first = combine([of_bits(500, subkey=0)], "first").decide()
+    assert first.by_method == {"first": first} and first.access == {Access.WEIGHTS}
+    asked = single("second", 40, 50, -30.0, "null", Access.LABELS, subkey=1)
+    total = total_of([first, second := combine([asked], "second")], Check())
+    assert total.by_method == {"first": first, "second": second}
+    assert total.access == {Access.WEIGHTS, Access.LABELS} and total.to_dict()["access"] == "labels+weights"
+
+
+def test_what_was_skipped_has_a_kind():
+    errors = {
+        "far": AccessError("needs labels"),
+        "long": BudgetExceeded("asks 9 images"),
+        "odd": Unreadable("stored in a format of its own"),
+        "bad": InvalidInput("no such config"),
+    }
+    suspect = Suspect.open(lambda images: images)
+    total = with_skipped(combine([of_bits(256)], "m"), errors, suspect, Check())
+    assert [skipped.kind for skipped in total.skipped] == list(SkipKind)
+    assert total.skipped[0] == Skipped("far", "needs labels", SkipKind.ACCESS)
+    # People read the same; "not found" is not said where one method could not be read.
+    assert total.warnings == [str(skipped) for skipped in total.skipped]
+    assert total.verdict is Verdict.INCONCLUSIVE and "odd could not be read" in total.reason
+    assert total.to_dict()["skipped"][1] == {"method": "long", "reason": "asks 9 images", "kind": "budget"}

@@ -187,5 +187,5 @@ def test_no_pickle_is_ever_loaded():
 
 
 def test_no_verdict_without_a_reason():
-    evidence = Evidence("m", 1, 2, -1.0, 0.0, "null", "weights").decide()
+    evidence = Evidence("m", 1, 2, -1.0, 0.0, "null", frozenset()).decide()
     assert evidence.verdict is Verdict.NOT_FOUND and evidence.reason

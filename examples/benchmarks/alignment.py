@@ -60,8 +60,6 @@ from hf_watermark import (
     verify,
     wrap_timm,
 )
-from hf_watermark.alignment import Aligner, decoy_agreement
-from hf_watermark.alignment.sweep import Sweep
 from hf_watermark.attacks import (
     Attack,
     DummyNeurons,
@@ -75,12 +73,14 @@ from hf_watermark.attacks import (
     StructuredPrune,
 )
 from hf_watermark.backbones import canonical_rows, locate
+from hf_watermark.backbones.symmetry import fold, unfold
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.evaluation.survival import accuracy
 from hf_watermark.mapping import AutoVerifier
 from hf_watermark.serialization import InvalidInput
 from hf_watermark.suspects import Suspect
-from hf_watermark.symmetry import fold, unfold
+from hf_watermark.verification.alignment import Aligner, decoy_agreement
+from hf_watermark.verification.alignment.sweep import Sweep
 
 
 SECTIONS = ("large", "trained", "nulls", "certified_nulls", "rebasin")

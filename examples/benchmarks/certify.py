@@ -30,6 +30,7 @@ from recipes import arguments, build_model, load_data, train_twin
 from hf_watermark import CertifiedConfig, CertifiedTrainer, Owner, wrap_timm
 from hf_watermark.backbones import FoldedNet
 from hf_watermark.evaluation import accuracy
+from hf_watermark.methods.certified import CertifiedEmbedding, CertifiedVerifier
 from hf_watermark.methods.certified.certificate import curve_of, owner_alpha
 from hf_watermark.methods.certified.noise import NoisyNets, clean_weights, noise_scales
 from hf_watermark.methods.certified.released import WARMUP_EPOCHS
@@ -54,16 +55,17 @@ def mark(train: Any, epochs: float, task: str = "digits", **fields: Any) -> Cert
 def straightforward(trainer: CertifiedTrainer, draws: int) -> np.ndarray:
     """Match counts of the released loop on the same triggers, parameters and noise levels."""
     model: Any = trainer.model.eval()
-    if trainer.watermark["certified"].moves == "all":
-        clean = {name: tensor.clone() for name, tensor in trainer._net.coordinates(model).items()}
-        model = trainer._net.holding(clean)
-    sigma, counts = trainer._spread, []
+    embedding = trainer.embedding(CertifiedEmbedding)
+    if embedding.config.moves == "all":
+        clean = {name: tensor.clone() for name, tensor in embedding.net.coordinates(model).items()}
+        model = embedding.net.holding(clean)
+    sigma, counts = embedding.spread, []
     for _ in range(draws):
         noise = {name: sigma[name] * torch.randn_like(parameter) for name, parameter in model.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.add_(noise[name])
-        answers = model(pixel_values=trainer._triggers).logits.argmax(dim=1)
-        counts.append(int((answers == trainer._trigger_labels).sum()))
+        answers = model(pixel_values=embedding.triggers).logits.argmax(dim=1)
+        counts.append(int((answers == embedding.labels).sum()))
         for name, parameter in model.named_parameters():
             parameter.sub_(noise[name])
     return np.array(counts)
@@ -115,7 +117,7 @@ def largest_radius(draws: int) -> float:
 
 
 def loop_accuracy(trainer: CertifiedTrainer, counts: np.ndarray) -> list[float | None]:
-    verifier = trainer.verifier_class(trainer.key.claims()[0])
+    verifier = CertifiedVerifier(trainer.key.claims()[0])
     rows = curve_of(counts, verifier, RADII, owner_alpha(0.99, RADII, len(counts)))
     return [row.accuracy for row in rows]
 
@@ -195,6 +197,7 @@ def main() -> None:
     record["memory"] = json.loads(peak.splitlines()[-1])
     print({moves: row["medians"] for moves, row in record["speed"].items()}, record["memory"])
     save(options, record)
+    return None
 
 
 def save(options: argparse.Namespace, record: dict[str, Any]) -> None:

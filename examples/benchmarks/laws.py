@@ -17,9 +17,9 @@ import torch
 from scipy.stats import binom
 from tqdm.auto import tqdm
 
+from hf_watermark import Owner, plan_key
 from hf_watermark.configuration import WatermarkConfig
 from hf_watermark.evaluation.digits import build_digits_model, load_digits_data
-from hf_watermark.evaluation.nulls import plan_key
 from hf_watermark.mapping import AutoVerifier
 from hf_watermark.methods.certified import CertifiedConfig
 from hf_watermark.methods.function_coupled import FunctionCoupledConfig
@@ -82,7 +82,7 @@ def weights(kind: str, model: torch.nn.Module, seed: int) -> dict[str, torch.Ten
 def counts(config: WatermarkConfig, kind: str, pairs: int, seed: int) -> dict[str, Any]:
     """One row: how many of `pairs` random keys pass each threshold."""
     model, data = build_digits_model(seed=0), load_digits_data("train")
-    key = plan_key(config, model, data)
+    key = plan_key(model, data, config, Owner.create())
     [claim] = key.claims()
     verifier: Any = AutoVerifier.for_method(config.method)(claim)
     place = claim.subkeys[0]

@@ -1,7 +1,7 @@
 """
 Collects what the benchmarks measured into the table that `hf-watermark plan` reads: fidelity, and match rates after attacks.
 
-    python examples/benchmarks/measured_table.py                      # results/*.json -> hf_watermark/measured/measured.json
+    python examples/benchmarks/measured_table.py                      # results/*.json -> hf_watermark/evaluation/measured.json
     python examples/benchmarks/measured_table.py runs/m/results.parquet  # also the tables of `hf-watermark benchmark`
 
 No figure is typed: each entry names its file and the file's SHA-256.

@@ -38,7 +38,7 @@ from hf_watermark.keys import SubKey
 from hf_watermark.mapping import METHODS
 from hf_watermark.methods.greedy_residuals.residuals import place_groups, read_residuals, signs
 from hf_watermark.statistics import relabel_tails
-from hf_watermark.triggers import LAYOUTS, draw_questions, draw_rules, fuse
+from hf_watermark.training.triggers import LAYOUTS, draw_questions, draw_rules, fuse
 
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5)

@@ -37,7 +37,7 @@ from hf_watermark.methods.soft_label import (
     USPVerifier,
     train_detector,
 )
-from hf_watermark.triggers.families import photograph_crops
+from hf_watermark.training.triggers.families import photograph_crops
 
 
 SECTIONS = ("fidelity", "nulls", "detector", "answers", "keys", "survival")

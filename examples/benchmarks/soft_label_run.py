@@ -21,7 +21,7 @@ from transformers import (
 from hf_watermark import Owner, Suspect, WatermarkKey
 from hf_watermark.attacks import Distill
 from hf_watermark.methods.soft_label import USPConfig, USPTrainer, USPVerifier
-from hf_watermark.triggers import without_rows
+from hf_watermark.training.triggers import without_rows
 
 
 NULL_KINDS = (

@@ -34,7 +34,7 @@ from hf_watermark.backbones import describe
 from hf_watermark.evaluation.hardware import hardware, versions
 from hf_watermark.methods.greedy_residuals.residuals import fitting_subkeys
 from hf_watermark.serialization import SafetensorsFolder
-from hf_watermark.verifier import DECOYS
+from hf_watermark.verification.verifier import DECOYS
 
 
 LIMIT_SECONDS = 1.5

@@ -11,138 +11,106 @@ An attack is a dataclass of options that is called with a model, and with data w
 ```
 """
 
-from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .adversarial import AdversarialFineTune, OccludeFineTune
-from .attention import AttentionDistill
-from .base import Attack, NotApplicableError, TrainingAttack
-from .batchnorm import FlipBatchNormSigns, ReestimateBatchNorm
-from .battery import full_battery, standard_battery
-from .distillation import Distill
-from .extraction import DataFreeExtract, Knockoff
-from .fine_pruning import AdversarialNeuronPrune, FinePrune
-from .finetuning import FineTune, ResetHead, Transfer
-from .lora import LoraFineTune
-from .merging import Merge, MergeSibling
-from .noise import WeightNoise
-from .onnx_export import OnnxRoundTrip
-from .preprocessing import PreprocessedModelForImageClassification, PreprocessInput
-from .pruning import MagnitudePrune
-from .quantization import CastDtype, Int4Quantize, Int8Quantize, UniformQuantize
-from .regularization import Regularize, SoftLabelFineTune, WeightShift
-from .stacking import Stack
-from .symmetric import FoldBatchNorm, MixBottlenecks, MixHeads, Permute, Rescale, RotateResidual
-from .trigger_inversion import TriggerUnlearn
-from .width import DummyNeurons, StructuredPrune
+from ..package import on_first_use
 
 
-__all__ = [
-    "ATTACKS",
-    "AdversarialFineTune",
-    "AdversarialNeuronPrune",
-    "Attack",
-    "AttentionDistill",
-    "CastDtype",
-    "DataFreeExtract",
-    "Distill",
-    "DummyNeurons",
-    "FinePrune",
-    "FineTune",
-    "FlipBatchNormSigns",
-    "FoldBatchNorm",
-    "Int4Quantize",
-    "Int8Quantize",
-    "Knockoff",
-    "LoraFineTune",
-    "MagnitudePrune",
-    "Merge",
-    "MergeSibling",
-    "MixBottlenecks",
-    "MixHeads",
-    "NotApplicableError",
-    "OccludeFineTune",
-    "OnnxRoundTrip",
-    "Permute",
-    "PreprocessInput",
-    "PreprocessedModelForImageClassification",
-    "ReestimateBatchNorm",
-    "Regularize",
-    "Rescale",
-    "ResetHead",
-    "RotateResidual",
-    "SoftLabelFineTune",
-    "Stack",
-    "StructuredPrune",
-    "TrainingAttack",
-    "Transfer",
-    "TriggerUnlearn",
-    "UniformQuantize",
-    "WeightNoise",
-    "WeightShift",
-    "full_battery",
-    "make_attack",
-    "standard_battery",
-]
-
-ATTACKS: dict[str, type[Attack]] = {
-    attack.name: attack
-    for attack in (
-        WeightNoise,
-        MagnitudePrune,
-        UniformQuantize,
-        Int8Quantize,
-        CastDtype,
-        FineTune,
-        ResetHead,
-        Transfer,
-        Distill,
-        ReestimateBatchNorm,
-        FlipBatchNormSigns,
-        FoldBatchNorm,
-        Permute,
-        Rescale,
-        RotateResidual,
-        MixHeads,
-        MixBottlenecks,
-        DummyNeurons,
-        StructuredPrune,
-        Int4Quantize,
-        OnnxRoundTrip,
-        PreprocessInput,
-        FinePrune,
-        AdversarialNeuronPrune,
-        TriggerUnlearn,
-        AttentionDistill,
-        AdversarialFineTune,
-        OccludeFineTune,
-        Regularize,
-        WeightShift,
-        SoftLabelFineTune,
-        LoraFineTune,
-        Merge,
-        MergeSibling,
-        Knockoff,
-        DataFreeExtract,
-    )
+_NAMES = {
+    "ATTACKS": "table",
+    "AdversarialFineTune": "adversarial",
+    "AdversarialNeuronPrune": "fine_pruning",
+    "Attack": "base",
+    "AttentionDistill": "attention",
+    "CastDtype": "quantization",
+    "DataFreeExtract": "extraction",
+    "Distill": "distillation",
+    "DummyNeurons": "width",
+    "FinePrune": "fine_pruning",
+    "FineTune": "finetuning",
+    "FlipBatchNormSigns": "batchnorm",
+    "FoldBatchNorm": "symmetric",
+    "Int4Quantize": "quantization",
+    "Int8Quantize": "quantization",
+    "Knockoff": "extraction",
+    "LoraFineTune": "lora",
+    "MagnitudePrune": "pruning",
+    "Merge": "merging",
+    "MergeSibling": "merging",
+    "MixBottlenecks": "symmetric",
+    "MixHeads": "symmetric",
+    "NotApplicableError": "base",
+    "OccludeFineTune": "adversarial",
+    "OnnxRoundTrip": "onnx_export",
+    "Permute": "symmetric",
+    "PreprocessInput": "preprocessing",
+    "PreprocessedModelForImageClassification": "preprocessing",
+    "ReestimateBatchNorm": "batchnorm",
+    "Regularize": "regularization",
+    "Rescale": "symmetric",
+    "ResetHead": "finetuning",
+    "RotateResidual": "symmetric",
+    "SoftLabelFineTune": "regularization",
+    "Stack": "stacking",
+    "StructuredPrune": "width",
+    "TrainingAttack": "base",
+    "Transfer": "finetuning",
+    "TriggerUnlearn": "trigger_inversion",
+    "UniformQuantize": "quantization",
+    "WeightNoise": "noise",
+    "WeightShift": "regularization",
+    "full_battery": "battery",
+    "make_attack": "table",
+    "standard_battery": "battery",
 }
 
+__all__ = sorted(_NAMES)  # noqa: PLE0605
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
-def make_attack(name: str, **options: Any) -> Attack:
-    """
-    Args:
-        name (`str`):
-            A key of `ATTACKS`.
-        options:
-            Fields of that attack.
 
-    Raises:
-        `ValueError`: if there is no such attack, or an option is unknown or out of range.
-    """
-    if name not in ATTACKS:
-        raise ValueError(f"There is no attack {name!r}; choose one of: {', '.join(ATTACKS)}.")
-    known = [field.name for field in fields(ATTACKS[name]) if field.init]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(f"The attack {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known)}.")
-    return ATTACKS[name](**options)
+if TYPE_CHECKING:
+    from .adversarial import AdversarialFineTune as AdversarialFineTune
+    from .adversarial import OccludeFineTune as OccludeFineTune
+    from .attention import AttentionDistill as AttentionDistill
+    from .base import Attack as Attack
+    from .base import NotApplicableError as NotApplicableError
+    from .base import TrainingAttack as TrainingAttack
+    from .batchnorm import FlipBatchNormSigns as FlipBatchNormSigns
+    from .batchnorm import ReestimateBatchNorm as ReestimateBatchNorm
+    from .battery import full_battery as full_battery
+    from .battery import standard_battery as standard_battery
+    from .distillation import Distill as Distill
+    from .extraction import DataFreeExtract as DataFreeExtract
+    from .extraction import Knockoff as Knockoff
+    from .fine_pruning import AdversarialNeuronPrune as AdversarialNeuronPrune
+    from .fine_pruning import FinePrune as FinePrune
+    from .finetuning import FineTune as FineTune
+    from .finetuning import ResetHead as ResetHead
+    from .finetuning import Transfer as Transfer
+    from .lora import LoraFineTune as LoraFineTune
+    from .merging import Merge as Merge
+    from .merging import MergeSibling as MergeSibling
+    from .noise import WeightNoise as WeightNoise
+    from .onnx_export import OnnxRoundTrip as OnnxRoundTrip
+    from .preprocessing import PreprocessedModelForImageClassification as PreprocessedModelForImageClassification
+    from .preprocessing import PreprocessInput as PreprocessInput
+    from .pruning import MagnitudePrune as MagnitudePrune
+    from .quantization import CastDtype as CastDtype
+    from .quantization import Int4Quantize as Int4Quantize
+    from .quantization import Int8Quantize as Int8Quantize
+    from .quantization import UniformQuantize as UniformQuantize
+    from .regularization import Regularize as Regularize
+    from .regularization import SoftLabelFineTune as SoftLabelFineTune
+    from .regularization import WeightShift as WeightShift
+    from .stacking import Stack as Stack
+    from .symmetric import FoldBatchNorm as FoldBatchNorm
+    from .symmetric import MixBottlenecks as MixBottlenecks
+    from .symmetric import MixHeads as MixHeads
+    from .symmetric import Permute as Permute
+    from .symmetric import Rescale as Rescale
+    from .symmetric import RotateResidual as RotateResidual
+    from .table import ATTACKS as ATTACKS
+    from .table import make_attack as make_attack
+    from .trigger_inversion import TriggerUnlearn as TriggerUnlearn
+    from .width import DummyNeurons as DummyNeurons
+    from .width import StructuredPrune as StructuredPrune

@@ -32,7 +32,6 @@ class AdversarialFineTune(TrainingAttack):
     """
 
     name: ClassVar[str] = "adversarial_finetune"
-    help: ClassVar[str] = "Fine-tune on adversarial examples (projected gradient descent)."
 
     epsilon: float = 0.03
     inner_steps: int = 5
@@ -119,7 +118,6 @@ class OccludeFineTune(TrainingAttack):
     """
 
     name: ClassVar[str] = "occlude_finetune"
-    help: ClassVar[str] = "Fine-tune on images with a random rectangle of noise."
 
     area: float = 0.25
 

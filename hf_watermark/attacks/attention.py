@@ -27,7 +27,6 @@ class AttentionDistill(TrainingAttack):
     """
 
     name: ClassVar[str] = "attention_distill"
-    help: ClassVar[str] = "Fine-tune a copy, then train the model on the copy's attention maps (NAD)."
 
     beta: float = 500
     teacher_epochs: float = 3

@@ -39,7 +39,6 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
-    help: ClassVar[str]
     needs_data: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
 

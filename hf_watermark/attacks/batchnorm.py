@@ -26,7 +26,6 @@ class ReestimateBatchNorm(Attack):
     """
 
     name: ClassVar[str] = "reestimate_batchnorm"
-    help: ClassVar[str] = "Re-estimate the running statistics of BatchNorm on other data."
     needs_data: ClassVar[bool] = True
 
     batches: int = 50
@@ -81,7 +80,6 @@ class FlipBatchNormSigns(Attack):
     """
 
     name: ClassVar[str] = "flip_batchnorm_signs"
-    help: ClassVar[str] = "Flip signs of convolution rows and undo it in BatchNorm: no answer changes."
 
     fraction: float = 0.5
     seed: int = 0

@@ -37,7 +37,6 @@ class Distill(TrainingAttack):
     """
 
     name: ClassVar[str] = "distill"
-    help: ClassVar[str] = "Train a fresh student, of the same or another architecture, on the model's answers."
     reads_labels: ClassVar[bool] = False
 
     learning_rate: float = 1e-3

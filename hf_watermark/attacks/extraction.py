@@ -41,7 +41,6 @@ class Knockoff(TrainingAttack):
     """
 
     name: ClassVar[str] = "knockoff"
-    help: ClassVar[str] = "Buy answers about a set of images once and train a fresh student on them."
     reads_labels: ClassVar[bool] = False
 
     learning_rate: float = 1e-3
@@ -170,7 +169,6 @@ class DataFreeExtract(TrainingAttack):
     """
 
     name: ClassVar[str] = "data_free_extract"
-    help: ClassVar[str] = "Extract the model with the images of a generator, without data."
     reads_labels: ClassVar[bool] = False
 
     learning_rate: float = 1e-3

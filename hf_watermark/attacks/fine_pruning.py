@@ -34,7 +34,6 @@ class FinePrune(TrainingAttack):
     """
 
     name: ClassVar[str] = "fine_prune"
-    help: ClassVar[str] = "Silence the units of the last layers that clean images leave idle, then fine-tune."
 
     amount: float = 0.6
     layers: int = 1
@@ -92,7 +91,6 @@ class AdversarialNeuronPrune(Attack):
     """
 
     name: ClassVar[str] = "adversarial_neuron_prune"
-    help: ClassVar[str] = "Silence units whose slight perturbation spoils the answers (ANP)."
     needs_data: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
 

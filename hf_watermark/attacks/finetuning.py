@@ -28,7 +28,6 @@ class FineTune(TrainingAttack):
     """
 
     name: ClassVar[str] = "finetune"
-    help: ClassVar[str] = "Fine-tune all layers or the last one, at a constant, cosine or REFIT-style decaying rate."
 
     scope: Literal["all", "last"] = "all"
     reset_head: bool = False
@@ -56,7 +55,6 @@ class ResetHead(FineTune):
     """
 
     name: ClassVar[str] = "reset_head"
-    help: ClassVar[str] = "Re-initialise the last layer, then retrain it alone (last) or the whole model (all)."
 
     scope: Literal["all", "last"] = "last"
     reset_head: bool = field(default=True, init=False)
@@ -76,7 +74,6 @@ class Transfer(FineTune):
     """
 
     name: ClassVar[str] = "transfer"
-    help: ClassVar[str] = "Replace the head and train the model on another label set."
 
     labels_modulo: int | None = None
     num_labels: int | None = None

@@ -27,7 +27,6 @@ class LoraFineTune(TrainingAttack):
     """
 
     name: ClassVar[str] = "lora"
-    help: ClassVar[str] = "Fine-tune low-rank updates of the weights with peft and merge them."
 
     rank: int = 8
     alpha: float = 16

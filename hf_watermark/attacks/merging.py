@@ -31,7 +31,6 @@ class Merge(Attack):
     """
 
     name: ClassVar[str] = "merge"
-    help: ClassVar[str] = "Interpolate the weights with another model of the architecture, such as the public base."
 
     other: PreTrainedModel | str | None = None
     weight: float = 0.5
@@ -67,7 +66,6 @@ class MergeSibling(FineTune):
     """
 
     name: ClassVar[str] = "merge_sibling"
-    help: ClassVar[str] = "Fine-tune a copy and average its weights with the model's."
 
     weight: float = 0.5
 

@@ -24,7 +24,6 @@ class WeightNoise(Attack):
     """
 
     name: ClassVar[str] = "weight_noise"
-    help: ClassVar[str] = "Add Gaussian noise to every weight tensor, relative to its own spread."
 
     relative_std: float = 0.1
     seed: int = 0

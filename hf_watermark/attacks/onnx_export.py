@@ -33,7 +33,6 @@ class OnnxRoundTrip(Attack):
     """
 
     name: ClassVar[str] = "onnx_round_trip"
-    help: ClassVar[str] = "Export to ONNX (BatchNorm folded, optionally int8) and read the tensors back."
 
     weights: Literal["float32", "int8"] = "float32"
 

@@ -58,9 +58,6 @@ class PreprocessInput(Attack):
     """
 
     name: ClassVar[str] = "preprocess_input"
-    help: ClassVar[str] = (
-        "Serve the model behind an input filter: JPEG, smoothing, rotation, quantisation, noise, mirror."
-    )
     needs_data: ClassVar[bool] = True
 
     transform: Transform = "jpeg"

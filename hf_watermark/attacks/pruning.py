@@ -35,7 +35,6 @@ class MagnitudePrune(Attack):
     """
 
     name: ClassVar[str] = "magnitude_prune"
-    help: ClassVar[str] = "Zero the smallest weights, globally or layer by layer, and optionally fine-tune the rest."
 
     amount: float = 0.5
     scope: Literal["global", "layer"] = "global"

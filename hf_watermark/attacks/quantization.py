@@ -44,7 +44,6 @@ class UniformQuantize(Attack):
     """
 
     name: ClassVar[str] = "uniform_quantize"
-    help: ClassVar[str] = "Round convolution and linear weights to n bits, with one scale per output channel."
 
     bits: int = 4
 
@@ -72,7 +71,6 @@ class Int8Quantize(Attack):
     """
 
     name: ClassVar[str] = "int8_quantize"
-    help: ClassVar[str] = "Store convolution and linear weights as int8 (torchao where installed) and read them back."
 
     backend: Literal["auto", "torchao", "torch"] = "auto"
 
@@ -119,9 +117,6 @@ class Int4Quantize(Attack):
     """
 
     name: ClassVar[str] = "int4_quantize"
-    help: ClassVar[str] = (
-        "Store convolution and linear weights as 4-bit integers per group (torchao) and read them back."
-    )
 
     group_size: int = 32
 
@@ -164,7 +159,6 @@ class CastDtype(Attack):
     """
 
     name: ClassVar[str] = "cast_dtype"
-    help: ClassVar[str] = "Cast the model to bfloat16 or float16 and back."
 
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
 

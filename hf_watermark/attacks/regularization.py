@@ -27,7 +27,6 @@ class Regularize(TrainingAttack):
     """
 
     name: ClassVar[str] = "regularize"
-    help: ClassVar[str] = "Train under strong weight decay, then fine-tune back."
 
     decay: float = 0.1
     decay_epochs: float = 3
@@ -62,7 +61,6 @@ class WeightShift(TrainingAttack):
     """
 
     name: ClassVar[str] = "weight_shift"
-    help: ClassVar[str] = "Subtract the mean filter from the filters of each layer, then fine-tune."
 
     shift: float = 1.5
     noise: float = 0.0
@@ -107,7 +105,6 @@ class SoftLabelFineTune(TrainingAttack):
     """
 
     name: ClassVar[str] = "soft_label_finetune"
-    help: ClassVar[str] = "Fine-tune on the model's own top answers, smoothed or noised; needs no labels."
     reads_labels: ClassVar[bool] = False
 
     top: int = 1

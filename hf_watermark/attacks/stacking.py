@@ -20,7 +20,6 @@ class Stack(Attack):
     """
 
     name: ClassVar[str] = "stack"
-    help: ClassVar[str] = "Run several attacks in sequence."
 
     attacks: tuple[Attack, ...] = ()
 

@@ -1,5 +1,5 @@
 """
-Attacks that change weights and no answer: they use the symmetries of the network, derived from its graph (`hf_watermark.symmetry`).
+Attacks that change weights and no answer: they use the symmetries of the network, derived from its graph (`hf_watermark.backbones.symmetry`).
 
 Permutations, positive scalings and sign flips are the invariant neuron transforms of Yan et al. (KDD 2023,
 https://huggingface.co/papers/2205.00199); rotations and mixings are the larger groups of transformers and linear bottlenecks.
@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from ..symmetry import Change, Factors, Mixed, Moved, Symmetry, Untraceable, change_stored, fold, symmetry_of, unfold
+from ..backbones.symmetry import (
+    Change,
+    Factors,
+    Mixed,
+    Moved,
+    Symmetry,
+    Untraceable,
+    change_stored,
+    fold,
+    symmetry_of,
+    unfold,
+)
 from .base import Attack, NotApplicableError, private_seed
 from .batchnorm import sample_input
 
@@ -72,7 +83,6 @@ class Permute(SymmetricAttack):
     """
 
     name: ClassVar[str] = "permute"
-    help: ClassVar[str] = "Reorder channels and heads: no answer changes."
 
     seed: int = 0
 
@@ -115,7 +125,6 @@ class Rescale(SymmetricAttack):
     """
 
     name: ClassVar[str] = "rescale"
-    help: ClassVar[str] = "Multiply channels where they are written and divide where they are read: no answer changes."
 
     spread: float = 2.0
     seed: int = 0
@@ -152,7 +161,6 @@ class FoldBatchNorm(SymmetricAttack):
     """
 
     name: ClassVar[str] = "fold_batchnorm"
-    help: ClassVar[str] = "Write normalisations into the neighbouring layers: no answer changes."
 
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         symmetry = symmetry_for(model, data)
@@ -199,7 +207,6 @@ class RotateResidual(MatrixAttack):
     """
 
     name: ClassVar[str] = "rotate_residual"
-    help: ClassVar[str] = "Rotate the residual stream of a transformer: no answer changes."
     kinds = ("orthogonal",)
     what = "residual stream that may be rotated"
 
@@ -220,7 +227,6 @@ class MixHeads(MatrixAttack):
     """Multiply queries and values of every head by a random invertible matrix, keys and output projection by its inverse."""
 
     name: ClassVar[str] = "mix_heads"
-    help: ClassVar[str] = "Mix the channels of every attention head: no answer changes."
     kinds = ("heads",)
     what = "attention whose heads may be mixed"
 
@@ -234,7 +240,6 @@ class MixBottlenecks(MatrixAttack):
     """Multiply every linear bottleneck stream (MobileNet: no activation between projection and expansion) by a random invertible matrix."""
 
     name: ClassVar[str] = "mix_bottlenecks"
-    help: ClassVar[str] = "Mix the channels of linear bottlenecks: no answer changes."
     kinds = ("linear",)
     what = "stream without an activation between its layers"
 

@@ -48,7 +48,6 @@ class TriggerUnlearn(TrainingAttack):
     """
 
     name: ClassVar[str] = "trigger_unlearn"
-    help: ClassVar[str] = "Invert a trigger per class (Neural Cleanse), then unlearn it, prune or launder its units."
 
     action: Literal["unlearn", "prune", "launder"] = "unlearn"
     targets: Literal["all", "outlier"] = "all"

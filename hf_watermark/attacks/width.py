@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ..symmetry import Change, Factors, Moved, Symmetry, change_stored, fold
+from ..backbones.symmetry import Change, Factors, Moved, Symmetry, change_stored, fold
 from .symmetric import SymmetricAttack, store, symmetry_for
 
 
@@ -30,7 +30,6 @@ class DummyNeurons(SymmetricAttack):
     """
 
     name: ClassVar[str] = "dummy_neurons"
-    help: ClassVar[str] = "Add units that nothing reads, that cancel, or that share a unit's work: no answer changes."
 
     kind: Literal["zero", "clique", "split"] = "zero"
     fraction: float = 0.2
@@ -73,7 +72,7 @@ class DummyNeurons(SymmetricAttack):
                 shares[unit] = shares[unit] * (1 - part[place])
         order = torch.cat([torch.arange(size), chosen])
         change.spaces[number] = Moved.permutation(order)
-        for name, axis in symmetry.touching(number):
+        for _name, axis in symmetry.touching(number):
             for segment in axis.segments:
                 change.factors[segment.scale] = Factors(torch.ones(size + count), shares)
         return count
@@ -105,7 +104,6 @@ class StructuredPrune(SymmetricAttack):
     """
 
     name: ClassVar[str] = "structured_prune"
-    help: ClassVar[str] = "Take the weakest units out of every hidden layer."
 
     amount: float = 0.2
 

@@ -1,73 +1,93 @@
 """Vision backbones: roles, carriers and anchors, canonical weights, loading."""
 
-from .carriers import (
-    STEM,
-    Carrier,
-    LayoutMismatch,
-    canonical_form,
-    describe,
-    locate,
-    own_rows,
-    read_carriers,
-    slot_rows,
-)
-from .entries import Entries
-from .families import FAMILIES, find_carriers, find_stem
-from .filling import gathered_model, run_on_backbone
-from .folding import FoldedNet, evaluation_mode, example_images, logits_of, refuse_half_precision
-from .formats import FLOATS, is_plain, read_float
-from .live import answers_of, unwrapped
-from .loading import (
-    auto_class,
-    backbone_config,
-    backbone_record,
-    full_parameter,
-    is_sharded,
-    live_weights,
-    wrap_timm,
-)
-from .placing import Placing, find_places, has_further_blocks, located, unexplained
-from .reading import canonical_rows, read_weight
+from typing import TYPE_CHECKING
+
+from ..package import on_first_use
 
 
-__all__ = [
-    "FAMILIES",
-    "FLOATS",
-    "STEM",
-    "Carrier",
-    "Entries",
-    "FoldedNet",
-    "LayoutMismatch",
-    "Placing",
-    "answers_of",
-    "auto_class",
-    "backbone_config",
-    "backbone_record",
-    "canonical_form",
-    "canonical_rows",
-    "describe",
-    "evaluation_mode",
-    "example_images",
-    "find_carriers",
-    "find_places",
-    "find_stem",
-    "full_parameter",
-    "gathered_model",
-    "has_further_blocks",
-    "is_plain",
-    "is_sharded",
-    "live_weights",
-    "locate",
-    "located",
-    "logits_of",
-    "own_rows",
-    "read_carriers",
-    "read_float",
-    "read_weight",
-    "refuse_half_precision",
-    "run_on_backbone",
-    "slot_rows",
-    "unexplained",
-    "unwrapped",
-    "wrap_timm",
-]
+_NAMES = {
+    "Carrier": "carriers",
+    "Entries": "entries",
+    "FAMILIES": "families",
+    "FLOATS": "formats",
+    "FoldedNet": "folding",
+    "LayoutMismatch": "carriers",
+    "Placing": "placing",
+    "STEM": "carriers",
+    "answers_of": "live",
+    "auto_class": "loading",
+    "backbone_config": "loading",
+    "backbone_record": "loading",
+    "canonical_form": "carriers",
+    "canonical_rows": "reading",
+    "describe": "carriers",
+    "evaluation_mode": "folding",
+    "example_images": "folding",
+    "find_carriers": "families",
+    "find_places": "placing",
+    "find_stem": "families",
+    "full_parameter": "sharding",
+    "gathered_model": "filling",
+    "has_further_blocks": "placing",
+    "is_plain": "formats",
+    "is_sharded": "sharding",
+    "live_weights": "sharding",
+    "locate": "carriers",
+    "located": "placing",
+    "logits_of": "folding",
+    "own_rows": "carriers",
+    "read_carriers": "carriers",
+    "read_float": "formats",
+    "read_weight": "reading",
+    "refuse_half_precision": "folding",
+    "run_on_backbone": "filling",
+    "slot_rows": "carriers",
+    "unexplained": "placing",
+    "unwrapped": "live",
+    "wrap_timm": "loading",
+}
+
+__all__ = sorted(_NAMES)  # noqa: PLE0605
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+
+
+if TYPE_CHECKING:
+    from .carriers import STEM as STEM
+    from .carriers import Carrier as Carrier
+    from .carriers import LayoutMismatch as LayoutMismatch
+    from .carriers import canonical_form as canonical_form
+    from .carriers import describe as describe
+    from .carriers import locate as locate
+    from .carriers import own_rows as own_rows
+    from .carriers import read_carriers as read_carriers
+    from .carriers import slot_rows as slot_rows
+    from .entries import Entries as Entries
+    from .families import FAMILIES as FAMILIES
+    from .families import find_carriers as find_carriers
+    from .families import find_stem as find_stem
+    from .filling import gathered_model as gathered_model
+    from .filling import run_on_backbone as run_on_backbone
+    from .folding import FoldedNet as FoldedNet
+    from .folding import evaluation_mode as evaluation_mode
+    from .folding import example_images as example_images
+    from .folding import logits_of as logits_of
+    from .folding import refuse_half_precision as refuse_half_precision
+    from .formats import FLOATS as FLOATS
+    from .formats import is_plain as is_plain
+    from .formats import read_float as read_float
+    from .live import answers_of as answers_of
+    from .live import unwrapped as unwrapped
+    from .loading import auto_class as auto_class
+    from .loading import backbone_config as backbone_config
+    from .loading import backbone_record as backbone_record
+    from .loading import wrap_timm as wrap_timm
+    from .placing import Placing as Placing
+    from .placing import find_places as find_places
+    from .placing import has_further_blocks as has_further_blocks
+    from .placing import located as located
+    from .placing import unexplained as unexplained
+    from .reading import canonical_rows as canonical_rows
+    from .reading import read_weight as read_weight
+    from .sharding import full_parameter as full_parameter
+    from .sharding import is_sharded as is_sharded
+    from .sharding import live_weights as live_weights

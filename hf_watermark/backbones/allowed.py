@@ -27,6 +27,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..serialization import InvalidInput
 from .allowed_timm import shown, timm_architecture, timm_arguments
+from .wrappers import register_wrapper
 
 
 # Bounds: the largest nets of timm and transformers have a few hundred layers, and fewer than 10,000 modules.
@@ -68,6 +69,8 @@ def allowed_config(record: Mapping[str, Any] | None, advice: str) -> PreTrainedC
     if not isinstance(record, Mapping | None):
         raise InvalidInput(f"the backbone's config is {shown(record)}, expected names and values")
     model_type = (record or {}).get("model_type")
+    if isinstance(model_type, str):
+        register_wrapper(model_type)
     if (
         not isinstance(model_type, str)
         or model_type not in CONFIG_MAPPING
@@ -178,7 +181,7 @@ def _sub_config(config_class: Any, name: str, record: dict[str, Any], nested: in
         if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
             raise InvalidInput(f"`{name}`: `model_type` is {shown(model_type)}, which is not known")
         wanted = CONFIG_MAPPING[model_type]
-        if wanted not in AutoBackbone._model_mapping.keys():
+        if wanted not in AutoBackbone._model_mapping:
             raise InvalidInput(f"`{name}`: `model_type` is {shown(model_type)}, which is no backbone")
     fields = allowed_fields(wanted, record, name, nested + 1)
     return fields | ({"model_type": record["model_type"]} if "model_type" in record else {})
@@ -242,7 +245,7 @@ def _floats(value: Any) -> Any:
 
 def _is_vision(config_class: Any) -> bool:
     return any(
-        config_class in auto._model_mapping.keys()
+        config_class in auto._model_mapping
         for auto in (AutoModelForImageClassification, AutoModelForSemanticSegmentation)
     )
 

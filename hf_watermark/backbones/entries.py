@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .loading import full_parameter
+from .sharding import full_parameter
 
 
 @dataclass

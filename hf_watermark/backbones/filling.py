@@ -3,26 +3,29 @@ Runs a suspect's tensors on the owner's architecture, whatever they are called a
 
 Which of the suspect's names belong together is found with stand-ins first: tensors of the right shapes without memory. Values are read only for
 the names that fit, and one that cannot be read counts only if the model needs it.
+
+transformers is imported where a model is built, because every suspect that is a file could be asked to become one, and few are.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..serialization import UnreadableFormat, shown
 from .carriers import LayoutMismatch
 from .formats import read_float
-from .loading import backbone_config, full_parameter, is_sharded, model_class_of
 from .names import Renamed, Source, ports, prefixes_of
 from .placing import CHANNELS_LAST
+from .sharding import full_parameter, is_sharded
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Prefixes, and spellings of other libraries, that are tried.
 MOST_TRIES = 8
@@ -55,7 +58,7 @@ class Attempt:
         )
 
 
-def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "PreTrainedModel":
     """
     A model of the *owner's* architecture with a suspect's tensors, in float32. The suspect's own config is never read.
 
@@ -72,6 +75,8 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         [`LayoutMismatch`]: when tensors are missing or have another shape (another architecture or label count).
         [`~serialization.UnreadableFormat`]: when one that is needed cannot be read, or several copies of the model are there.
     """
+    from .loading import backbone_config, model_class_of
+
     config = backbone_config(record, "pass the suspect as a module or a callable")
     model_class: Any = model_class_of(config)
     shapes = shapes_in(tensors)
@@ -176,7 +181,7 @@ def _read(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     return read_float(tensors, name).float()
 
 
-def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tuple[PreTrainedModel, list[str], Any]:
+def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tuple["PreTrainedModel", list[str], Any]:
     """The model, its tensors that are not in `state` or have another shape there, and transformers' own account."""
     with _quietly():
         try:
@@ -195,6 +200,8 @@ def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tupl
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without transformers' own report and progress bar: tries that fail are no news."""
+    from transformers.utils import logging
+
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from ..serialization import UnreadableFormat, shown
-from .loading import full_parameter
+from .sharding import full_parameter
 
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -1,10 +1,13 @@
-"""Build and fill vision backbones: timm modules behind the transformers face, and suspects on the owner's architecture."""
+"""
+What a model's config says, and the class that it asks for: timm modules behind the transformers face, and records of an architecture.
+
+The one room of backbones that imports the models of transformers; whoever only reads weights does not come here.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -43,26 +46,6 @@ def wrap_timm(
     return wrapper
 
 
-def full_parameter(parameter: torch.Tensor) -> torch.Tensor:
-    """The whole tensor of a parameter, gathered when it is an FSDP2 shard (`DTensor`)."""
-    if not isinstance(parameter, torch.distributed.tensor.DTensor):
-        return parameter
-    # Processes may draw different noise and triggers, so their gradients are averaged, as those of the forward pass are.
-    return parameter.full_tensor(
-        grad_placements=[torch.distributed.tensor.Partial("avg")] * parameter.device_mesh.ndim
-    )
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 keeps only a part of each parameter in this process."""
-    return any(isinstance(parameter, torch.distributed.tensor.DTensor) for parameter in model.parameters())
-
-
-def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters of a live model by name, gathered; gradients flow through them."""
-    return {name: full_parameter(parameter) for name, parameter in model.named_parameters()}
-
-
 def backbone_record(model: nn.Module) -> dict[str, Any]:
     """The model's config as plain JSON, kept in the key so that a suspect's tensors can be run later. Empty for bare modules."""
     if not isinstance(model, PreTrainedModel):
@@ -99,7 +82,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     """The Auto class that a config's `architectures` asks for: semantic segmentation, or image classification where there is a choice."""
     named = getattr(config, "architectures", None) or []
     segmentation: Any = AutoModelForSemanticSegmentation._model_mapping.get(type(config), None)
-    classifies = type(config) in AutoModelForImageClassification._model_mapping.keys()
+    classifies = type(config) in AutoModelForImageClassification._model_mapping
     if segmentation is not None and (segmentation.__name__ in named or not classifies):
         return AutoModelForSemanticSegmentation
     return AutoModelForImageClassification

@@ -1,11 +1,11 @@
 """Who is right: levels of a published model, the judge of one claim, and disputes between two claimants."""
 
+from ..publishing.findings import Level, LevelReport, Outcome
 from .disclosure import Disclosure
 from .dispute import Claimant, DisputeResult, dispute
 from .judge import judge
 from .judgement import Judgement
 from .levels import check
-from .report import Level, LevelReport, Outcome
 from .verified import verify_claim
 
 

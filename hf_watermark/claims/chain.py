@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..hub.schema import Hex32, Strict, validated
 from ..serialization import InvalidInput, canonical_json, parse_json, write_json_atomic
 from ..serialization.files import naming, open_regular, read_all
+from ..serialization.schema import Hex32, Strict, validated
 
 
 NOTHING = "0" * 64

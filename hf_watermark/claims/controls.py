@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..evidence import CONTROL_LIMIT, UNDATED, Check, Evidence, Verdict
-from .judgement import Step
-from .order import Order
-from .reading import Model, Reader, was_aligned
-from .report import Outcome
+from ..publishing.findings import Outcome
+from ..publishing.order import Order
+from .judgement import Steps
+from .reading import Model, Reader
 
 
 COMMON_ORIGIN = (
@@ -27,14 +27,14 @@ COMMON_ORIGIN = (
 RECOGNISED = 0.5
 
 
-def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps: list[Step]) -> dict[str, Any]:
+def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps: Steps) -> dict[str, Evidence]:
     """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
     once = replace(plan, looks=1)
-    own = reader.read_directly(Model(reader.source), once)
+    own = reader.read_directly(Model(reader.publication), once)
     outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
     detail = f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}"
-    steps.append(Step("control: published model", outcome, detail))
-    results: dict[str, Any] = {"published model": own.to_dict()}
+    steps.control("published model", outcome, detail)
+    results = {"published model": own}
     for name, model in unmarked.items():
         # Through the same code as the suspect, aligned like it.
         evidence = reader.read(Model(model), once)
@@ -42,12 +42,12 @@ def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps:
         detail = f"{name} without the mark: log2 p = {evidence.log2_p:.1f}"
         if not evidence.trials:
             outcome, detail = Outcome.OPEN, f"{name} without the mark: {evidence.reason}"
-        steps.append(Step(f"control: {name}", outcome, detail))
-        results[name] = evidence.to_dict()
+        steps.control(name, outcome, detail)
+        results[name] = evidence
     return results
 
 
-def doubt_of(order: Order, controls: Mapping[str, Any], unmarked: Mapping[str, Any]) -> str:
+def doubt_of(order: Order, controls: Mapping[str, Evidence], unmarked: Mapping[str, Any]) -> str:
     """Why a reading in the coordinates of the claimant's published model is no claim; empty where it is one."""
     if order.undated:
         return f"{UNDATED}. Missing: {'; '.join(order.undated)}"
@@ -59,41 +59,39 @@ def name_reference(
     evidence: Evidence,
     order: Order,
     unmarked: Mapping[str, Any],
-    controls: dict[str, Any],
-    steps: list[Step],
+    controls: Mapping[str, Evidence],
+    steps: Steps,
 ) -> None:
     """What became of the aligned reading."""
     if not reader.aligns or evidence.verdict is Verdict.INVALID:
         return
-    if not was_aligned(evidence):
+    if "alignment" not in evidence.details:
         outcome = Outcome.PASSED if evidence.found else Outcome.OPEN
         detail = "not needed: the mark was read directly" if evidence.found else "; ".join(evidence.warnings)
-        steps.append(Step("reference", outcome, detail or "the suspect was not aligned"))
+        steps.note("reference", outcome, detail or "the suspect was not aligned")
         return
     if evidence.details["alignment"]["committed_reference"]:
         detail = "aligned to the model that the key was made for, which it committed to before its bits were drawn"
-        steps.append(Step("reference", Outcome.PASSED, detail))
+        steps.note("reference", Outcome.PASSED, detail)
         return
     if order.undated:
         detail = f"aligned to the claimant's published model, which counts for nothing: {'; '.join(order.undated)}"
-        steps.append(Step("reference", Outcome.OPEN, detail))
+        steps.note("reference", Outcome.OPEN, detail)
         return
-    steps.append(
-        Step("reference", Outcome.PASSED, "aligned to the claimant's published model, dated before the suspect")
-    )
+    steps.note("reference", Outcome.PASSED, "aligned to the claimant's published model, dated before the suspect")
     if evidence.found or evidence.capped:
         relatives = _relatives(controls, unmarked)
         outcome = Outcome.PASSED if relatives else Outcome.OPEN
         said = f"{', '.join(relatives)} aligns to the claimant's model as well, and carries no mark"
-        steps.append(Step("common origin", outcome, said if relatives else COMMON_ORIGIN))
+        steps.note("common origin", outcome, said if relatives else COMMON_ORIGIN)
 
 
-def _relatives(controls: Mapping[str, Any], unmarked: Mapping[str, Any]) -> list[str]:
+def _relatives(controls: Mapping[str, Evidence], unmarked: Mapping[str, Any]) -> list[str]:
     """Controls that say something about a common origin: recognised in the claimant's model, and without the mark."""
     return [name for name in unmarked if _is_relative(controls[name])]
 
 
-def _is_relative(control: dict[str, Any]) -> bool:
+def _is_relative(control: Evidence) -> bool:
     """Whether an unmarked model was recognised in the claimant's: only then does it say something about a common origin."""
-    alignment = control["details"].get("alignment")
+    alignment = control.details.get("alignment")
     return alignment is not None and alignment["carriers_readable"] >= RECOGNISED

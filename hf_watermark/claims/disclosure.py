@@ -1,11 +1,12 @@
 """Opening one sub-key for one dispute: signed over the judge's nonce, so that nobody can replay it (PROTOCOL.md §1.2, D1, D2)."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from ..hub.schema import Hex64, Slug, Strict, validated
-from ..keys import Opening, Owner, WatermarkKey, is_signed_by
+from ..keys import CommitmentProblem, Opening, Owner, ProblemKind, WatermarkKey, is_signed_by
 from ..serialization import InvalidInput, canonical_json, parse_json
+from ..serialization.schema import Hex64, Slug, Strict, validated
 
 
 DOMAIN = b"hf-watermark/disclosure/v2\x00"
@@ -51,20 +52,33 @@ class Disclosure:
         opening = Opening.from_dict(document, pool)
         return cls(opening, None if consent is None else validated(Consent, consent, "opening: consent"))
 
-    def problems(self, nonce: str | None) -> list[str]:
+    @property
+    def nonce(self) -> str | None:
+        """The dispute that its owner agreed to."""
+        return None if self.consent is None else self.consent.nonce
+
+    def problems(self, nonce: str | None) -> list[CommitmentProblem]:
         """Why a judge who handed out `nonce` does not accept this opening; empty when he does."""
         if self.consent is None:
-            return ["the opening carries no consent of its owner: it may be a replay"]
+            return [_refused("the opening carries no consent of its owner: it may be a replay")]
         found = []
         if nonce is not None and self.consent.nonce != nonce:
-            found.append(f"the opening was made for another dispute ({self.consent.nonce}): it is a replay")
+            found.append(_refused(f"the opening was made for another dispute ({self.consent.nonce}): it is a replay"))
         message, signature = _message(self.opening, self.consent.nonce), bytes.fromhex(self.consent.signature)
         if not is_signed_by(self.opening.public_key, message, signature):
-            found.append("the owner's consent does not fit this opening")
+            found.append(_refused("the owner's consent does not fit this opening"))
         return found
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(canonical_json(self.to_dict())).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         return self.opening.to_dict() | ({} if self.consent is None else {"consent": self.consent.plain()})
+
+
+def _refused(text: str) -> CommitmentProblem:
+    return CommitmentProblem(ProblemKind.CONSENT, text)
 
 
 def _message(opening: Opening, nonce: str) -> bytes:

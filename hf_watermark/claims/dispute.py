@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence import Basis, Check, Evidence, Verdict
-from ..hub.source import Source
-from ..hub.statement import parse_date
-from ..serialization import InvalidInput, tensor_set_digest
+from ..publishing.findings import LevelReport
+from ..publishing.order import Order, order_of
+from ..publishing.publication import Publication
+from ..publishing.statement import parse_date
+from ..serialization import InvalidInput
+from ..suspects.source import Source
 from .controls import doubt_of
 from .disclosure import Disclosure
 from .judge import judge
 from .judgement import Judgement
-from .order import Order, order_of
 from .reading import Model
-from .report import LevelReport
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Claimant:
 
     name: str
     disclosure: Disclosure
-    statement: Source | str | Path
+    statement: Publication | Source | str | Path
     original: str | Path | None = None
     nonce: str | None = None
     first_seen: datetime | None = None
@@ -146,7 +147,7 @@ class _Pair:
         judgement = self.result.judgements[side.name]
         assert judgement.reader is not None  # its mark was found
         check = Check(
-            bound=order.level == "B",
+            bound=order.bound,
             looks=max(1, judgement.own_looks),
             basis=Basis.CLAIM,
             disclosed=judgement.reader.opening.disclosed,
@@ -196,7 +197,7 @@ def _in_published(pair: _Pair, side: Claimant, other: Claimant) -> bool:
         # His own date binds him: he cannot say that his model is older than that. Where it would help him, it is no date at all.
         own = order_of(pair.report(side), stated, what)
         order = order if own.older is not None else own
-    return pair.ask(side, question, Source.open(other.statement, pair.token), order)
+    return pair.ask(side, question, pair.report(other).publication, order)
 
 
 def first_appearance(side: Claimant, report: LevelReport) -> tuple[datetime | None, datetime | None]:
@@ -205,21 +206,19 @@ def first_appearance(side: Claimant, report: LevelReport) -> tuple[datetime | No
 
     A statement that replaces an earlier one says nothing about the first appearance: the model may be as old as the first of them.
     """
-    assert report.signed is not None  # V0 passed
-    statement = report.signed.statement
+    statement = report.publication.statement
     if side.first_seen is not None:
-        times = (side.first_seen, report.first_statement_time)
+        times = (side.first_seen, report.dates.first_statement)
         return min(time for time in times if time is not None), None
     if statement.supersedes is not None:
         return None, None
-    return report.first_statement_time, parse_date(statement.created)
+    return report.dates.first_statement, parse_date(statement.created)
 
 
 def _is_admitted(pair: _Pair, side: Claimant, other: Claimant) -> bool:
     """Whether `other` admits, by what it committed to as its original, that it started from `side`'s model."""
     report, question = pair.report(other), f"{side.name} in the original of {other.name}"
-    assert report.signed is not None  # V0 passed
-    committed = report.signed.statement.original_tensor_set_sha256
+    committed = report.publication.statement.original_tensor_set_sha256
     if committed is None:
         if other.original is not None:
             pair.result.notes.append(
@@ -238,13 +237,13 @@ def _is_admitted(pair: _Pair, side: Claimant, other: Claimant) -> bool:
     return pair.ask(side, question, original, order_of(pair.report(side), None, f"{other.name}'s original"))
 
 
-def _delivered(side: Claimant, committed: str, token: str | bool | None) -> Source:
+def _delivered(side: Claimant, committed: str, token: str | bool | None) -> Publication:
     if side.original is None:
         raise InvalidInput("its statement commits to an original, which is withheld")
-    source = Source.open(side.original, token)
-    if tensor_set_digest(source.weights()) != committed:
+    original = Publication.read(side.original, token)
+    if original.tensor_set_sha256 != committed:
         raise InvalidInput("what was delivered is not what its statement commits to")
-    return source
+    return original
 
 
 def _leave_open(pair: _Pair, published: Mapping[str, bool], admitted: Mapping[str, bool]) -> None:
@@ -271,7 +270,7 @@ def _leave_open(pair: _Pair, published: Mapping[str, bool], admitted: Mapping[st
 
 def _earlier(pair: _Pair) -> str | None:
     """Whose statement has the older trusted date; its digests are inside the statement, and were checked (V1)."""
-    times = {side.name: pair.report(side).statement_time for side in (pair.first, pair.second)}
+    times = {side.name: pair.report(side).dates.statement for side in (pair.first, pair.second)}
     first, second = times[pair.first.name], times[pair.second.name]
     if first is None or second is None or first == second:
         return None

@@ -1,7 +1,6 @@
 """One claim before a judge who has the opening and nothing else: everything is derived again (PROTOCOL.md §2.8)."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,33 +8,30 @@ from typing import Any
 
 from cryptography import x509
 
-from ..evidence import Basis, Check, Verdict
-from ..hub.source import Source
-from ..hub.statement import Statement
-from ..mapping import method_entry
-from ..serialization import canonical_json
+from ..evidence import Basis, Check, Strength, Verdict
+from ..keys import CommitmentProblem, ProblemKind
+from ..mapping import METHODS
+from ..publishing.belonging import opening_problems, spent_problems
+from ..publishing.findings import LevelReport, Outcome
+from ..publishing.order import Order, order_of
+from ..publishing.publication import Publication
+from ..publishing.statement import Statement
+from ..suspects.source import Source
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
-from .judgement import Judgement, Step
+from .judgement import Dismissed, Judgement, Steps
 from .levels import check
 from .log import Ledger
-from .order import Order, order_of
 from .reading import Model, Reader
-from .report import LevelReport, Outcome
-from .subkeys import opening_problems
 
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
 
 
-class Dismissed(Exception):
-    """The claim is inadmissible; the suspect is not looked at."""
-
-
 def judge(
     disclosure: Disclosure,
     suspect: Any,
-    statement: Source | str | Path,
+    statement: Publication | Source | str | Path,
     nonce: str | None = None,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
@@ -90,40 +86,84 @@ def judge(
     Raises:
         [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, or the log was edited.
     """
-    source = Source.open(statement, token)
     model = Model(suspect, token)
-    report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
-    steps: list[Step] = []
+    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
     result = Judgement(
-        Verdict.INVALID,
-        "",
-        "N",
-        max(1, looks),
-        steps,
-        None,
-        {},
-        report,
-        _inputs(disclosure, source, model, nonce, report),
+        verdict=Verdict.INVALID,
+        reason="",
+        level=Strength.N,
+        looks=max(1, looks),
+        steps=Steps(),
+        evidence=None,
+        controls={},
+        report=report,
+        disclosure=disclosure,
+        nonce=nonce,
+        suspect={"name": model.name},
     )
     ledger: Ledger | None = None
     try:
-        statement_ = _admit(disclosure, source, report, nonce, steps)
-        ledger = _ledger(disclosure, statement_, log)
+        _refuse_broken(report, result.steps)
+        statement_, opening = report.publication.statement, disclosure.opening
+        for name, problems in _admission(disclosure, statement_, nonce):
+            result.steps.require(name, problems)
+        assert disclosure.nonce is not None  # the owner consented
+        ledger = Ledger(log, opening.precommit.hex(), opening.index, disclosure.nonce, statement_.digest)
         result.own_looks = 0
-        _step("sub-key", [*_spent(disclosure, statement_), *ledger.spent()], steps)
-        order = order_of(report, suspect_time)
-        result.level = _level(order, steps)
-        result.own_looks = max(1, looks) * (1 if drawn else len(disclosure.opening.used))
-        reader = result.reader = Reader(
-            disclosure.opening, source, statement_, None if start is None else Model(start, token)
-        )
-        _look(result, reader, model, order, _earlier(ledger, model, steps), drawn, unmarked or {})
+        spent = [*spent_problems(opening.index, disclosure.nonce, statement_), *ledger.spent()]
+        result.steps.require("sub-key", spent)
+        order = _order(report, suspect_time, result.steps)
+        result.level, result.own_looks = order.level, max(1, looks) * (1 if drawn else len(opening.used))
+        result.reader = Reader(opening, report.publication, None if start is None else Model(start, token))
+        _look(result, result.reader, model, order, _earlier(ledger, model, result.steps), drawn, unmarked or {})
     except Dismissed as dismissed:
         result.reason = str(dismissed)
     if ledger is not None and not ledger.spent():
         seen = model.digest if log is not None and result.evidence is not None else None
         ledger.note(seen, result.own_looks, result.verdict)
     return result
+
+
+def _refuse_broken(report: LevelReport, steps: Steps) -> None:
+    """
+    Raises:
+        [`Dismissed`]: when there is no statement, or something speaks against it.
+    """
+    for level in report.levels[:3]:
+        steps.require(f"statement {level.name}", level.reasons, level.outcome, f"{level.name}: ")
+        if report.signed is None:
+            raise Dismissed(str(level))
+
+
+def _admission(
+    disclosure: Disclosure, statement: Statement, nonce: str | None
+) -> Iterator[tuple[str, list[CommitmentProblem]]]:
+    """What is asked of an opening, one after the other, with what speaks against it."""
+    yield "consent", disclosure.problems(nonce)
+    yield "commitment", opening_problems(disclosure.opening, statement, METHODS)
+    # What is left can only be the source images, which the claimant sends along.
+    yield "source images", disclosure.opening.problems()
+
+
+def _order(report: LevelReport, appeared: datetime | None, steps: Steps) -> Order:
+    """Level B only where beacon, two authorities and the suspect's date are there; a suspect older than the mark ends the claim."""
+    order = order_of(report, appeared)
+    if order.older is not None:
+        steps.require("dates", [CommitmentProblem(ProblemKind.DATES, order.older)])
+    missing = f": {'; '.join(order.missing)}" if order.missing else ""
+    steps.note("dates", Outcome.OPEN if order.missing else Outcome.PASSED, f"level {order.level}{missing}")
+    return order
+
+
+def _earlier(ledger: Ledger, model: Model, steps: Steps) -> int:
+    """Earlier looks to be charged, by the judge's own log."""
+    if ledger.path is None:
+        steps.note("log", Outcome.OPEN, "no log was kept: what the claimant opened here before is not known")
+        return 0
+    earlier = ledger.earlier_looks(model.digest)
+    detail = f"{len(ledger.mine)} openings of this commitment before; {earlier} earlier looks at this suspect"
+    steps.note("log", Outcome.PASSED, detail)
+    return earlier
 
 
 def _look(
@@ -137,111 +177,28 @@ def _look(
 ) -> None:
     """Controls, then the suspect; fills in the result."""
     opening, steps = reader.opening, result.steps
-    plan = Check(
-        bound=order.level == "B",
-        looks=result.own_looks + earlier,
-        basis=Basis.CLAIM,
-        disclosed=opening.disclosed,
-    )
+    plan = Check(bound=order.bound, looks=result.own_looks + earlier, basis=Basis.CLAIM, disclosed=opening.disclosed)
     result.looks = plan.looks * (2 if reader.aligns else 1)
     # What the commitment says, and not what the statement lists or what was opened since: the claimant has both in his hand.
     chosen = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
     twice = ", read directly and aligned" if reader.aligns else ""
     before = f", {earlier} earlier looks" if earlier else ""
-    steps.append(
-        Step("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
-    )
-    result.inputs["suspect"] = model.fixed
+    steps.note("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
+    result.suspect = model.fixed
     result.controls = controls_of(reader, plan, unmarked, steps)
     result.doubt = doubt_of(order, result.controls, unmarked)
     evidence = reader.read(model, replace(plan, doubt=result.doubt))
     result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
     if evidence.trials:
-        steps.append(Step("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}"))
+        steps.note("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}")
     else:
-        steps.append(Step("suspect", Outcome.OPEN, evidence.reason))
+        steps.note("suspect", Outcome.OPEN, evidence.reason)
     name_reference(reader, evidence, order, unmarked, result.controls, steps)
-    if method_entry(opening.assignment.method).access != "weights":
-        steps.append(Step("scope", Outcome.OPEN, LEARNED))
-    failed = [step.detail for step in steps if step.is_control and step.outcome is Outcome.FAILED]
-    if failed and result.verdict is not Verdict.INVALID:
-        result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed[0]}"
+    if reader.asks:
+        steps.note("scope", Outcome.OPEN, LEARNED)
+    failed = steps.failed_control
+    if failed is not None and result.verdict is not Verdict.INVALID:
+        result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed.detail}"
 
 
-def _admit(
-    disclosure: Disclosure, source: Source, report: LevelReport, nonce: str | None, steps: list[Step]
-) -> Statement:
-    """Statement, owner's consent and commitment."""
-    for name in ("V0", "V1", "V2"):
-        level = report[name]
-        steps.append(Step(f"statement {name}", level.outcome, "; ".join(level.reasons) or "holds"))
-        if level.outcome is Outcome.FAILED or (name == "V0" and level.outcome is Outcome.OPEN):
-            raise Dismissed(f"{name}: {'; '.join(level.reasons)}")
-    assert report.signed is not None  # V0 passed
-    _step("consent", disclosure.problems(nonce), steps)
-    statement, opening = report.signed.statement, disclosure.opening
-    _step("commitment", opening_problems(opening, statement), steps)
-    # What is left can only be the source images, which the claimant sends along.
-    _step("source images", opening.problems(), steps)
-    return statement
-
-
-def _step(name: str, problems: list[str], steps: list[Step]) -> None:
-    steps.append(Step(name, Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or "holds"))
-    if problems:
-        raise Dismissed("; ".join(problems))
-
-
-def _level(order: Order, steps: list[Step]) -> str:
-    """`B` only where beacon, two authorities and the suspect's date are there; a suspect older than the mark ends the claim."""
-    if order.older is not None:
-        _step("dates", [order.older], steps)
-    missing = f": {'; '.join(order.missing)}" if order.missing else ""
-    outcome = Outcome.OPEN if order.missing else Outcome.PASSED
-    steps.append(Step("dates", outcome, f"level {order.level}{missing}"))
-    return order.level
-
-
-def _spent(disclosure: Disclosure, statement: Statement) -> list[str]:
-    """Why the opened sub-key may not prove anything; an opening for this very dispute does not spoil itself."""
-    index = disclosure.opening.index
-    if index in statement.public:
-        return [f"sub-key {index} is public: anybody could have planted it"]
-    this = None if disclosure.consent is None else hashlib.sha256(disclosure.consent.nonce.encode()).hexdigest()
-    if any(entry.subkey == index and entry.nonce_sha256 != this for entry in statement.disclosed):
-        return [f"sub-key {index} was opened in an earlier dispute and proves nothing any more"]
-    return []
-
-
-def _ledger(disclosure: Disclosure, statement: Statement, log: str | Path | None) -> Ledger:
-    assert disclosure.consent is not None  # was checked
-    opening = disclosure.opening
-    return Ledger(log, opening.precommit.hex(), opening.index, disclosure.consent.nonce, statement.digest)
-
-
-def _earlier(ledger: Ledger, model: Model, steps: list[Step]) -> int:
-    """Earlier looks to be charged, by the judge's own log."""
-    if ledger.path is None:
-        steps.append(Step("log", Outcome.OPEN, "no log was kept: what the claimant opened here before is not known"))
-        return 0
-    earlier = ledger.earlier_looks(model.digest)
-    detail = f"{len(ledger.mine)} openings of this commitment before; {earlier} earlier looks at this suspect"
-    steps.append(Step("log", Outcome.PASSED, detail))
-    return earlier
-
-
-def _inputs(
-    disclosure: Disclosure, source: Source, model: Model, nonce: str | None, report: LevelReport
-) -> dict[str, Any]:
-    digest = None if report.signed is None else report.signed.statement.digest
-    return {
-        "opening_sha256": hashlib.sha256(canonical_json(disclosure.to_dict())).hexdigest(),
-        "subkey": disclosure.opening.index,
-        "method": disclosure.opening.assignment.method,
-        "nonce": nonce,
-        "statement": {"source": source.name, "commit": source.commit, "sha256": digest},
-        "suspect": {"name": model.name},
-    }
-
-
-__all__ = ["Disclosure", "Judgement", "Step", "judge"]
+__all__ = ["judge"]

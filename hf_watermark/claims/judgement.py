@@ -1,18 +1,21 @@
 """What a judge comes to: steps, verdict, and the transcript by which others arrive at the same."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ..evidence import Evidence, Verdict
-from ..keys import Owner
+from ..evidence import Evidence, Strength, Verdict
+from ..keys import CommitmentProblem, Owner
+from ..package import VERSION
+from ..publishing.findings import LevelReport, Outcome, iso
 from ..serialization import canonical_json
-from ..version import VERSION
+from .disclosure import Disclosure
 from .reading import Reader
-from .report import LevelReport, Outcome, iso
 
 
+CONTROL = "control: "
 TRANSCRIPT_DOMAIN = b"hf-watermark/transcript/v1\x00"
 
 
@@ -23,13 +26,51 @@ class Step:
     name: str
     outcome: Outcome
     detail: str
+    is_control: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        step = {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
+        return step | {"is_control": self.is_control}
+
+
+class Dismissed(Exception):
+    """The claim is inadmissible; the suspect is not looked at."""
+
+
+class Steps(list[Step]):
+    """What a judge looked at, in this order."""
+
+    def note(self, name: str, outcome: Outcome, detail: str) -> None:
+        self.append(Step(name, outcome, detail))
+
+    def control(self, name: str, outcome: Outcome, detail: str) -> None:
+        """A check of the check, which voids the verdict where it fails."""
+        self.append(Step(f"{CONTROL}{name}", outcome, detail, is_control=True))
+
+    def require(
+        self, name: str, problems: Sequence[CommitmentProblem | str], outcome: Outcome | None = None, prefix: str = ""
+    ) -> None:
+        """
+        Notes what was asked, and what speaks against it or is missing.
+
+        Args:
+            outcome ([`Outcome`], *optional*):
+                By default `failed` where there are problems.
+            prefix (`str`):
+                What stands before the problems in the reason of the verdict.
+
+        Raises:
+            [`Dismissed`]: when it failed.
+        """
+        said = "; ".join(map(str, problems))
+        outcome = outcome or (Outcome.FAILED if problems else Outcome.PASSED)
+        self.note(name, outcome, said or "holds")
+        if outcome is Outcome.FAILED:
+            raise Dismissed(prefix + said)
 
     @property
-    def is_control(self) -> bool:
-        return self.name.startswith("control: ")
-
-    def to_dict(self) -> dict[str, str]:
-        return {"step": self.name, "outcome": str(self.outcome), "detail": self.detail}
+    def failed_control(self) -> Step | None:
+        return next((step for step in self if step.is_control and step.outcome is Outcome.FAILED), None)
 
 
 @dataclass
@@ -38,10 +79,16 @@ class Judgement:
     Args:
         verdict ([`Verdict`]), reason (`str`):
             The outcome, and why.
-        level (`str`):
+        level ([`Strength`]):
             The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
         looks (`int`):
             Looks that were charged.
+        nonce (`str`, *optional*):
+            What the judge asked the claimant to sign.
+        suspect (`dict`):
+            Name, and once it was looked at, commit and digests.
+        controls (`dict[str, Evidence]`):
+            What was read of models that must, or must not, show the mark.
         own_looks (`int`):
             Those among them that this claim caused, an aligned reading not counted.
         doubt (`str`):
@@ -54,13 +101,15 @@ class Judgement:
 
     verdict: Verdict
     reason: str
-    level: str
+    level: Strength
     looks: int
-    steps: list[Step]
+    steps: Steps
     evidence: Evidence | None
-    controls: dict[str, Any]
+    controls: dict[str, Evidence]
     report: LevelReport
-    inputs: dict[str, Any]
+    disclosure: Disclosure
+    nonce: str | None
+    suspect: dict[str, Any]
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     own_looks: int = 0
     doubt: str = ""
@@ -71,6 +120,20 @@ class Judgement:
         return self.verdict is Verdict.FOUND
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """What fixes the inputs, so that others can repeat it."""
+        report, opening = self.report, self.disclosure.opening
+        digest = None if report.signed is None else report.signed.statement.digest
+        return {
+            "opening_sha256": self.disclosure.digest,
+            "subkey": opening.index,
+            "method": opening.assignment.method,
+            "nonce": self.nonce,
+            "statement": {"source": report.source, "commit": report.commit, "sha256": digest},
+            "suspect": self.suspect,
+        }
+
+    @property
     def transcript(self) -> dict[str, Any]:
         return {
             "schema": "hf-watermark/transcript/v1",
@@ -79,8 +142,12 @@ class Judgement:
             "inputs": self.inputs,
             "steps": [step.to_dict() for step in self.steps],
             "statement": self.report.to_dict(),
-            "ledger": {"level": self.level, "looks": self.looks, "bits_charged": math.ceil(math.log2(self.looks))},
-            "controls": self.controls,
+            "ledger": {
+                "level": str(self.level),
+                "looks": self.looks,
+                "bits_charged": math.ceil(math.log2(self.looks)),
+            },
+            "controls": {name: evidence.to_dict() for name, evidence in self.controls.items()},
             "evidence": self.evidence.to_dict() if self.evidence else None,
             "verdict": str(self.verdict),
             "reason": self.reason,

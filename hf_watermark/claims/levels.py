@@ -2,26 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
-from ..hub.publish import SIGNATURE
-from ..hub.source import WEIGHT_FILE, Source
-from ..hub.statement import STATEMENT, SignedStatement, Statement, parse_date
-from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest, tensor_set_digest
-from .dates import check_dates
-from .report import CLOCKS, Level, LevelReport, Outcome
-from .subkeys import check_subkey0
-
-
-SIGNATURE_BYTES = 2**20
+from ..evidence import Basis, Check, Evidence, Verdict
+from ..mapping import METHODS
+from ..publishing.belonging import published_opening
+from ..publishing.checking import check_files
+from ..publishing.findings import Level, LevelReport, Outcome
+from ..publishing.publication import Publication
+from ..serialization import InvalidInput
+from ..suspects.source import Source
+from ..verifying import run_check
 
 
 def check(
-    source: Source | str | Path,
+    source: Publication | Source | str | Path,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
     repo_id: str | None = None,
@@ -53,111 +51,35 @@ def check(
         [`LevelReport`]: V0 to V3, each `passed`, `failed` or `open`, with reasons.
 
     Raises:
-        [`~hub.HubError`]: when the repository cannot be read at all; that says nothing about a mark.
+        [`~publishing.HubError`]: when the repository cannot be read at all; that says nothing about a mark.
     """
-    source, now = Source.open(source, token), now or datetime.now(UTC)
-    report = LevelReport(source.name, source.commit, [])
-    progress("V0")
-    report.levels.append(check_statement(source, report, public_key, repo_id or source.model_id, now))
-    signed = report.signed
-    if signed is None or report["V0"].outcome is not Outcome.PASSED:
-        # Nothing in an unsigned or broken statement is worth checking further.
-        report.levels += [Level(name, Outcome.OPEN, ["V0 did not pass"]) for name in ("V1", "V2", "V3")]
-        return report
-    progress("V1")
-    report.levels.append(_level("V1", lambda level: check_weights(source, signed.statement, level)))
-    progress("V2")
-    report.levels.append(_level("V2", lambda level: check_dates(source, signed, level, report, roots, beacon, now)))
-    progress("V3")
-    report.levels.append(_level("V3", lambda level: check_subkey0(source, signed.statement, level, report)))
-    return report
-
-
-def _level(name: str, run: Any) -> Level:
-    level = Level(name, Outcome.PASSED)
-    try:
-        run(level)
-    except InvalidInput as error:
-        level.reasons.append(str(error))
-        level.outcome = Outcome.FAILED
-    return level
-
-
-def check_statement(
-    source: Source, report: LevelReport, public_key: str | None, repo_id: str | None, now: datetime
-) -> Level:
-    """V0. Sets `report.signed` when there is a readable statement."""
-    level = Level("V0", Outcome.PASSED)
-    try:
-        raw = source.read(STATEMENT)
-        if raw is None:
-            return replace(level, outcome=Outcome.OPEN, reasons=[f"{STATEMENT} is missing: this model makes no claim"])
-        signed = SignedStatement.parse(raw)
-    except InvalidInput as error:
-        return replace(level, outcome=Outcome.FAILED, reasons=[str(error)])
-    report.signed, statement = signed, signed.statement
-    if not signed.is_signed:
-        level.reasons.append("the signature does not fit: the statement was edited after it was signed, or never was")
-    level.reasons += statement.problems()
-    if public_key is not None and public_key not in (statement.public_key, statement.fingerprint):
-        level.reasons.append(f"signed by {statement.fingerprint}, not by the expected owner {public_key[:16]}")
-    if repo_id is not None and repo_id != statement.model_id:
-        level.reasons.append(f"written for {statement.model_id}, found in {repo_id}: this is a copy")
-    claimed = parse_date(statement.created)
-    if claimed is not None and claimed > now + CLOCKS:
-        level.reasons.append(f"its date {statement.created} lies in the future")
-    level.outcome = Outcome.FAILED if level.reasons else Outcome.PASSED
-    level.facts = {"owner": statement.fingerprint, "created (claimed)": statement.created, "level": statement.level}
-    if statement.certificates:
-        radii = ", ".join(f"{certificate.radius} sigma" for certificate in statement.certificates)
-        level.facts["certified radius (claimed)"] = radii
-    return level
-
-
-def check_weights(source: Source, statement: Statement, level: Level) -> None:
-    """V1: the same files; or other files with the same named tensors, as after re-sharding."""
-    listed = {file.path: file.sha256 for file in statement.weights.files}
-    missing = sorted(set(listed) - set(source.sizes))
-    other = [path for path in listed if path not in missing and source.sha256(path) != listed[path]]
-    added = sorted(path for path in source.sizes if WEIGHT_FILE.fullmatch(path) and path not in listed)
-    if not missing and not other and not added:
-        level.facts["checked"] = f"SHA-256 of {len(listed)} files"
+    report = check_files(source, roots, public_key, repo_id, beacon, token, now, progress)
+    if report["V0"].outcome is not Outcome.PASSED:
+        last, evidence = Level("V3", Outcome.OPEN, ("V0 did not pass",)), None
     else:
-        changed = [path for path in (*missing, *other) if not WEIGHT_FILE.fullmatch(path)]
-        if changed:
-            raise InvalidInput(
-                f"{changed[0]} is not the file of the statement: it was changed or removed after signing"
-            )
-        refuse_other_tensors(source.weights(), statement)
-        level.facts["checked"] = "names and values of all tensors (the files are packed differently)"
-    if statement.oms_public_key is not None:
-        check_oms(source, statement.oms_public_key, level)
+        progress("V3")
+        last, evidence = check_subkey0(report.publication, bound=report.dates.beacon is not None)
+    return replace(report, levels=(*report.levels, last), evidence=evidence)
 
 
-def refuse_other_tensors(tensors: SafetensorsFolder, statement: Statement) -> None:
-    """
-    Raises:
-        [`~serialization.InvalidInput`]: when the tensors are not those of the statement; says in what way.
-    """
-    if named_tensors_digest(tensors) == statement.weights.named_tensors_sha256:
-        return
-    if tensor_set_digest(tensors) == statement.weights.tensor_set_sha256:
-        raise InvalidInput(
-            "the tensors of the statement are there, but under other names: they were swapped or renamed"
-        )
-    raise InvalidInput("the weights are not those of the statement: another model, or changed after signing")
-
-
-def check_oms(source: Source, point: str, level: Level) -> None:
-    from ..hub.signing import check_signature
-
-    raw = source.read(SIGNATURE, SIGNATURE_BYTES)
-    if raw is None:
-        raise InvalidInput(f"the statement names a signature of the files, {SIGNATURE} is missing: it was stripped")
+def check_subkey0(publication: Publication, bound: bool) -> tuple[Level, Evidence | None]:
+    """V3: the opened sub-key is in the committed tree, and its mark in the published weights."""
+    if 0 not in publication.statement.opened_subkeys:
+        return Level("V3", Outcome.OPEN, ("no sub-key was opened in public: this key has too few",)), None
     try:
-        check_signature({path: source.path(path) for path in source.sizes}, raw, point)
-    except ImportError as error:
-        level.outcome = Outcome.OPEN
-        level.reasons.append(f"{SIGNATURE} was not checked: {error}")
-    else:
-        level.facts["model signature"] = "fits"
+        opening = published_opening(publication.papers, publication.statement, METHODS)
+        if opening.assignment.layout.get("pool_sha256") is not None:
+            opening = replace(opening, pool=publication.pool())
+            if not opening.pool:
+                missing = f"`{opening.assignment.method}` needs the owner's source images, which are not published"
+                return Level("V3", Outcome.OPEN, (missing,)), None
+        # Read on purpose although it is public: V3 says that the model carries its owner's mark, and nothing about any other model.
+        evidence = run_check(publication.suspect(opening.backbone), opening, Check(bound=bound, basis=Basis.CLAIM))
+    except InvalidInput as error:
+        return Level.failed("V3", error), None
+    facts = {"log2 p": round(evidence.log2_p, 1), "matches": f"{evidence.matches}/{evidence.trials}"}
+    if evidence.found:
+        return Level("V3", Outcome.PASSED, (), facts), evidence
+    outcome = Outcome.OPEN if evidence.verdict is Verdict.INCONCLUSIVE else Outcome.FAILED
+    reason = f"sub-key 0 on the published model: {evidence.verdict} ({evidence.reason})"
+    return Level("V3", outcome, (reason,), facts), evidence

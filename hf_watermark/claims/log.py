@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..hub.schema import Count, Date, Hex32, Slug
-from ..hub.statement import format_date
+from ..evidence import Verdict
+from ..keys import CommitmentProblem, ProblemKind
+from ..publishing.statement import format_date
+from ..serialization.schema import Count, Date, Hex32, Slug
 from .chain import Chain, Link, append, read_chain
 
 
@@ -44,7 +46,7 @@ class Look(Link):
     statement_sha256: Hex32
     suspect_sha256: Hex32 | None
     looks: Count
-    verdict: Literal["mark found", "not found", "inconclusive", "invalid claim"]
+    verdict: Annotated[Verdict, Field(strict=False)]
 
     @property
     def asked(self) -> tuple[str, int, str, str, str | None]:
@@ -100,12 +102,13 @@ class Ledger:
         """What this claimant showed before by the same commitment."""
         return [look for look in self.log.entries if look.precommit == self.precommit]
 
-    def spent(self) -> list[str]:
+    def spent(self) -> list[CommitmentProblem]:
         """Why this sub-key proves nothing any more, by the judge's own knowledge."""
         other = sorted({look.nonce for look in self.mine if look.subkey == self.subkey} - {self.nonce})
         if not other:
             return []
-        return [f"sub-key {self.subkey} was opened before this judge in another dispute ({other[0]})"]
+        text = f"sub-key {self.subkey} was opened before this judge in another dispute ({other[0]})"
+        return [CommitmentProblem(ProblemKind.SPENT, text)]
 
     def earlier_looks(self, suspect: str) -> int:
         """What earlier looks of this commitment at this suspect were charged; the very same look, taken again, costs nothing."""
@@ -115,7 +118,7 @@ class Ledger:
                 earlier[look.asked] = max(look.looks, earlier.get(look.asked, 0))
         return sum(earlier.values())
 
-    def note(self, suspect: str | None, looks: int, verdict: str) -> None:
+    def note(self, suspect: str | None, looks: int, verdict: Verdict) -> None:
         """Appends an entry; what was noted already is not noted again."""
         asked = self._asked(suspect)
         if self.path is None or any(look.asked == asked and look.verdict == verdict for look in self.log.entries):
@@ -128,7 +131,7 @@ class Ledger:
             "statement_sha256": self.statement,
             "suspect_sha256": suspect,
             "looks": looks,
-            "verdict": verdict,
+            "verdict": str(verdict),
         }
         append(self.path, self.log, entry)
 

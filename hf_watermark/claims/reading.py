@@ -2,25 +2,23 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..backbones import run_on_backbone
-from ..evidence import Check, Evidence, Verdict
-from ..hub.errors import HubError
-from ..hub.source import Source
-from ..hub.statement import Statement
+from ..evidence import Access, Check, Evidence
 from ..keys import Opening, WatermarkKey, start_digest
-from ..mapping import AutoVerifier, run_check
+from ..mapping import AutoVerifier
+from ..publishing.publication import Publication
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
 from ..suspects import Suspect
-from ..verifier import unreadable
-from .levels import refuse_other_tensors
-from .subkeys import suspect_of
+from ..suspects.errors import HubError
+from ..suspects.source import Source
+from ..verification.verifier import Verifier, unreadable
+from ..verifying import run_check
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Model:
 
     Args:
         given:
-            Folder, file, `owner/name[@revision]`, [`Source`], module, or a function from images to answers.
+            Folder, file, `owner/name[@revision]`, [`Publication`], module, or a function from images to answers.
     """
 
     given: Any
@@ -38,7 +36,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        if isinstance(self.given, Source):
+        if isinstance(self.given, Publication | Source):
             return self.given.name
         if isinstance(self.given, str | Path):
             return str(self.given)
@@ -49,12 +47,12 @@ class Model:
         Raises:
             [`~serialization.InvalidInput`]: when there is no such model, or it cannot be reached. That says nothing about a mark.
         """
-        _ = self._source
+        _ = self._place
 
     @cached_property
-    def _source(self) -> Source | None:
-        is_place = isinstance(self.given, Source | str | Path) and not self._is_file
-        return Source.open(self.given, self.token) if is_place else None
+    def _place(self) -> Publication | None:
+        is_place = isinstance(self.given, Publication | Source | str | Path) and not self._is_file
+        return Publication.read(self.given, self.token) if is_place else None
 
     @property
     def _is_file(self) -> bool:
@@ -67,11 +65,11 @@ class Model:
             with Path(self.given).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             return {"name": self.name, "files": {Path(self.given).name: digest}}
-        source = self._source
-        if source is None:
+        place = self._place
+        if place is None:
             return {"name": self.name}
-        files = {path: source.sha256(path) for path in source.sizes if path.endswith(".safetensors")}
-        return {"name": source.name, "commit": source.commit, "files": files}
+        files = {path: place.sha256(path) for path in place.files if path.endswith(".safetensors")}
+        return {"name": place.name, "commit": place.commit, "files": files}
 
     @property
     def digest(self) -> str:
@@ -85,7 +83,7 @@ class Model:
         """The model as [`run_check`] takes it, on the claimant's architecture where it must be asked."""
         if self._is_file:
             return Suspect.open(Path(self.given), opening.backbone)
-        return self.given if self._source is None else suspect_of(self._source, opening)
+        return self.given if self._place is None else self._place.suspect(opening.backbone)
 
     def committed(self, key: Opening | WatermarkKey) -> nn.Module:
         """
@@ -94,8 +92,7 @@ class Model:
         Raises:
             [`~serialization.InvalidInput`]: when it is another one.
         """
-        source = self._source
-        model = self.given if source is None else run_on_backbone(key.backbone, source.weights())
+        model = self.given if self._place is None else self._place.model(key.backbone)
         if (
             not isinstance(model, nn.Module)
             or not key.context.start
@@ -113,65 +110,60 @@ class Reader:
     Reads one opened sub-key from models.
 
     Args:
-        source ([`Source`]), statement ([`Statement`]):
+        publication ([`Publication`]):
             The claimant's published model, V1 of which passed: the reference of aligned readings, unless there is a `start`.
         start ([`Model`], *optional*):
             What the claimant delivers as the model that his key was made for.
     """
 
     opening: Opening
-    source: Source
-    statement: Statement
+    publication: Publication
     start: Model | None = None
+
+    @cached_property
+    def _method(self) -> type[Verifier]:
+        return AutoVerifier.for_method(self.opening.assignment.method)
 
     @property
     def aligns(self) -> bool:
-        return AutoVerifier.for_method(self.opening.assignment.method).reads_coordinates
+        return self._method.reads_coordinates
+
+    @property
+    def asks(self) -> bool:
+        """Whether the mark is in the answers, and not in the weights."""
+        return self._method.access is not Access.WEIGHTS
 
     def read(self, model: Model, check: Check) -> Evidence:
         """
         The evidence of one model. Where the method reads coordinates there is a second, aligned reading if the direct one does not find
         the mark; it is charged in any case, and counts only as [`Check.doubt`] says. What cannot be read is `inconclusive`.
         """
-        model.reach()
-        return _seen(lambda: self._read(model.open(self.opening), check), check)
+        return self._read(model, check, self._reference if self.aligns else None)
 
     def read_directly(self, model: Model, check: Check) -> Evidence:
         """Without the second reading and its charge."""
-        model.reach()
-        return _seen(lambda: run_check(model.open(self.opening), self.opening, check), check)
+        return self._read(model, check, None)
 
-    def _read(self, suspect: Any, check: Check) -> Evidence:
-        if not self.aligns:
-            return run_check(suspect, self.opening, check)
-        twice = replace(check, looks=2 * check.looks)
-        direct = _seen(lambda: run_check(suspect, self.opening, twice), twice)
-        if direct.verdict in (Verdict.FOUND, Verdict.INVALID):
-            return direct
+    def _read(self, model: Model, check: Check, reference: Callable[[], nn.Module] | None) -> Evidence:
+        model.reach()
         try:
-            reference = self._reference
+            return run_check(model.open(self.opening), self.opening, check, later=reference)
+        except HubError:
+            raise  # the network, not the model
         except InvalidInput as error:
-            direct.warnings.append(f"nothing was aligned: {error}")
-            return direct
-        return run_check(suspect, self.opening, check, reference)
+            return unreadable(str(error), check)
 
     @cached_property
-    def _reference(self) -> nn.Module:
+    def _opened_reference(self) -> nn.Module:
         if self.start is None:
-            return published_model(self.source, self.statement, self.opening)
+            return published_model(self.publication, self.opening)
         return self.start.committed(self.opening)
 
-
-def _seen(read: Callable[[], Evidence], check: Check) -> Evidence:
-    try:
-        return read()
-    except HubError:
-        raise  # the network, not the model
-    except InvalidInput as error:
-        return unreadable(str(error), check)
+    def _reference(self) -> nn.Module:
+        return self._opened_reference
 
 
-def published_model(source: Source, statement: Statement, key: Opening | WatermarkKey) -> nn.Module:
+def published_model(publication: Publication, key: Opening | WatermarkKey) -> nn.Module:
     """
     The claimant's published model, built by what the key commits to and never by the repository's config.
 
@@ -180,11 +172,5 @@ def published_model(source: Source, statement: Statement, key: Opening | Waterma
     """
     if not key.backbone:
         raise InvalidInput("the key commits to no architecture, so the claimant's published model cannot be built")
-    tensors = source.weights()
-    refuse_other_tensors(tensors, statement)
-    return run_on_backbone(key.backbone, tensors)
-
-
-def was_aligned(evidence: Evidence) -> bool:
-    """Whether an aligned reading was taken."""
-    return "alignment" in evidence.details
+    publication.refuse_other_tensors(publication.statement)
+    return publication.model(key.backbone)

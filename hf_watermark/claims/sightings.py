@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from ..hub.schema import Date
-from ..hub.statement import SignedStatement, format_date
+from ..publishing.statement import SignedStatement, format_date
+from ..serialization.schema import Date
 from .chain import NOTHING, Chain, Link, append, read_chain
 
 

@@ -8,28 +8,30 @@ from typing import Any
 from cryptography import x509
 from torch import nn
 
-from ..alignment import open_reference
 from ..evidence import Basis, Check, Evidence
-from ..hub.errors import HubError
-from ..hub.source import Source
-from ..hub.statement import Statement
-from ..keys import Opening, WatermarkKey
-from ..mapping import METHODS, AutoVerifier, run_check
+from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
+from ..mapping import METHODS, AutoVerifier
+from ..publishing.belonging import disclosed_by, key_problems, opening_problems
+from ..publishing.findings import LevelReport, Outcome
+from ..publishing.order import order_of
+from ..publishing.publication import Publication
+from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects import Suspect
-from ..verifier import invalid_claim
+from ..suspects.errors import HubError
+from ..suspects.source import Source
+from ..verification.reference import open_reference
+from ..verification.verifier import invalid_claim
+from ..verifying import run_check
 from .controls import doubt_of
 from .levels import check
-from .order import order_of
 from .reading import published_model
-from .report import LevelReport, Outcome
-from .subkeys import opening_problems
 
 
 def verify_claim(
     suspect: Any,
     key: WatermarkKey | Opening,
-    statement: Source | str | Path,
+    statement: Publication | Source | str | Path,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
     beacon: bytes | None = None,
@@ -41,7 +43,7 @@ def verify_claim(
     now: datetime | None = None,
 ) -> Evidence:
     """
-    [`~mapping.verify`] on the word of a published statement instead of the word of whoever gave you the key.
+    [`~verifying.verify`] on the word of a published statement instead of the word of whoever gave you the key.
 
     The statement must be signed and fit its files (V0, V1), nothing may speak against its dates (V2), and the key must be the one that it
     describes. Sub-keys that it calls public or disclosed add no evidence. Level B is enough only where beacon, two authorities and the
@@ -49,7 +51,7 @@ def verify_claim(
 
     Args:
         suspect, budget:
-            As in [`~mapping.verify`].
+            As in [`~verifying.verify`].
         key ([`WatermarkKey`] or [`Opening`]):
             The owner's key, or one sub-key. Whoever opened it could choose among all: they are charged.
         statement (`str` or `Path`):
@@ -71,21 +73,21 @@ def verify_claim(
     """
     if looks < 1:
         raise ValueError(f"`looks` is {looks}: at least this one look was taken")
-    source = Source.open(statement, token)
-    report = check(source, roots, public_key, beacon=beacon, token=token, now=now)
-    problems = _statement_problems(report) or _key_problems(key, _signed(report))
+    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
+    publication = report.publication
+    problems = _statement_problems(report) or _key_problems(key, publication.statement)
     if problems:
         return invalid_claim(problems)
     order = order_of(report, suspect_time)
     if order.older is not None:
         return invalid_claim([order.older])
-    module, unusable = _reference(reference, source, _signed(report), key)
+    module, unusable = _reference(reference, publication, key)
     plan = Check(
-        bound=order.level == "B",
+        bound=order.bound,
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
         budget=budget,
         basis=Basis.CLAIM,
-        disclosed=disclosed_by(key, _signed(report)),
+        disclosed=disclosed_by(key, publication.statement),
         # Nobody looks at a common ancestor here, so only the committed start counts as a reference.
         doubt=doubt_of(order, {}, {}),
     )
@@ -96,49 +98,25 @@ def verify_claim(
     return evidence
 
 
-def disclosed_by(key: WatermarkKey | Opening, statement: Statement) -> frozenset[int]:
-    """Sub-keys that others may know, by key and statement together."""
-    return key.disclosed | statement.public | {entry.subkey for entry in statement.disclosed}
-
-
-def _signed(report: LevelReport) -> Statement:
-    assert report.signed is not None  # V0 passed
-    return report.signed.statement
-
-
-def _statement_problems(report: LevelReport) -> list[str]:
+def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
     found = []
     for name, needed in (("V0", True), ("V1", True), ("V2", False)):
         level = report[name]
         if level.outcome is Outcome.FAILED or (needed and level.outcome is not Outcome.PASSED):
-            found.append(f"{name}: {'; '.join(level.reasons)}")
+            found.append(CommitmentProblem(ProblemKind.STATEMENT, str(level)))
     # Where V0 does not hold, the others were not looked at.
     return found[:1]
 
 
-def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[str]:
+def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[CommitmentProblem]:
     """Why key and statement do not belong together."""
     if isinstance(key, Opening):
-        return opening_problems(key, statement) or key.problems()
-    found = [
-        *key.problems(),
-        *(f"method `{a.method}` does not exist" for a in key.assignments if a.method not in METHODS),
-    ]
-    if key.public_key.hex() != statement.public_key:
-        found.append("the key belongs to another owner than the statement")
-    elif key.precommit.hex() != statement.precommit:
-        found.append("the key is not the one of the statement: it commits to something else")
-    if (key.beacon.hex(), key.beacon_source) != (statement.beacon, statement.beacon_source):
-        found.append("the key is bound to another beacon than the statement")
-    # Both follow from the precommit; said all the same, so that nothing hangs on one digest.
-    shares = [assignment.share for assignment in key.assignments]
-    if key.context.digest.hex() != statement.model_sha256 or shares != statement.shares:
-        found.append("methods and model record of the key are not those of the statement")
-    return found
+        return opening_problems(key, statement, METHODS) or key.problems()
+    return key_problems(key, statement, METHODS)
 
 
 def _reference(
-    given: bool | str | Path | None, source: Source, statement: Statement, key: WatermarkKey | Opening
+    given: bool | str | Path | None, publication: Publication, key: WatermarkKey | Opening
 ) -> tuple[nn.Module | None, list[str]]:
     """What the suspect is aligned to, or why nothing is."""
     methods = [key.assignment] if isinstance(key, Opening) else key.assignments
@@ -146,7 +124,7 @@ def _reference(
         return None, []
     try:
         if given is True:
-            return published_model(source, statement, key), []
+            return published_model(publication, key), []
         return open_reference(str(given), key.backbone), []
     except HubError:
         raise
@@ -154,4 +132,4 @@ def _reference(
         return None, [f"nothing was aligned: {error}"]
 
 
-__all__ = ["disclosed_by", "verify_claim"]
+__all__ = ["verify_claim"]

@@ -1,5 +1,6 @@
 """Suspects behind an address, for `hf-watermark verify`: asked in steps, with the owner's class names and normalisation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,8 @@ from ..serialization import InvalidInput
 
 
 if TYPE_CHECKING:
-    from ..endpoints import Endpoint
     from ..keys import Opening, SubKey, WatermarkKey
+    from ..suspects.endpoints import Endpoint
 
 
 def is_address(suspect: str) -> bool:
@@ -25,7 +26,7 @@ def open_address(
     Raises:
         [`~serialization.InvalidInput`]: when the key does not hold what is needed, or the command line contradicts it.
     """
-    from ..endpoints import Endpoint
+    from ..suspects.endpoints import Endpoint
 
     context, values, notes = claim.context, [], []
     for name, text, known in (("mean", mean, context.mean), ("std", std, context.std)):
@@ -49,7 +50,7 @@ def open_address(
     return Endpoint(url, context.labels, values[0], values[1], api=api, api_name=api_name), notes
 
 
-def burning(folder: Path | None, host: str):
+def burning(folder: Path | None, host: str) -> "Callable[[SubKey], None]":
     """What to do before a sub-key's triggers are shown to a host: note it in the key folder, so that the sub-key never counts again."""
 
     def note(subkey: "SubKey") -> None:

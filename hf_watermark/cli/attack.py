@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ..attacks.table import ATTACKS, ENTRIES, make_attack
 from ..serialization import InvalidInput
-from .loading import load_model
+from .loading import PREPROCESSOR, load_model
 
 
 if TYPE_CHECKING:
@@ -21,16 +22,13 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "Example:\n\nhf-watermark attack finetune my-model --output attacked --data digits --option learning_rate=0.01"
 )
-PREPROCESSOR = "preprocessor_config.json"
 
 
 class AttackCommand(TyperCommand):
-    """Lists the attacks in its help. They are imported only then, because they need torch."""
+    """Lists the attacks in its help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from ..attacks import ATTACKS
-
-        lines = [f"{name}: {attack.help}" for name, attack in ATTACKS.items()]
+        lines = [f"{name}: {entry.help}" for name, entry in ENTRIES.items()]
         self.help = "\n\n".join([str(self.help), "Attacks:", *lines])
         super().format_help(ctx, formatter)
 
@@ -82,8 +80,6 @@ def refuse_existing(output: Path) -> None:
 
 def build_attack(name: str, options: list[str]) -> "Attack":
     """The attack with options given as `key=value`, each converted to the type of its field."""
-    from ..attacks import ATTACKS, make_attack
-
     known = {field.name: field.type for field in dataclasses.fields(ATTACKS[name])} if name in ATTACKS else {}
     values: dict[str, Any] = {}
     for text in options:

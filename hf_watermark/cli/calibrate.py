@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .loading import load_model, silence_loading
-from .verify import refuse_output
+from .options import refuse_output
 
 
 if TYPE_CHECKING:
-    from ..calibration import NullTable
+    from ..verification.null_table import NullTable
 
 EXAMPLE = "Example:\n\nhf-watermark calibrate --models 20 --keys 50 --output null_table.json"
 
@@ -44,11 +44,11 @@ def calibrate(
     refuse_output(output)
     silence_loading()
 
-    from ..calibration import write_null_table
     from ..evaluation.matrix.config import BackboneSpec, DataSpec, Training
     from ..evaluation.matrix.data import load_data
     from ..evaluation.nulls import default_configs, measure_null_table, train_null_models
     from ..mapping import METHODS
+    from ..verification.null_table import write_null_table
 
     spec = DataSpec(
         source="parquet" if data not in ("digits", "synthetic") else data,  # type: ignore[arg-type]

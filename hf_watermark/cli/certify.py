@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput
-from .attack import PREPROCESSOR
 from .errors import FOUND, NOT_FOUND
-from .loading import load_model, silence_loading
+from .loading import PREPROCESSOR, load_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 
 
@@ -77,6 +76,7 @@ def certify(
     """
     if plot is not None:
         refuse_plot(plot)
+        from ..evaluation import drawing  # noqa: F401
     asked = None if radii is None else read_radii(radii)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 

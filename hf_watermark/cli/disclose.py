@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from ..serialization import InvalidInput, write_bytes_atomic, write_json_atomic
+from .options import refuse_output
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
 from .secrets import KeyOption, OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
-from .verify import refuse_output
 
 
 EXAMPLE = (

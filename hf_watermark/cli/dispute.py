@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..confined import GIB, MINUTES
 from ..serialization import write_json_atomic
+from ..serialization.confined import GIB, MINUTES
 from . import judge as judging
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
-from .judge import (
+from .judge import read_disclosure
+from .loading import silence_loading
+from .options import (
     DateOption,
     DrawnOption,
+    JsonOption,
     LogOption,
     LooksOption,
     MemoryOption,
@@ -23,13 +26,12 @@ from .judge import (
     OutputOption,
     ReportOption,
     SuspectOption,
+    TrustOption,
     UnmarkedOption,
+    printable,
     read_date,
-    read_disclosure,
     refuse_outputs,
 )
-from .loading import silence_loading
-from .statement import JsonOption, TrustOption, printable
 
 
 EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
@@ -123,7 +125,7 @@ def dispute_files(
     """The result of a dispute, with both transcripts."""
     from ..claims import Claimant
     from ..claims import dispute as settle
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     first, second = (

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from ..confined import EXPECTED, one_line
+from ..serialization.confined import EXPECTED, one_line
 
 
 FOUND, NOT_FOUND, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3

@@ -48,25 +48,26 @@ def inspect(
 
 
 def read_marks(model: Path, key: Any) -> dict[str, Any]:
-    """Verdict, bit errors by layer and payload of the WaterMAS mark of a key."""
-    from ..mapping import verify
-    from ..methods.watermas import WaterMASVerifier
+    """Verdict, bit errors by layer and payload of the mark of a key that has bits by layer."""
+    from ..mapping import AutoVerifier, method_entry
     from ..suspects import Suspect
+    from ..verifying import verify
 
-    claims = [claim for claim in key.claims() if claim.assignment.method == WaterMASVerifier.method]
+    claims = [claim for claim in key.claims() if method_entry(claim.assignment.method).facts.payload]
     if not claims:
         methods = ", ".join(claim.assignment.method for claim in key.claims())
         raise InvalidInput(
             f"this key marks with {methods}, which has no bits to print by layer; use hf-watermark verify"
         )
+    method = claims[0].assignment.method
     evidence = verify(model, key)
     layers: dict[str, tuple[int, int]] = {}
-    parts = [part for part in _leaves(evidence) if part.method == WaterMASVerifier.method]
+    parts = [part for part in _leaves(evidence) if part.method == method]
     for part in parts:
         for role, (errors, bits) in part.details["bit_errors"].items():
             before = layers.get(role, (0, 0))
             layers[role] = (before[0] + errors, before[1] + bits)
-    verifier = WaterMASVerifier(claims[0])
+    verifier: Any = AutoVerifier.for_method(method)(claims[0])
     reading = verifier.read_payload(Suspect.open(model))
     payload = None
     if reading is not None:

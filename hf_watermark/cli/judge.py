@@ -1,7 +1,6 @@
 """`hf-watermark judge`."""
 
 import json as json_format
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +8,34 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..confined import GIB, MINUTES, confined
 from ..serialization import InvalidInput, write_json_atomic
+from ..serialization.confined import GIB, MINUTES, confined
 from .disclose import pool_path
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import (
+    BeaconOption,
+    DateOption,
+    DrawnOption,
+    JsonOption,
+    LogOption,
+    LooksOption,
+    MemoryOption,
+    MinutesOption,
+    OutputOption,
+    OwnerKeyOption,
+    ReportOption,
+    StartOption,
+    SuspectOption,
+    TrustOption,
+    UnmarkedOption,
+    printable,
+    read_date,
+    refuse_outputs,
+)
 from .passphrase import read_passphrase
 from .secrets import OwnerFd, OwnerFile, load_owner
-from .statement import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable, read_beacon
-from .verify import refuse_output
+from .statement import read_beacon
 
 
 if TYPE_CHECKING:
@@ -25,59 +43,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example:\n\nhf-watermark judge --opening opening.json --suspect you/suspect --statement me/my-model --nonce 2026-11-court-4711"
 OPENING_BYTES = 2**20
-
-MemoryOption = Annotated[
-    float, typer.Option("--max-memory", metavar="GIB", min=0, help="Memory that the files may take; 0 for no limit.")
-]
-MinutesOption = Annotated[
-    float, typer.Option("--max-minutes", metavar="N", min=0, help="Processor time that they may take; 0 for no limit.")
-]
-SuspectOption = Annotated[
-    str, typer.Option("--suspect", metavar="SOURCE", help="Folder, file, or OWNER/NAME[@REVISION].")
-]
-DateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--suspect-date",
-        metavar="DATE",
-        help="Earliest appearance of the suspect that you believe, as 2026-11-22T12:00:00Z.",
-    ),
-]
-DrawnOption = Annotated[
-    bool, typer.Option("--drawn", help="You, the judge, drew the sub-key; otherwise all possible ones are charged.")
-]
-LooksOption = Annotated[int, typer.Option("--looks", min=1, help="How many further variants were or will be tried.")]
-UnmarkedOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--unmarked",
-        metavar="SOURCE",
-        help="A model without the mark (twin, public base) as a control; may be repeated.",
-    ),
-]
-StartOption = Annotated[
-    str | None,
-    typer.Option(
-        "--start",
-        metavar="SOURCE",
-        help="The model that the claimant's key was made for, as he delivers it: the reference of a reading that needs no date.",
-    ),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log",
-        metavar="FILE",
-        help="Your own record of openings; says which are spent, and what was looked at before.",
-    ),
-]
-ReportOption = Annotated[
-    Path | None,
-    typer.Option("--report", metavar="FILE", help="Also write a self-contained HTML page in plain sentences."),
-]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", metavar="FILE", help="Also write the transcript to this new file.")
-]
 
 
 def judge(
@@ -135,6 +100,8 @@ def judge(
         "start": start,
         "log": log,
     }
+    from ..evidence import Verdict
+
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
     document = transcript
@@ -152,7 +119,7 @@ def judge(
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
         show_judgement(transcript)
-    raise typer.Exit({"mark found": FOUND, "inconclusive": INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
+    raise typer.Exit({Verdict.FOUND: FOUND, Verdict.INCONCLUSIVE: INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
 
 
 def judge_files(
@@ -172,7 +139,7 @@ def judge_files(
 ) -> dict[str, Any]:
     """The transcript of one claim."""
     from ..claims import judge as decide
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     result = decide(
@@ -193,12 +160,6 @@ def judge_files(
     return result.transcript
 
 
-def refuse_outputs(*outputs: Path | None) -> None:
-    for output in outputs:
-        if output is not None:
-            refuse_output(output)
-
-
 def read_disclosure(path: Path) -> "Disclosure":
     """An opening from a file, with the source images beside it if there are any."""
     from ..claims.disclosure import Disclosure
@@ -211,21 +172,13 @@ def read_disclosure(path: Path) -> "Disclosure":
     return Disclosure.parse(raw, pool)
 
 
-def read_date(text: str | None, option: str = "--suspect-date") -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"{option} {text[:40]!r}: write it as 2026-11-22T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def show_judgement(transcript: dict[str, Any]) -> None:
+    from ..evidence import Verdict
+
     console, ledger = Console(), transcript["ledger"]
     for step in transcript["steps"]:
         console.print(Text(f"{step['outcome']:7} {step['step']}: {printable(step['detail'])}"), soft_wrap=True)
-    style = "bold green" if transcript["verdict"] == "mark found" else "bold red"
+    style = "bold green" if transcript["verdict"] == Verdict.FOUND else "bold red"
     verdict = Text(f"{transcript['verdict']}: ", style=style)
     console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
     console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from .options import refuse_output
 from .passphrase import PassphraseFd, PassphraseFile, can_ask, new_passphrase, open_secret, read_passphrase
 from .secrets import KeyOption
-from .verify import refuse_output
 
 
 EXPORT_EXAMPLE = "Example:\n\nhf-watermark key export --key keys/my-model --output /media/stick/my-model.backup.json"

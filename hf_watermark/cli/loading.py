@@ -1,5 +1,11 @@
-"""Reading a model folder of the user's own."""
+"""
+Reading a model folder of the user's own.
 
+transformers is imported where a model is built: most commands read weights only.
+"""
+
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +16,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PREPROCESSOR = "preprocessor_config.json"
+
+
 def silence_loading() -> None:
     """No notes and bars of transformers: what matters about a model that does not fit is in our errors."""
-    from transformers.utils import logging
+    from huggingface_hub.utils import disable_progress_bars
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    # Read when transformers is imported, which most commands never do.
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    disable_progress_bars()
+    imported = sys.modules.get("transformers.utils.logging")
+    if imported is not None:
+        imported.set_verbosity_error()
+        imported.disable_progress_bar()
 
 
 def load_model(folder: Path) -> "PreTrainedModel":
@@ -36,8 +50,10 @@ def load_model(folder: Path) -> "PreTrainedModel":
     from transformers import AutoConfig
 
     from ..backbones import auto_class
+    from ..backbones.wrappers import register_wrappers
 
     silence_loading()
+    register_wrappers()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, info = auto_class(config).from_pretrained(

@@ -1,7 +1,7 @@
 """`hf-watermark methods`."""
 
 import json as json_format
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON and no
     """List the marking methods and what a verifier needs to see of a suspect."""
     from ..mapping import METHODS
 
-    rows = [{"name": name, "access": entry.access, "summary": entry.summary} for name, entry in METHODS.items()]
+    rows = [{"name": name, **described(entry)} for name, entry in METHODS.items()]
     if json:
         typer.echo(json_format.dumps(rows, indent=2))
         return
@@ -23,3 +23,13 @@ def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON and no
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+
+
+def described(entry: Any) -> dict[str, str]:
+    """A method from outside that is broken is listed with what is wrong; the others are as they are."""
+    from ..mapping import BrokenMethod
+
+    try:
+        return {"access": entry.facts.access, "summary": entry.facts.summary}
+    except BrokenMethod as error:
+        return {"access": "", "summary": str(error)}

@@ -74,21 +74,21 @@ def plan(
 
     share, origin = expected_rate(method, after, rate)
     found = plan_mark(method, target_p, share, classes, power, looks)
-    capacity = None if backbone is None else capacity_of(method, backbone, classes, found.units)
+    capacity = None if backbone is None else capacity_on(method, backbone, classes, found.units)
     document = plan_document(found, target_p, origin, capacity)
     typer.echo(json_format.dumps(document, indent=2)) if json else show_plan(document)
 
 
-def capacity_of(method: str, backbone: str, classes: int, bits: int) -> dict[str, Any] | None:
-    from ..evaluation.capacity import white_box_capacity
+def capacity_on(method: str, backbone: str, classes: int, bits: int) -> dict[str, Any] | None:
     from ..evaluation.matrix.backbones import build_backbone
     from ..evaluation.matrix.config import BackboneSpec
+    from ..evaluation.planning import capacity_of
 
     kind, separator, name = backbone.partition(":")
     if separator and kind != "timm":
         raise InvalidInput(f"--backbone {backbone!r}: write a preset, or timm:ARCHITECTURE")
     spec = BackboneSpec(timm=name) if separator else BackboneSpec(preset=backbone)
-    return white_box_capacity(method, build_backbone(spec, classes, (3, 32, 32), 0), bits)
+    return capacity_of(method, build_backbone(spec, classes, (3, 32, 32), 0), bits)
 
 
 def show_plan(document: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from .secrets import KeyOption, load_key
 
 
 if TYPE_CHECKING:
-    from ..hub.beacon import Beacon
     from ..keys import WatermarkKey
+    from ..publishing.beacon import Beacon
 
 EXAMPLE = (
     "Example:\n\nhf-watermark precommit --key keys/my-model --repo-id me/my-model "
@@ -60,9 +60,9 @@ def precommit(
     given = None if beacon in (None, "timestamp", "drand") else _given_beacon(str(beacon))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
-    from ..hub.precommit import PRECOMMIT, Precommit
-    from ..hub.timestamp import SUFFIX, request_token
     from ..keys import NO_BEACON
+    from ..publishing.precommit import PRECOMMIT, Precommit
+    from ..publishing.timestamp import SUFFIX, request_token
 
     loaded, used = load_key(key, passphrase)
     if beacon is not None and loaded.beacon != NO_BEACON:
@@ -91,9 +91,9 @@ def precommit(
 
 
 def _publish(repo_id: str, files: dict[str, bytes], private: bool) -> str:
-    from ..hub.errors import hub_errors
-    from ..hub.publish import commit
-    from ..hub.source import RepoSource, hub_api
+    from ..publishing.publish import commit
+    from ..suspects.errors import hub_errors
+    from ..suspects.source import RepoSource, hub_api
 
     with hub_errors(repo_id):
         repo_id = hub_api().create_repo(repo_id, private=private or None, exist_ok=True).repo_id
@@ -107,7 +107,7 @@ def _publish(repo_id: str, files: dict[str, bytes], private: bool) -> str:
 
 def _given_beacon(text: str) -> "Beacon":
     """A value that the owner looked up; refused before anything is published."""
-    from ..hub.beacon import Beacon
+    from ..publishing.beacon import Beacon
 
     value, separator, source = text.partition(":")
     try:
@@ -122,8 +122,8 @@ def _given_beacon(text: str) -> "Beacon":
 
 
 def _beacon(kind: str, tokens: list[bytes]) -> "Beacon":
-    from ..hub.beacon import DELAY, Beacon, round_after, wait_for_round
-    from ..hub.timestamp import token_beacon
+    from ..publishing.beacon import DELAY, Beacon, round_after, wait_for_round
+    from ..publishing.timestamp import token_beacon
 
     if kind == "timestamp":
         return Beacon(token_beacon(tokens[0]), "rfc3161")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..evidence import Evidence
-    from ..hub import Fidelity, Preview
+    from ..publishing import Fidelity, Preview
 
 EXAMPLE = "Example:\n\nhf-watermark publish my-model --key keys/my-model --repo-id me/my-model --private"
 ROWS_BYTES = 4 * 2**20
@@ -102,11 +102,11 @@ def publish(
         read_passphrase(owner_passphrase_fd, owner_passphrase_file),
     )
 
-    from ..hub import Extras, preview
-    from ..hub import publish as upload
-    from ..hub.timestamp import SUFFIX
     from ..keys import burnt_log
-    from ..mapping import verify
+    from ..publishing import Extras, preview
+    from ..publishing import publish as upload
+    from ..publishing.timestamp import SUFFIX
+    from ..verifying import verify
 
     silence_loading()
     loaded, _ = load_key(key, secret)
@@ -167,7 +167,7 @@ def _fidelity(dataset: str | None, accuracy: float | None, twin: float | None, s
     if accuracy is None or dataset is None:
         raise InvalidInput("give --accuracy and --dataset together; --twin-accuracy and --seeds go with them")
 
-    from ..hub import Fidelity
+    from ..publishing import Fidelity
 
     return Fidelity.of(dataset, accuracy, twin, seeds=seeds)
 
@@ -191,6 +191,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _signing_key(path: Path) -> Any:
-    from ..hub.signing import read_signing_key
+    from ..publishing.signing import read_signing_key
 
     return read_signing_key(path)

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..serialization import InvalidInput
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable
 
 
 if TYPE_CHECKING:
@@ -22,29 +23,12 @@ CHECK_EXAMPLE = "Example:\n\nhf-watermark statement check me/my-model --trust au
 COMPARE_EXAMPLE = "Example:\n\nhf-watermark statement compare seen.json seen-by-a-friend.json"
 
 SourceArgument = Annotated[str, typer.Argument(help="Folder, or OWNER/NAME[@REVISION] on the Hub.")]
-TrustOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust", metavar="FILE.pem", help="Certificates of timestamp authorities that you trust; may be repeated."
-    ),
-]
-BeaconOption = Annotated[
-    str | None,
-    typer.Option(
-        "--beacon", metavar="HEX", help="The public value, as you looked it up yourself; 'drand' asks the network."
-    ),
-]
-OwnerKeyOption = Annotated[
-    str | None,
-    typer.Option("--owner-key", metavar="HEX", help="Public key or fingerprint of the owner that you expect."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def show(source: SourceArgument) -> None:
     """Print a statement as it is. Nothing is checked: use `statement check`."""
-    from ..hub.source import Source
-    from ..hub.statement import STATEMENT, SignedStatement
+    from ..publishing.statement import STATEMENT, SignedStatement
+    from ..suspects.source import Source
 
     opened = Source.open(source)
     raw = opened.read(STATEMENT)
@@ -75,7 +59,7 @@ def check(
     Exit status: 0 nothing speaks against it, 1 something does, 2 bad usage or unreadable, 3 it makes no claim.
     """
     from ..claims import check as check_levels
-    from ..hub.timestamp import read_roots
+    from ..publishing.timestamp import read_roots
 
     silence_loading()
     with Console(stderr=True).status("Checking ..."):
@@ -122,9 +106,9 @@ def compare(
 def read_beacon(text: str, source: str) -> bytes:
     """A beacon as the user looked it up, or as a drand relay says it is."""
     if text == "drand":
-        from ..hub.beacon import look_up
-        from ..hub.source import Source
-        from ..hub.statement import STATEMENT, SignedStatement
+        from ..publishing.beacon import look_up
+        from ..publishing.statement import STATEMENT, SignedStatement
+        from ..suspects.source import Source
 
         raw = Source.open(source).read(STATEMENT)
         if raw is None:
@@ -140,7 +124,7 @@ def read_beacon(text: str, source: str) -> bytes:
 
 
 def show_levels(report: "LevelReport") -> None:
-    from ..claims.report import TITLES
+    from ..publishing.findings import TITLES
 
     console = Console()
     table = Table("level", "what", "outcome", "seen")
@@ -160,8 +144,3 @@ def show_levels(report: "LevelReport") -> None:
 def show_contradictions(found: list[str]) -> None:
     for contradiction in found:
         Console().print(Text(f"contradiction: {printable(contradiction)}", style="bold red"), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Without control characters, which a hostile file could send to the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from ..serialization import InvalidInput, write_json_atomic
-from .attack import PREPROCESSOR
 from .errors import FOUND, NOT_FOUND
-from .loading import load_model, silence_loading
+from .loading import PREPROCESSOR, load_model, silence_loading
+from .options import refuse_output
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
 from .secrets import KeyOption, load_key
-from .verify import refuse_output
 
 
 EXAMPLE = (
@@ -60,7 +59,7 @@ def survival(
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evaluation.quick_battery import quick_battery, survival_document, survival_markdown
-    from ..mapping import verify
+    from ..verifying import verify
 
     silence_loading()
     opened, _ = load_key(key, passphrase)

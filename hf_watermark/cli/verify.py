@@ -1,6 +1,5 @@
 """`hf-watermark verify`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,15 @@ from ..serialization import InvalidInput, write_json_atomic
 from .addresses import burning, is_address, open_address
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
+from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 from .secrets import warn_of_keys
-from .statement import OwnerKeyOption, TrustOption
 
 
 if TYPE_CHECKING:
     from ..evidence import Evidence
     from ..keys import Opening, WatermarkKey
+    from ..verification.null_table import NullTable
 
 EXAMPLE = """Example:
 
@@ -145,9 +145,10 @@ def verify(
     """
     if (key is None) == (opening is None):
         raise InvalidInput("give exactly one of --key DIR and --opening FILE")
-    for file in (output, report):
-        if file is not None:
-            refuse_output(file)
+    if output is not None:
+        refuse_output(output)
+    if report is not None:
+        refuse_report(report)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evidence import Verdict
@@ -177,7 +178,7 @@ def verify(
         looks *= 2
     with Console(stderr=True).status("Checking ..."):
         if stepwise:
-            from ..mapping import verify_sequentially
+            from ..verifying import verify_sequentially
 
             asking = burning(key, source.name) if address else burning(None, "")
             evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
@@ -186,11 +187,13 @@ def verify(
                 source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
             )
         else:
-            from ..calibration import find_null_table
+            from ..evidence import Access
             from ..mapping import method_entry
-            from ..mapping import verify as check
+            from ..verifying import verify as check
 
-            asked = [place for place in claim.claims() if method_entry(place.assignment.method).access != "weights"]
+            asked = [
+                place for place in claim.claims() if method_entry(place.assignment.method).access != Access.WEIGHTS
+            ]
             for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
                 burning(key, source.name)(subkey)
             evidence = check(
@@ -200,7 +203,7 @@ def verify(
                 beacon=known,
                 budget=budget,
                 reference=reference,
-                null_table=None if null_table is None else find_null_table(null_table),
+                null_table=None if null_table is None else read_null_table(null_table),
                 own_reference=own_reference,
             )
     evidence.warnings = [*notes, *evidence.warnings]
@@ -218,20 +221,12 @@ def verify(
     raise typer.Exit(status.get(evidence.verdict, NOT_FOUND))
 
 
-def refuse_output(output: Path) -> None:
-    """Evidence is a record: an existing file stays. Checked before the work, not after it."""
-    if os.path.lexists(output):
-        raise FileExistsError(f"{output} exists and is left as it is; choose another name")
-    if not output.parent.is_dir():
-        raise InvalidInput(f"{output}: its folder does not exist; create it or choose another name")
-
-
 def show_evidence(evidence: "Evidence") -> None:
     """A table with one row per method, then verdict, reason and warnings."""
     console = Console()
     if evidence.trials:
         table = Table("method", "matches", "log2 p", "level", "verdict")
-        for part in evidence.parts if evidence.method == "combined" else [evidence]:
+        for part in evidence.by_method.values():
             matches = f"{part.matches}/{part.trials}"
             table.add_row(part.method, matches, f"{part.log2_p:.1f}", part.level, str(part.verdict))
         console.print(table)
@@ -251,6 +246,12 @@ def show_evidence(evidence: "Evidence") -> None:
     console.print(Text(BASIS_IN_WORDS[evidence.basis]))
     for warning in evidence.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def read_null_table(name: str) -> "NullTable":
+    from ..verification.null_table import find_null_table
+
+    return find_null_table(name)
 
 
 def read_beacon(text: str) -> bytes:
@@ -274,8 +275,8 @@ def _verify_claim(
 ) -> "Evidence":
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
-    from ..hub.timestamp import read_roots
-    from .judge import read_date
+    from ..publishing.timestamp import read_roots
+    from .options import read_date
 
     return verify_claim(
         suspect,
@@ -292,13 +293,14 @@ def _verify_claim(
 
 
 def _load_claim(key: Path | None, opening: Path | None, passphrase: str | None) -> "WatermarkKey | Opening":
+    from ..evidence import Access
     from ..keys import Opening, WatermarkKey
     from ..mapping import method_entry
 
     if opening is not None:
         disclosed = Opening.load(opening)
         access = method_entry(disclosed.assignment.method).access
-        if access != "weights":
+        if access != Access.WEIGHTS:
             # An opening holds neither the owner's architecture nor source images, so nothing can be asked.
             raise InvalidInput(
                 f"{opening}: is read from {access}, not from a folder; use verify(function, Opening.load(path, pool)) in Python"

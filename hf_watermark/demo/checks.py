@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..claims import Disclosure, LevelReport, Outcome, check, judge
-from ..claims.report import TITLES
 from ..evidence import Evidence, Verdict
-from ..hub.source import Source, parse_repo
 from ..keys import WatermarkKey, WrongPassphrase
-from ..mapping import verify
+from ..publishing.findings import TITLES
 from ..serialization import InvalidInput
 from ..suspects import Suspect
+from ..suspects.source import Source, parse_repo
+from ..verifying import verify
 
 
 # PROTOCOL.md §4.2: what a public Space reads at most.
@@ -79,10 +79,11 @@ def judge_claim(
     disclosure = Disclosure.parse(opening.strip().encode())
     statement, suspect = repository(statement), repository(suspect)
     progress("Reading both repositories")
-    for repo in (statement, suspect):
-        refuse_large(Source.open(repo, token), most)
+    sources = [Source.open(repo, token) for repo in (statement, suspect)]
+    for source in sources:
+        refuse_large(source, most)
     progress("Judging: commitment, controls, then the suspect")
-    result = judge(disclosure, suspect, statement, token=token)
+    result = judge(disclosure, sources[1], sources[0], token=token)
     state = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}.get(result.verdict, "plain")
     steps = [(step.name, str(step.outcome), without_options(step.detail)) for step in result.steps]
     return Result(

@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..confined import EXPECTED, confined
 from ..evaluation.plots import NARROW
 from ..evaluation.report import TEMPLATES, environment
 from ..evaluation.verdict_report import plots_of, render_verdict, verdict_cards
+from ..serialization.confined import EXPECTED, confined
 from .checks import SPACE_BYTES, Progress, Result, check_repository, check_with_key, judge_claim, without_options
 
 

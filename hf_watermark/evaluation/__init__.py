@@ -1,7 +1,8 @@
 """Measurements on marked models: accuracy, survival under attack, benchmarks, plots and reports. Public names load on first use."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..package import on_first_use
 
 
 _NAMES = {
@@ -17,16 +18,7 @@ _NAMES = {
 }
 
 __all__ = sorted(_NAMES)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'hf_watermark.evaluation' has no attribute {name!r}")
-    return getattr(import_module(f".{_NAMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 
 if TYPE_CHECKING:

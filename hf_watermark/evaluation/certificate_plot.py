@@ -7,14 +7,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
-
 from ..methods.certified import Certificate, CertifiedRadius
 from ..serialization import write_bytes_atomic
+from .drawing import Figure, FigureCanvasAgg, Line2D, NullFormatter, matplotlib
 from .plots import FAINT, INK, SETTINGS, STYLES
 
 

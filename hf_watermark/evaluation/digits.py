@@ -20,10 +20,14 @@ def load_digits_data(split: Literal["train", "test"]) -> list[dict[str, Any]]:
         `list[dict]`: `pixel_values` `[1, 32, 32]` (float32; the 8 x 8 scans scaled up bilinearly, standardised with the mean and
         deviation of the training split) and `labels` (0 to 9).
     """
-    from sklearn.datasets import load_digits
-
     if split not in ("train", "test"):
         raise ValueError(f"`split` is {split!r}: choose 'train' or 'test'")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "the handwritten digits come with scikit-learn: pip install 'hf-watermark[digits]'"
+        ) from error
     scans, labels = load_digits(return_X_y=True)
     images = torch.tensor(scans, dtype=torch.float32).reshape(-1, 1, 8, 8)
     images = functional.interpolate(images, size=(SIZE, SIZE), mode="bilinear")

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from ..version import VERSION
+from ..package import VERSION
 
 
 LIBRARIES = ("torch", "transformers", "timm", "accelerate", "datasets", "numpy", "scipy")

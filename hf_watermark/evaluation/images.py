@@ -101,6 +101,17 @@ def read_parquet_images(
     Raises:
         [`~serialization.InvalidInput`]: when columns are missing, pictures differ in size or cannot be decoded, or they are too large.
     """
+    images, labels = _columns(folder, split, most)
+    return _decoded(images.to_pylist(), parquet_files(folder, split)[0]), _numbers(labels)
+
+
+def read_parquet_labels(folder: str | Path, split: Literal["train", "test"], most: int | None = None) -> torch.Tensor:
+    """The labels of [`read_parquet_images`], without decoding a picture."""
+    return _numbers(_columns(folder, split, most)[1])
+
+
+def _columns(folder: str | Path, split: Literal["train", "test"], most: int | None) -> tuple[Any, Any]:
+    """The columns of images and of labels."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -115,9 +126,11 @@ def read_parquet_images(
             f"{files[0]}: has the columns {', '.join(table.column_names)}; `image` and `label` are needed"
         )
     table = table.slice(0, most)
-    images = _decoded(table.column("image").to_pylist(), files[0])
-    labels = torch.tensor([int(label) for label in table.column(label_column).to_pylist()])
-    return images, labels
+    return table.column("image"), table.column(label_column)
+
+
+def _numbers(labels: Any) -> torch.Tensor:
+    return torch.tensor([int(label) for label in labels.to_pylist()])
 
 
 def _decoded(cells: list[Any], name: Path) -> torch.Tensor:

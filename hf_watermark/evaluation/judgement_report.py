@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..claims import Outcome
+from ..claims.judgement import CONTROL
+from ..evidence import Verdict
 from ..serialization import write_bytes_atomic
 from .report import environment
 from .verdict_report import STATES, by_chance
@@ -34,14 +37,13 @@ STEPS = {
 }
 # What every claim is asked; a claim that is refused early is not asked the rest.
 ALWAYS = [name for name in STEPS if name not in ("reference", "common origin", "scope")]
-CONTROL = "control: "
 MEANINGS = {
-    "mark found": "The suspect carries a mark that the claimant committed to. It descends from a model with this mark, as far as the checks "
+    Verdict.FOUND: "The suspect carries a mark that the claimant committed to. It descends from a model with this mark, as far as the checks "
     "below reach. This is a finding about lineage: it says nothing about theft, and licence terms decide the rest.",
-    "not found": "The claimant's mark was looked for where it could have been seen, and it is not there. This does not show that the suspect is "
+    Verdict.NOT_FOUND: "The claimant's mark was looked for where it could have been seen, and it is not there. This does not show that the suspect is "
     "independent: a mark can be removed, at a cost in accuracy.",
-    "inconclusive": "The checks decide neither way. The suspect is neither cleared nor shown to carry the mark.",
-    "invalid claim": "The claim itself does not hold, so the suspect was not compared. This says nothing about the suspect.",
+    Verdict.INCONCLUSIVE: "The checks decide neither way. The suspect is neither cleared nor shown to carry the mark.",
+    Verdict.INVALID: "The claim itself does not hold, so the suspect was not compared. This says nothing about the suspect.",
 }
 NEVER = [
     "Who trained a model, on which data, and under which licence.",
@@ -126,11 +128,11 @@ def _headline(record: Mapping[str, Any]) -> str:
 def claim_of(name: str | None, transcript: Mapping[str, Any]) -> dict[str, Any]:
     """What the page says about one claim: its steps in sentences, what is missing, and its numbers."""
     steps = [
-        {"sentence": sentence(step["step"]), "outcome": step["outcome"], "detail": step["detail"]}
+        {"sentence": sentence(step), "outcome": step["outcome"], "detail": step["detail"]}
         for step in transcript["steps"]
     ]
     reached = {step["step"] for step in transcript["steps"]}
-    open_ = [step for step in steps if step["outcome"] == "open"]
+    open_ = [step for step in steps if step["outcome"] == Outcome.OPEN]
     return {
         "name": name,
         "steps": steps,
@@ -141,11 +143,12 @@ def claim_of(name: str | None, transcript: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sentence(step: str) -> str:
+def sentence(step: Mapping[str, Any]) -> str:
     """A step in words; further controls are named by whoever judged."""
-    if step in STEPS or not step.startswith(CONTROL):
-        return STEPS.get(step, step)
-    return f"The model “{step.removeprefix(CONTROL)}”, which should not carry the mark, does not."
+    name = step["step"]
+    if name in STEPS or not step["is_control"]:
+        return STEPS.get(name, name)
+    return f"The model “{name.removeprefix(CONTROL)}”, which should not carry the mark, does not."
 
 
 def numbers(transcript: Mapping[str, Any]) -> dict[str, str]:

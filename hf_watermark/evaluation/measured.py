@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..hub.schema import Hex32, Slug, Strict, Text, validated
 from ..serialization import parse_json
+from ..serialization.schema import Hex32, Slug, Strict, Text, validated
 from .matrix.summary import half_width, mean
 
 
 SCHEMA = "hf-watermark/measured/v1"
-MEASURED = "measured/measured.json"
+MEASURED = "measured.json"
 MEASURED_BYTES = 4 * 2**20
 
 
@@ -63,7 +63,7 @@ def parse_measured(document: Any, name: str) -> Measured:
 @cache
 def shipped_measurements() -> Measured:
     """The table that ships with the package; empty when there is none."""
-    path = files("hf_watermark") / MEASURED
+    path = files("hf_watermark.evaluation") / MEASURED
     if not path.is_file():
         return parse_measured({"schema": SCHEMA, "sources": [], "entries": []}, MEASURED)
     document = parse_json(path.read_bytes(), MEASURED_BYTES, max_brackets=400_000, allow_floats=True)

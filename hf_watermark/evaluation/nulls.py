@@ -4,15 +4,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback
 
-from ..calibration import SCHEMA, NullTable, entry_of
 from ..configuration import WatermarkConfig
-from ..hub.schema import validated
-from ..keys import Owner, WatermarkKey
-from ..mapping import AutoTrainer, AutoVerifier, method_entry
+from ..keys import Owner
+from ..mapping import AutoVerifier, method_entry
+from ..marking import plan_key
+from ..package import VERSION
+from ..serialization.schema import validated
 from ..suspects import Suspect
-from ..version import VERSION
+from ..verification.null_table import SCHEMA, NullTable, entry_of
 from .hardware import hardware
 from .matrix.backbones import build_backbone
 from .matrix.cells import TWIN, ModelCell
@@ -37,17 +38,6 @@ def train_null_models(backbone: BackboneSpec, data_spec: DataSpec, data: LoadedD
         yield trainer.model.eval()
 
 
-def plan_key(config: WatermarkConfig, model: PreTrainedModel, train: Any) -> WatermarkKey:
-    """The fresh key that the method's trainer would make for this model and data, without training."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, use_cpu=True, report_to="none", save_strategy="no")
-        trainer_class = AutoTrainer.for_method(config.method)
-        trainer = trainer_class(
-            model=model, args=arguments, train_dataset=train, watermark=config, owner=Owner.create()
-        )
-        return trainer.key
-
-
 def null_scores(
     config: WatermarkConfig, model: PreTrainedModel, train: Any, keys: int, decoys: int = DECOYS_PER_KEY
 ) -> list[tuple[float, float]]:
@@ -58,7 +48,7 @@ def null_scores(
     scores: list[tuple[float, float]] = []
     suspect = Suspect.open(model)
     while len(scores) < keys:
-        [claim] = plan_key(config, model, train).claims()
+        [claim] = plan_key(model, train, config, Owner.create()).claims()
         verifier = AutoVerifier.for_method(config.method)(claim)
         subkey = claim.subkeys[0]
         observation = verifier.observe(suspect, subkey)

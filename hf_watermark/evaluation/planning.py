@@ -6,24 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
+from ..configuration.facts import MethodFacts
 from ..mapping import method_entry
-from ..methods.soft_label.config import MOST_FEATURES, free_signs
 from ..serialization import InvalidInput
-from ..statistics import binomial_min_matches, log2_binomial_tail, log2_rademacher_tail
-from ..triggers import LAYOUTS, rule_capacity
+from ..statistics import log2_binomial_tail
 from .measured import fidelity_rows, rates_after
-
-
-def most_units(method: str, classes: int) -> int:
-    """The most units that one sub-key of a method can have."""
-    config = method_entry(method).load("Config")()
-    if method == "function_coupled":
-        return rule_capacity(min(classes, config.source_classes), LAYOUTS if config.fusion == "direct" else 1, 1)
-    if method in ("usp", "csp"):
-        return MOST_FEATURES * free_signs(classes)
-    return 10_000 if method == "certified" else 2**16
 
 
 @dataclass(frozen=True)
@@ -81,93 +68,55 @@ def plan_mark(
     Raises:
         [`~serialization.InvalidInput`]: when the rate is no better than chance, or no admissible number of units suffices.
     """
-    method_entry(method)
+    entry = method_entry(method)
     if not 0 < target_p < 1:
         raise InvalidInput(f"target p is {target_p:g}: choose a number between 0 and 1, such as 1e-9")
     if not (0 < power < 1 and 0 < rate <= 1 and looks >= 1 and classes >= 2):
         raise InvalidInput(f"rate {rate}, power {power}, looks {looks}, classes {classes}: out of range")
-    law = _law(method, classes, looks)
-    if rate <= law.chance:
+    facts, config_class = entry.facts, entry.load("Config")
+    config = config_class()
+    chance = facts.null(config, classes).chance
+    if chance >= 1:
+        raise InvalidInput(f"{method} needs more than {classes} classes: an unrelated key is always right")
+    if rate <= chance:
         raise InvalidInput(
-            f"a match rate of {rate:.3g} is no more than the {law.chance:.3g} that an unrelated key reaches with {method} at "
-            f"{classes} classes; no number of {law.unit} proves anything after such an attack"
+            f"a match rate of {rate:.3g} is no more than the {chance:.3g} that an unrelated key reaches with {method} at "
+            f"{classes} classes; no number of {facts.unit} proves anything after such an attack"
         )
-    target = math.log2(target_p)
-    most = most_units(method, classes)
-    units = _smallest(lambda n: _power(law, n, rate, target) >= power, most)
+    charged = math.log2(looks) + math.log2(facts.tests)
+    target = math.log2(target_p) - charged
+    most = facts.most_units(config, classes)
+    units = _smallest(lambda n: _power(_needed(facts, n, target, chance), n, rate) >= power, most)
     if units is None:
         raise InvalidInput(
-            f"more than the {most} {law.unit} that {method} can have at {classes} classes would be needed for p = {target_p:g} at a match "
+            f"more than the {most} {facts.unit} that {method} can have at {classes} classes would be needed for p = {target_p:g} at a match "
             f"rate of {rate:.3g}; use more classes, a method with more room, or ask for less"
         )
-    needed = law.needed(units, target)
+    needed = _needed(facts, units, target, chance)
     assert needed is not None
-    fields, queries = _fields(method, units, classes)
+    fields = facts.fields(units, classes)
     return MarkPlan(
         method=method,
-        unit=law.unit,
+        unit=facts.unit,
         units=units,
         needed=needed,
         rate=rate,
-        power=_power(law, units, rate, target),
-        log2_p=law.log2_p(needed, units),
-        queries=queries,
+        power=_power(needed, units, rate),
+        log2_p=min(0.0, facts.log2_p(needed, units, chance) + charged),
+        queries=facts.queries(config_class(**fields), classes),
         fields=fields,
-        assumption=law.assumption,
+        assumption=facts.assumption,
     )
 
 
-@dataclass(frozen=True)
-class _Law:
-    """The null of one sub-key in units: chance of a match, and log2 p of k matches of n."""
-
-    unit: str
-    chance: float
-    log2_p: Callable[[int, int], float]
-    needed: Callable[[int, float], int | None]
-    assumption: str
+def _needed(facts: MethodFacts, units: int, log2_p: float, chance: float) -> int | None:
+    """The fewest matches of so many units that give this log2 p; `None` where not even all do."""
+    if facts.log2_p(units, units, chance) > log2_p:
+        return None
+    return bisect_left(range(units), True, key=lambda matches: facts.log2_p(matches, units, chance) <= log2_p)
 
 
-def _law(method: str, classes: int, looks: int) -> _Law:
-    extra = math.log2(looks)
-    if method in ("usp", "csp"):
-
-        def signs(k: int, n: int) -> float:
-            return min(0.0, log2_rademacher_tail(float(2 * k - n), np.ones(n)) + extra)
-
-        def least(n: int, target: float) -> int | None:
-            return (
-                None if signs(n, n) > target else bisect_left(range(n + 1), True, key=lambda k: signs(k, n) <= target)
-            )
-
-        return _Law("signs", 0.5, signs, least, "signs of equal size; Chernoff bound of their sum")
-    unit, chance, assumption = {
-        "greedy_residuals": ("bits", 0.5, "exact binomial"),
-        "watermas": ("bits", 0.5, "exact binomial"),
-        # A rule whose answers agree counts once: its target is drawn once.
-        "function_coupled": (
-            "rules",
-            1 / max(1, classes - 2),
-            "the answers to one rule agree; exact binomial over rules",
-        ),
-        "certified": (
-            "triggers",
-            1 / max(1, classes - 1),
-            "exact binomial; one bit for two tests, plain and smoothed",
-        ),
-    }[method]
-    if chance >= 1:
-        raise InvalidInput(f"{method} needs more than {classes} classes: an unrelated key is always right")
-    extra += 1.0 if method == "certified" else 0.0
-
-    def log2_p(k: int, n: int) -> float:
-        return min(0.0, log2_binomial_tail(k, n, chance) + extra)
-
-    return _Law(unit, chance, log2_p, lambda n, target: binomial_min_matches(n, target - extra, chance), assumption)
-
-
-def _power(law: _Law, units: int, rate: float, target: float) -> float:
-    needed = law.needed(units, target)
+def _power(needed: int | None, units: int, rate: float) -> float:
     if needed is None:
         return 0.0
     return 1.0 if rate >= 1 else 2.0 ** log2_binomial_tail(needed, units, rate)
@@ -191,17 +140,18 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
     return next(n for n in range(first, high + 1) if enough(n))
 
 
-def _fields(method: str, units: int, classes: int) -> tuple[dict[str, int], int]:
-    """Config fields that give so many units, and how many images a verifier then asks."""
-    config = method_entry(method).load("Config")()
-    if method in ("greedy_residuals", "watermas"):
-        return {"bits": units}, 0
-    if method == "function_coupled":
-        return {"rules": units}, units * config.images_per_rule
-    if method == "certified":
-        return {"triggers": units}, units
-    features = math.ceil(units / free_signs(classes))
-    return {"features": features}, min(classes, config.source_classes) * config.pool_per_class
+def capacity_of(method: str, model: Any, bits: int) -> dict[str, Any] | None:
+    """
+    How many sub-keys of `bits` bits a white-box method embeds by default, and the most bits that one sub-key could have; `None` for
+    black-box methods, whose room are the classes and images. Shapes are enough, nothing is trained.
+    """
+    entry = method_entry(method)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    config = entry.load("Config")(**entry.facts.fields(bits, model.config.num_labels))
+    found = entry.facts.capacity(config, shapes)
+    if found is None:
+        return None
+    return {"parameters": model.num_parameters(), "most_bits": found.most_units, "subkeys": found.subkeys}
 
 
 def expected_rate(method: str, attack: str | None, rate: float | None) -> tuple[float, str]:

@@ -5,11 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
-from ..evidence import LEVEL_B, LEVEL_N
+from ..evidence import COMBINED, LEVEL_B, LEVEL_N
+from .drawing import Figure, FigureCanvasSVG, matplotlib
 
 
 # Of a figure on a page and on a phone, in inches.
@@ -176,7 +173,7 @@ def path_plot(paths: Sequence[Sequence[Sequence[float]]], level: float) -> str:
 
 def methods_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The method-level evidence inside the evidence of one suspect."""
-    return evidence["parts"] if evidence["method"] == "combined" else [evidence]
+    return evidence["parts"] if evidence["method"] == COMBINED else [evidence]
 
 
 def inline_svg(figure: Figure, name: str) -> str:

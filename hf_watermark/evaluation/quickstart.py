@@ -33,11 +33,11 @@ from ..attacks import (
 )
 from ..forgery import ForgeryResult, adversarial_triggers, counterfeit, overwrite, search_keys
 from ..keys import Owner, WatermarkKey, refuse_model_folder
-from ..mapping import verify
 from ..methods.function_coupled import FunctionCoupledConfig, FunctionCoupledTrainer
 from ..methods.greedy_residuals import GreedyResidualsConfig, GreedyResidualsTrainer
 from ..serialization import InvalidInput, write_bytes_atomic, write_json_atomic
-from ..trainer import stack_trainers
+from ..training.trainer import stack_trainers
+from ..verifying import verify
 from .digits import build_digits_model, load_digits_data
 from .report import percent, write_report
 from .survival import Row, survival_row

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..evidence import Verdict
 from ..serialization import write_bytes_atomic
 from .plots import decoy_plot, methods_of, survival_plot
 
@@ -32,10 +33,11 @@ def render_report(record: Mapping[str, Any]) -> str:
             cards=summary_cards(record),
             methods=methods,
             rows=rows,
+            found=Verdict.FOUND,
             # The only two values that are markup: drawn by matplotlib, which escapes the labels in them.
             survival=Markup(survival_plot(rows, methods)),
             decoys=Markup(decoy_plot(record["marked"]["evidence"])),
-            removed=[row["attack"] for row in record["attacks"] if row["verdict"] != "mark found"],
+            removed=[row["attack"] for row in record["attacks"] if row["verdict"] != Verdict.FOUND],
         )
     )
 
@@ -65,9 +67,9 @@ def percent(share: float | None) -> str:
 def summary_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures at the top of the page: `title`, `value`, `note` and `state` (`good`, `bad` or `plain`)."""
     marked, twin = record["marked"], record["twin"]
-    survived = sum(row["verdict"] == "mark found" for row in record["attacks"])
+    survived = sum(row["verdict"] == Verdict.FOUND for row in record["attacks"])
     passed = sum(forgery["passed"] for forgery in record["forgeries"])
-    found, clean = marked["row"]["verdict"] == "mark found", twin["row"]["verdict"] == "not found"
+    found, clean = marked["row"]["verdict"] == Verdict.FOUND, twin["row"]["verdict"] == Verdict.NOT_FOUND
     difference = 100 * (marked["row"]["accuracy"] - twin["row"]["accuracy"])
     return [
         {

@@ -7,10 +7,14 @@ p = 0.05 that no verdict here uses.
 """
 
 import math
-from collections.abc import Sequence
-from statistics import NormalDist
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..statistics import binomial_min_matches
+
+
+# So few units that match prove nothing.
+FEWEST = 8
 
 
 def stealing_loss(clean_accuracy: float, attacked_accuracy: float) -> float:
@@ -50,7 +54,7 @@ def retention(matches: int, trials: int, threshold: float) -> float:
         trials (`int`):
             Elements that were looked at.
         threshold (`float`):
-            Share of matches from which the mark counts as found, in [0, 1), see [`decision_threshold`] and [`exact_threshold`].
+            Share of matches from which the mark counts as found, in [0, 1), see [`exact_threshold`].
     """
     _check_counts(matches, trials)
     if not 0 <= threshold < 1:
@@ -61,35 +65,10 @@ def retention(matches: int, trials: int, threshold: float) -> float:
     return max(0.0, 0.5 / (1 - threshold) * share + (0.5 - threshold) / (1 - threshold))
 
 
-def decision_threshold(null_matches: Sequence[int], trials: int, p: float = 0.05) -> float:
-    """
-    The toolbox's threshold: matches of null models are fitted by a normal distribution, and the least count whose distribution
-    function is at least `1 - p` is taken as a share of `trials`, rounded up to two decimals. If all counts are equal, the toolbox
-    falls back to the standard normal distribution.
-
-    Args:
-        null_matches (`Sequence[int]`):
-            Matches of unmarked models, one per pair of model and key.
-        trials (`int`):
-            Elements of each mark.
-        p (`float`, *optional*, defaults to 0.05):
-            False positives that the fit allows.
-    """
-    if not null_matches:
-        raise ValueError("null_matches is empty; give the matches of at least one unmarked model.")
-    for matches in null_matches:
-        _check_counts(matches, trials)
-    _check_p(p)
-    mean = sum(null_matches) / len(null_matches)
-    variance = sum((matches - mean) ** 2 for matches in null_matches) / len(null_matches)
-    fit = NormalDist(mean, math.sqrt(variance)) if variance else NormalDist()
-    return _rounded_share(math.ceil(fit.inv_cdf(1 - p)), trials)
-
-
 def exact_threshold(trials: int, p: float = 0.05, chance: float = 0.5) -> float:
     """
-    The same threshold without null models, where matches of an unmarked model follow Bin(trials, chance) exactly: the least share
-    whose upper tail is at most `p`. Not rounded.
+    The share from which a mark counts as found at `p`: matches of an unmarked model follow Bin(trials, chance) exactly, so no null models
+    have to be fitted, as the toolbox does.
 
     Args:
         trials (`int`):
@@ -112,38 +91,21 @@ def exact_threshold(trials: int, p: float = 0.05, chance: float = 0.5) -> float:
     return count / trials
 
 
-def attack_succeeds(retained: float, loss: float, most: float = 0.05) -> bool:
+def best_retention(parts: Iterable[Mapping[str, Any]]) -> float:
     """
-    Whether an attack has removed a mark at a bearable price: retention below 0.5 and a stealing loss below five percentage points.
+    What is left of a model's marks: the best of them, because a thief has to remove all.
 
     Args:
-        retained (`float`):
-            From [`retention`].
-        loss (`float`):
-            From [`stealing_loss`].
-        most (`float`, *optional*, defaults to 0.05):
-            The price that is no longer bearable.
+        parts (`Iterable[Mapping]`):
+            Per method `matches` and `trials` (0 where nothing could be read), and the null: `chance` and `shared`, see [`~facts.Null`].
     """
-    return retained < 0.5 and loss < most
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """
-    Indices of the attacks that no other beats: of points (stealing loss, retention), those for which no other has less or equal of
-    both and less of one. In order of stealing loss.
-    """
-    best = []
-    least = math.inf
-    for index in sorted(range(len(points)), key=lambda index: points[index]):
-        if points[index][1] < least:
-            least = points[index][1]
-            best.append(index)
-    return best
-
-
-def _rounded_share(count: int, trials: int) -> float:
-    share = math.ceil(round(100 * count / trials, 9)) / 100
-    return min(max(share, 0.0), 1.0)
+    values = [0.0]
+    for part in parts:
+        units = part["trials"] // part["shared"]
+        if units >= FEWEST:
+            threshold = exact_threshold(units, chance=part["chance"])
+            values.append(retention(part["matches"], part["trials"], threshold))
+    return max(values)
 
 
 def _check_share(field: str, value: float) -> None:

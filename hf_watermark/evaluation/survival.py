@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from ..attacks import Attack, NotApplicableError
 from ..evidence import Evidence
 from ..keys import WatermarkKey
-from ..mapping import verify
 from ..serialization import InvalidInput
+from ..verifying import verify
 
 
 Row = dict[str, Any]
@@ -37,16 +37,15 @@ def method_summary(evidence: Evidence) -> dict[str, Row]:
     """Per method: counts, log2 p, level and verdict; empty where nothing could be read."""
     if evidence.method == UNREADABLE:
         return {}
-    parts = evidence.parts if evidence.method == "combined" else [evidence]
     return {
-        part.method: {
+        method: {
             "matches": part.matches,
             "trials": part.trials,
             "log2_p": round(part.log2_p, 1),
-            "level": part.level,
+            "level": str(part.level),
             "verdict": str(part.verdict),
         }
-        for part in parts
+        for method, part in evidence.by_method.items()
     }
 
 
@@ -58,7 +57,7 @@ def read_mark(suspect: nn.Module, key: WatermarkKey, original: nn.Module, beacon
     try:
         return verify(suspect, key, beacon=beacon, reference=original, own_reference=True)
     except InvalidInput as error:
-        return Evidence(UNREADABLE, 0, 0, 0.0, 0.0, "not tested", "none", reason=str(error)[:500])
+        return Evidence(UNREADABLE, 0, 0, 0.0, 0.0, "not tested", frozenset(), reason=str(error)[:500])
 
 
 def survival_row(
@@ -85,11 +84,11 @@ def survival_row(
         "accuracy": accuracy(attacked, eval_data) if labels_kept else None,
         "relative_distance": relative_distance(attacked, original),
         "log2_p": round(evidence.log2_p, 1),
-        "level": evidence.level,
+        "level": str(evidence.level),
         "verdict": str(evidence.verdict),
         "methods": method_summary(evidence),
         **({"reason": evidence.reason} if evidence.method == UNREADABLE or evidence.unread else {}),
-        "not_checked": [text for text in evidence.warnings if "was not checked" in text],
+        "not_checked": [str(skipped) for skipped in evidence.skipped],
     }
 
 

@@ -3,21 +3,21 @@
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from markupsafe import Markup
 
-from ..evidence import LEVEL_B, LEVEL_N, Evidence
+from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict
+from ..package import VERSION
 from ..serialization import write_bytes_atomic
-from ..version import VERSION
 from .plots import WIDTH, bits_plot, decoy_plot, methods_of, path_plot
 from .report import environment
 
 
-STATES = {"mark found": "good", "not found": "plain", "inconclusive": "plain", "invalid claim": "bad"}
+STATES = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}
 
 
 def render_verdict(
@@ -54,13 +54,13 @@ def render_verdict(
             levels=levels,
             # The only values that are markup: drawn by matplotlib, which escapes the labels in them.
             bits=Markup(bits_plot(leaves)) if leaves else None,
-            decoys=Markup(decoy_plot({"method": "combined", "parts": shown})) if shown else None,
+            decoys=Markup(decoy_plot({"method": COMBINED, "parts": shown})) if shown else None,
             path=Markup(path_plot(paths, LEVEL_B if record["bound_to_beacon"] else LEVEL_N)) if paths else None,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             versions={
                 "hf_watermark": VERSION,
                 "torch": torch.__version__,
-                "transformers": transformers.__version__,
+                "transformers": version("transformers"),
                 "Python": platform.python_version(),
             },
         )
@@ -80,7 +80,7 @@ def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
     shown = _with_decoys(methods)
     plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
     if shown:
-        plots.append(("The true key among decoy keys", decoy_plot({"method": "combined", "parts": shown}, width)))
+        plots.append(("The true key among decoy keys", decoy_plot({"method": COMBINED, "parts": shown}, width)))
     return plots
 
 

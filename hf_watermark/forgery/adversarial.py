@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..keys import Claim, Opening, Owner, WatermarkKey, pool_digest
-from ..mapping import verify
+from ..keys import Claim, Opening, Owner, WatermarkKey, in_words, pool_digest
 from ..methods.function_coupled import FunctionCoupledVerifier
 from ..suspects import Suspect
+from ..verifying import verify
 from .result import ForgeryResult, fresh_key, require_method
 
 
@@ -66,7 +66,7 @@ def adversarial_triggers(
         name="adversarial_triggers",
         attempt="optimises trigger images until the stolen model answers the targets of a fresh key",
         evidence=evidence,
-        refused="; ".join(submitted.problems()) or None,
+        refused=in_words(submitted.problems()) or None,
         details={
             "steps": steps,
             "matches_if_accepted": f"{unchecked.matches}/{unchecked.trials}",

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from ..keys import Opening, Owner, WatermarkKey
-from ..mapping import verify
+from ..keys import Opening, Owner, WatermarkKey, in_words
 from ..methods.greedy_residuals import GreedyResidualsVerifier
 from ..suspects import Suspect
+from ..verifying import verify
 from .key_search import search_subkey
 from .result import ForgeryResult, fresh_key, require_method
 
@@ -65,7 +65,7 @@ def counterfeit(suspect: Any, key: WatermarkKey, forger: Owner | None = None, tr
     }
     results = []
     for name, (attempt, claim) in edits.items():
-        refused = "; ".join(claim.problems()) or None
+        refused = in_words(claim.problems()) or None
         results.append(ForgeryResult(name, attempt, verify(opened, claim), refused, dict(free), key=own))
     return results
 

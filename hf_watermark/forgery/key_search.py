@@ -1,7 +1,6 @@
 """Key search: a thief without a key tries many random ones and keeps the best."""
 
 import math
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +8,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..keys import SubKey, WatermarkKey
+from ..keys import SubKey, WatermarkKey, entropy
 from ..mapping import AutoVerifier
 from ..methods.greedy_residuals import GreedyResidualsVerifier
 from ..methods.greedy_residuals.residuals import Slot, coprimes, greedy_mean, make_slot
 from ..suspects import Suspect
-from ..verifier import Verifier
+from ..verification.verifier import Verifier
 from .result import ForgeryResult, require_method
 
 
@@ -192,7 +191,7 @@ def best_by_table(table: SignTable, place: SubKey, count: int, progress: bool) -
     best, best_matches = place, -1
     with tqdm(total=count, desc="key search", disable=not progress, leave=False) as bar:
         for first in range(0, count, BATCH):
-            tried = [replace(place, secret=os.urandom(32)) for _ in range(min(BATCH, count - first))]
+            tried = [replace(place, secret=entropy.draw(32)) for _ in range(min(BATCH, count - first))]
             matches = table.matches(tried)
             top = int(matches.argmax())
             if matches[top] > best_matches:

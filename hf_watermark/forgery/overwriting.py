@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, Trai
 from ..attacks.base import collate, private_seed
 from ..configuration import WatermarkConfig
 from ..keys import Owner
-from ..mapping import AutoTrainer, verify
-from ..trainer import stack_trainers
+from ..mapping import AutoTrainer
+from ..training.trainer import stack_trainers
+from ..verifying import verify
 from .result import ForgeryResult
 
 

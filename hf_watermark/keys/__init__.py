@@ -19,6 +19,7 @@ from .envelope import WrongPassphrase
 from .folders import key_inside, model_around, refuse_keys_inside, refuse_model_folder
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
+from .problems import CommitmentProblem, ProblemKind, in_words
 from .schedule import NO_BEACON, STREAM_NAMES, Stream
 from .watermark_key import PRECOMMIT_DOMAIN, PRECOMMIT_SCHEMA, WatermarkKey
 
@@ -34,9 +35,11 @@ __all__ = [
     "Assignment",
     "BurntEntry",
     "Claim",
+    "CommitmentProblem",
     "ModelContext",
     "Opening",
     "Owner",
+    "ProblemKind",
     "Share",
     "Stream",
     "SubKey",
@@ -49,6 +52,7 @@ __all__ = [
     "export_key",
     "fingerprint",
     "import_key",
+    "in_words",
     "is_signed_by",
     "key_inside",
     "model_around",

@@ -1,16 +1,16 @@
 """What a key's sub-keys are assigned to, and one method as its verifier needs it (PROTOCOL.md §2.2)."""
 
 import hashlib
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 
 from ..serialization import InvalidInput, canonical_json, named_tensors_digest
-from . import schedule
+from . import entropy, schedule
 from .context import ModelContext
+from .problems import CommitmentProblem, ProblemKind
 
 
 Kind = TypeVar("Kind")
@@ -42,7 +42,7 @@ class SubKey:
                 knows them. Random by default, for simulations.
         """
         if seed is None:
-            return replace(self, secret=os.urandom(32))
+            return replace(self, secret=entropy.draw(32))
         return replace(self, secret=schedule.expand(self.secret, b"hfwm/v2/decoy", seed))
 
 
@@ -163,16 +163,16 @@ def public_subkeys(shares: Sequence[Share]) -> frozenset[int]:
     return frozenset({PUBLIC_SUBKEY}) if opened else frozenset()
 
 
-def share_problems(shares: Sequence[Share], count: int) -> list[str]:
+def share_problems(shares: Sequence[Share], count: int) -> list[CommitmentProblem]:
     """Why methods cannot share a tree of `count` leaves: a sub-key that were used twice would count twice."""
     used = [index for share in shares for index in share.subkeys]
     found = []
     if not shares or not all(share.subkeys for share in shares):
-        found.append("a method has no sub-key")
+        found.append(CommitmentProblem(ProblemKind.METHODS, "a method has no sub-key"))
     if len(set(used)) != len(used):
-        found.append("a sub-key is used twice")
+        found.append(CommitmentProblem(ProblemKind.SUBKEY, "a sub-key is used twice"))
     if any(not 0 <= index < count for index in used):
-        found.append(f"a sub-key lies outside the tree of {count}")
+        found.append(CommitmentProblem(ProblemKind.TREE, f"a sub-key lies outside the tree of {count}"))
     return found
 
 
@@ -199,7 +199,13 @@ class Claim:
     context: ModelContext = field(default_factory=ModelContext, repr=False)
 
 
-def subkeys_of(assignment: Assignment, beacon: bytes, public_key: bytes, precommit: bytes, leaf) -> tuple[SubKey, ...]:
+def subkeys_of(
+    assignment: Assignment,
+    beacon: bytes,
+    public_key: bytes,
+    precommit: bytes,
+    leaf: Callable[[int], tuple[bytes, bytes]],
+) -> tuple[SubKey, ...]:
     return tuple(
         SubKey(
             index,

@@ -24,6 +24,7 @@ from .claim import (
 )
 from .context import ModelContext
 from .owner import is_signed_by
+from .problems import CommitmentProblem, ProblemKind
 from .watermark_key import PRECOMMIT_DOMAIN, WatermarkKey
 
 
@@ -87,41 +88,55 @@ class Opening:
             pool=pool_of(assignment.method, key.pool),
         )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[CommitmentProblem]:
         """Why this opening is inadmissible; empty when every commitment holds."""
         found = self.commitment_problems()
         try:
             check_pool((self.assignment,), self.pool, "the pool of the opening")
         except InvalidInput as error:
-            found.append(str(error))
+            found.append(CommitmentProblem(ProblemKind.POOL, str(error)))
         return found
 
-    def commitment_problems(self) -> list[str]:
+    def commitment_problems(self) -> list[CommitmentProblem]:
         """The same without the pool, which is sent along with an opening and is no part of it."""
         if not 0 <= self.index < self.count <= schedule.MOST_LEAVES:
-            return [f"sub-key {self.index} of {self.count} does not exist"]
-        found = share_problems(self.shares, self.count)
-        if found:
-            return found
-        if self.index not in self.assignment.subkeys:
-            found.append(f"sub-key {self.index} is not one of `{self.assignment.method}`")
-        if len(self.beacon) != 32:
-            found.append("the beacon is not 32 bytes")
-        if self.assignment.share not in self.shares:
-            found.append("the method's parameters are not the committed ones")
+            return [CommitmentProblem(ProblemKind.TREE, f"sub-key {self.index} of {self.count} does not exist")]
+        return share_problems(self.shares, self.count) or [
+            CommitmentProblem(kind, text) for holds, kind, text in self._commitments() if not holds
+        ]
+
+    def _commitments(self) -> list[tuple[bool, ProblemKind, str]]:
+        """What is compared with the commitment: whether it holds, what it is, and what is said where it does not."""
         root = schedule.root_from_path(self.index, self.secret, self.blind, self.path)
-        if self.count != 1 << len(self.path):
-            found.append("the inclusion proof has the wrong length for this tree")
-        elif (
-            schedule.precommit_hash(self.public_key, root, self.count, common_spec(self.context.digest, self.shares))
-            != self.precommit
-        ):
-            found.append("sub-key, methods and model record are not in the committed tree")
-        if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
-            found.append("the owner's signature over the precommit does not verify")
-        if _check_value(self.derived, self.beacon_source) != self.subkey_digest:
-            found.append("the sub-key does not follow from leaf, beacon and commitment: the opening was edited")
-        return found
+        spec = common_spec(self.context.digest, self.shares)
+        precommit = schedule.precommit_hash(self.public_key, root, self.count, spec)
+        fits = self.count == 1 << len(self.path)
+        signed = is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature)
+        return [
+            (
+                self.index in self.assignment.subkeys,
+                ProblemKind.SUBKEY,
+                f"sub-key {self.index} is not one of `{self.assignment.method}`",
+            ),
+            (len(self.beacon) == 32, ProblemKind.BEACON, "the beacon is not 32 bytes"),
+            (
+                self.assignment.share in self.shares,
+                ProblemKind.METHODS,
+                "the method's parameters are not the committed ones",
+            ),
+            (fits, ProblemKind.TREE, "the inclusion proof has the wrong length for this tree"),
+            (
+                not fits or precommit == self.precommit,
+                ProblemKind.TREE,
+                "sub-key, methods and model record are not in the committed tree",
+            ),
+            (signed, ProblemKind.SIGNATURE, "the owner's signature over the precommit does not verify"),
+            (
+                _check_value(self.derived, self.beacon_source) == self.subkey_digest,
+                ProblemKind.SUBKEY,
+                "the sub-key does not follow from leaf, beacon and commitment: the opening was edited",
+            ),
+        ]
 
     @property
     def derived(self) -> bytes:

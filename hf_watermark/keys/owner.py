@@ -7,6 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..serialization import InvalidInput
+from . import entropy
 from .envelope import read_envelope, write_envelope
 
 
@@ -30,7 +31,7 @@ class Owner:
 
     @classmethod
     def create(cls) -> "Owner":
-        return cls(Ed25519PrivateKey.generate())
+        return cls(Ed25519PrivateKey.from_private_bytes(entropy.draw(32)))
 
     @property
     def public_key(self) -> bytes:

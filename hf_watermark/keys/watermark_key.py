@@ -1,13 +1,12 @@
 """The secret of one marked model: a tree of K sub-keys, each able to prove alone."""
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
-from . import schedule
+from . import entropy, schedule
 from .burnt import burnt_log
 from .claim import (
     OLD_FORMAT,
@@ -26,6 +25,7 @@ from .context import ModelContext
 from .envelope import read_envelope, write_envelope
 from .folders import KEY_FILE, POOL_FILE, refuse_model_folder
 from .owner import Owner, is_signed_by
+from .problems import CommitmentProblem, ProblemKind
 
 
 PRECOMMIT_SCHEMA = "hf-watermark/precommit/v2"
@@ -73,7 +73,7 @@ class WatermarkKey:
     pool: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     burnt: frozenset[int] = frozenset()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.count not in (1 << depth for depth in range(schedule.MOST_LEAVES.bit_length())):
             raise InvalidInput(f"key: a tree of {self.count} sub-keys does not exist")
         problems = share_problems([assignment.share for assignment in self.assignments], self.count)
@@ -104,7 +104,7 @@ class WatermarkKey:
             context ([`ModelContext`], *optional*):
                 All that is committed about the owner's model, instead of `backbone`.
         """
-        seed = os.urandom(32) if seed is None else seed
+        seed = entropy.draw(32) if seed is None else seed
         wanted = sum(plan[-1] for plan in plans)
         if wanted > count:
             raise ValueError(
@@ -185,14 +185,16 @@ class WatermarkKey:
             for assignment in self.assignments
         ]
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[CommitmentProblem]:
         """Why no verdict may rest on this key; empty when its owner signed all that it holds."""
         if not is_signed_by(self.public_key, PRECOMMIT_DOMAIN + self.precommit, self.signature):
-            return ["the owner's signature does not fit this key; it was edited"]
+            return [
+                CommitmentProblem(ProblemKind.SIGNATURE, "the owner's signature does not fit this key; it was edited")
+            ]
         try:
             check_pool(self.assignments, self.pool)
         except InvalidInput as error:
-            return [str(error)]
+            return [CommitmentProblem(ProblemKind.POOL, str(error))]
         return []
 
     def bind_beacon(self, value: bytes, source: str) -> "WatermarkKey":

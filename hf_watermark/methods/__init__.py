@@ -1,1 +1,1 @@
-"""One folder per method; every folder holds `config.py`, `trainer.py` and `verifier.py`."""
+"""One folder per method; every folder holds `config.py`, `facts.py`, `trainer.py` and `verifier.py`."""

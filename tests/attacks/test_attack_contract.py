@@ -9,6 +9,7 @@ import torch
 
 from hf_watermark.attacks import ATTACKS, FineTune, WeightNoise, full_battery, make_attack, standard_battery
 from hf_watermark.attacks.base import AttackTrainer
+from hf_watermark.attacks.table import ENTRIES
 
 
 TRAINING = {"epochs": 1, "batch_size": 16}
@@ -91,7 +92,7 @@ def test_seed_decides_everything(name, request, data, images):
 def test_names_and_needs(name, resnet):
     attack = ATTACKS[name]
     assert attack.name == name
-    assert "\n" not in attack.help and attack.help.endswith(".")
+    assert "\n" not in ENTRIES[name].help and ENTRIES[name].help.endswith(".")
     if attack.needs_data:
         with pytest.raises(ValueError, match=f"{name}.*needs data"):
             attack()(resnet)

@@ -19,7 +19,7 @@ from hf_watermark.backbones import (
     own_rows,
     slot_rows,
 )
-from hf_watermark.methods.greedy_residuals import GreedyResidualsConfig
+from hf_watermark.methods.greedy_residuals import GreedyResidualsConfig, GreedyResidualsEmbedding
 from hf_watermark.methods.greedy_residuals.residuals import groups_per_slot
 from hf_watermark.serialization import SafetensorsFolder
 
@@ -263,7 +263,7 @@ def test_trainer_and_verifier_agree(any_backbone, arguments, owner, layers):
     [claim] = trainer.key.claims()
     verifier, [subkey] = GreedyResidualsVerifier(claim), claim.subkeys
     phi = verifier.extract(verifier.observe(Suspect.open(model), subkey), subkey)
-    torch.testing.assert_close(trainer.residuals(), phi, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(trainer.embedding(GreedyResidualsEmbedding).residuals(), phi, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["timm convnext", "transformers vit", "plain timm vgg_bn"])
@@ -275,7 +275,7 @@ def test_the_paper_preset_marks_a_weight_of_any_backbone(build_backbone, argumen
     [claim] = trainer.key.claims()
     verifier, [subkey] = GreedyResidualsVerifier(claim), claim.subkeys
     phi = verifier.extract(verifier.observe(Suspect.open(model), subkey), subkey)
-    torch.testing.assert_close(trainer.residuals(), phi, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(trainer.embedding(GreedyResidualsEmbedding).residuals(), phi, rtol=1e-5, atol=1e-6)
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

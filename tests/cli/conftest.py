@@ -71,13 +71,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("shop")
     owner = Owner.create()
     key = mark(folder / "marked", owner, bits=256)
-    with pytest.warns(UserWarning, match="without a passphrase"):
+    with pytest.warns(UserWarning, match="without a passphrase"):  # noqa: PT031
         key.save(folder / "keys" / "open")
         mark(folder / "short", owner, bits=64).save(folder / "keys" / "short")
         mark_both(folder / "both", owner).save(folder / "keys" / "both")
     key.save(folder / "keys" / "locked", passphrase=PASSPHRASE)
     tiny_model(seed=5).save_pretrained(folder / "plain")
-    yield folder
+    return folder
 
 
 def tiny_model(seed: int = 0, **changes: object) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from hf_watermark.cli.main import app
 PASSPHRASE = "a long enough passphrase"
 FIELDS = {
     "method", "verdict", "reason", "level", "matches", "trials", "log2_p", "log2_e", "null", "access", "bound_to_beacon",
-    "looks", "warnings", "controls", "details", "parts", "basis", "subkey", "disclosed", "queries", "unusable_answers",
+    "looks", "warnings", "controls", "details", "parts", "basis", "subkey", "disclosed", "queries", "unusable_answers", "skipped",
 }  # fmt: skip
 
 

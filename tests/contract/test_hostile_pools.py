@@ -77,7 +77,7 @@ def claims(tmp_path_factory, small_configs):
     """A key of each method with a pool, never trained with."""
     keys = {}
     for method in WITH_POOL:
-        data = patterned_images(variety=0.3 if method in ("usp", "csp") else 0.0)
+        data = patterned_images(variety=0.3 if METHODS[method].access == "probabilities" else 0.0)
         arguments = training_arguments(tmp_path_factory.mktemp(method))
         options = {"model": tiny_resnet(), "args": arguments, "train_dataset": data, "owner": Owner.create()}
         keys[method] = AutoTrainer.for_method(method)(watermark=small_configs[method], **options).key
@@ -132,7 +132,7 @@ def test_a_committed_hostile_pool(claims, method, owner):
         [assignment] = key.assignments
         layout = assignment.layout | {"pool_sha256": pool_digest(pool)}
         plan = (method, assignment.version, assignment.config, layout, len(assignment.subkeys))
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput):  # noqa: PT012
             forged = WatermarkKey.create(owner, [plan], pool=pool, context=key.context)
             evidence = verify(tiny_resnet(), forged)
             assert evidence.verdict is Verdict.INVALID

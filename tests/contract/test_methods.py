@@ -22,11 +22,10 @@ from hf_watermark import (
     Suspect,
     Verdict,
     WatermarkKey,
-    suspects,
     verify,
 )
 from hf_watermark.evidence import Access
-from hf_watermark.mapping import METHODS
+from hf_watermark.mapping import METHODS, AutoEmbedding
 from hf_watermark.suspects import AccessError
 
 
@@ -94,9 +93,11 @@ def test_every_field_is_documented_and_typed(method):
 
 @every_method
 def test_the_table_names_classes_that_belong_together(method):
-    trainer, verifier = AutoTrainer.for_method(method), AutoVerifier.for_method(method)
-    assert trainer.verifier_class is verifier and trainer.config_class is verifier.config_class
-    assert trainer.method == verifier.method == trainer.config_class.method == method
+    [embedding] = AutoTrainer.for_method(method).embedding_classes
+    assert embedding is AutoEmbedding.for_method(method)
+    verifier = AutoVerifier.for_method(method)
+    assert embedding.verifier_class is verifier and embedding.config_class is verifier.config_class
+    assert embedding.method == verifier.method == embedding.config_class.method == method
     assert str(verifier.access) == METHODS[method].access
 
 
@@ -236,7 +237,7 @@ def test_a_new_process_sees_the_same(method, marked_by, in_another_process):
 @pytest.mark.parametrize("method", WHITE_BOX)
 def test_white_box_methods_need_a_file_only(method, marked_by, monkeypatch):
     marked = marked_by(method)
-    monkeypatch.setattr(suspects, "run_on_backbone", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr("hf_watermark.suspects.suspect.run_on_backbone", lambda *_: pytest.fail("the model was built"))
     for suspect in (marked.output, str(marked.output), marked.output / "model.safetensors"):
         assert check(suspect, marked).found
     state = {f"module.{name}": tensor for name, tensor in marked.model.state_dict().items()}
@@ -284,7 +285,7 @@ def test_black_box_methods_need_a_function_only(method, marked_by, answer):
         assert evidence.trials == 0 and evidence.unusable == evidence.queries > 0
         return
     evidence = check(endpoint, marked)
-    assert evidence.found and evidence.access == str(AutoVerifier.for_method(method).access)
+    assert evidence.found and evidence.access == {AutoVerifier.for_method(method).access}
 
 
 @pytest.mark.parametrize("method", BLACK_BOX)

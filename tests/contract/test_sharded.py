@@ -46,9 +46,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, small_configs) -> Pa
         | {
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(
-                [str(Path(sharded_runs.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-            ),
+            "PYTHONPATH": os.pathsep.join([str(Path(sharded_runs.__file__).parent), os.environ.get("PYTHONPATH", "")]),
         },
         capture_output=True,
         text=True,

@@ -14,9 +14,10 @@ from matrix_runs import TINY
 from hf_watermark import InvalidInput, WatermarkKey, verify
 from hf_watermark.evaluation import parse_config, read_table, run_matrix
 from hf_watermark.evaluation.matrix.cells import NO_ATTACK, ON_TWIN, TWIN, Store, attack_cells, model_cells
+from hf_watermark.evaluation.matrix.columns import without_clocks
 from hf_watermark.evaluation.matrix.processes import lonely_environment, share_of
 from hf_watermark.evaluation.matrix.run import CellRunner
-from hf_watermark.evaluation.matrix.table import store_config, table_rows, without_clocks, write_table
+from hf_watermark.evaluation.matrix.table import store_config, table_rows, write_table
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def test_one_row_per_check(run):
     assert plain["greedy"]["verdict"] == plain["stacked"]["verdict"] == "mark found"
     assert all(row["verdict"] == "not found" for row in rows if row["attack"] == ON_TWIN)
     assert [part["method"] for part in plain["stacked"]["parts"]] == ["greedy_residuals", "usp"]
+    assert {(part["chance"], part["shared"]) for row in rows for part in row["parts"]} == {(0.5, 1)}
 
 
 def test_a_mark_that_cannot_be_read_any_more_is_removed(run):

@@ -1,16 +1,23 @@
 """Report and cards say what the table says, and nothing else."""
 
 import re
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from hf_watermark import InvalidInput
-from hf_watermark.evaluation import read_table
+from hf_watermark.evaluation import read_config, read_table
 from hf_watermark.evaluation.matrix.cards import write_cards
-from hf_watermark.evaluation.matrix.losses import best_retention
+from hf_watermark.evaluation.matrix.columns import COLUMNS
 from hf_watermark.evaluation.matrix.report import render_matrix_report
 from hf_watermark.evaluation.matrix.summary import method_summaries, outcomes, pareto_front
-from hf_watermark.evaluation.matrix.table import COLUMNS, file_digest, write_table
+from hf_watermark.evaluation.matrix.table import file_digest, write_table
+from hf_watermark.evaluation.retention import best_retention
+from hf_watermark.mapping import method_entry
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(method="greedy", attack="noise", seed=0, accuracy=0.8, log2_p=-200.0, verdict="mark found", **changes):
@@ -164,6 +171,32 @@ def test_the_table_survives_the_disk(tmp_path):
     assert read_table(path) == ROWS
 
 
+def test_the_published_table_gives_the_published_cards(tmp_path):
+    """It is of an earlier version, whose rows hold no null."""
+    published = ROOT / "model_cards"
+    rows = read_table(published / "results.parquet")
+    assert {part["chance"] for row in rows for part in row["parts"]} == {None}
+    benchmark = "hf-watermark benchmark examples/benchmarks/matrix_cifar10.yaml --output cifar_matrix"
+
+    written = write_cards(published / "results.parquet", tmp_path, benchmark)
+
+    texts = [path for path in written if path.suffix == ".md"]
+    assert len(texts) == 8 and all(path.read_text() == (published / path.name).read_text() for path in texts)
+
+
+def test_the_nulls_of_the_published_benchmark_give_its_retention():
+    rows = [row for row in read_table(ROOT / "model_cards" / "results.parquet") if row["log2_p"] is not None]
+    config = read_config(ROOT / "examples" / "benchmarks" / "matrix_cifar10.yaml")
+    nulls = {
+        label: {item.method: method_entry(item.method).facts.null(item, 10) for item in config.method_configs(label)}
+        for label in config.methods
+    }
+
+    for row in rows:
+        parts = [part | asdict(nulls[row["method"]][part["method"]]) for part in row["parts"]]
+        assert best_retention(parts) == row["retention"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\0" * 64 + b"PAR1", b"no parquet at all"])
 def test_a_damaged_table_is_refused(tmp_path, content):
     (tmp_path / "t.parquet").write_bytes(content)
@@ -184,9 +217,4 @@ def test_another_table_is_refused(tmp_path):
 
 def test_the_front_is_what_no_attack_beats():
     assert pareto_front([(3, 0.2), (0, 0.9), (1, 0.95), (2, 0.5), (4, 0.3)]) == [(0, 0.9), (2, 0.5), (3, 0.2)]
-
-
-def test_of_stacked_marks_the_best_is_retained():
-    parts = {"greedy_residuals": {"matches": 50, "trials": 100}, "usp": {"matches": 90, "trials": 90}}
-    assert best_retention(parts) == pytest.approx(1.0)
-    assert best_retention({}) == best_retention({"usp": {"matches": 0, "trials": 0}}) == 0.0
+    assert pareto_front([]) == []

@@ -100,7 +100,7 @@ def test_the_shipped_table_is_what_the_script_makes(tmp_path, monkeypatch):
 
     runpy.run_path(str(ROOT / "examples" / "benchmarks" / "measured_table.py"), run_name="__main__")
 
-    assert (tmp_path / "m.json").read_text() == (ROOT / "hf_watermark" / MEASURED).read_text()
+    assert (tmp_path / "m.json").read_text() == (ROOT / "hf_watermark" / "evaluation" / MEASURED).read_text()
 
 
 def test_a_rate_is_given_or_measured():

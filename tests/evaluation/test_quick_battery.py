@@ -7,7 +7,7 @@ from tiny import patterned_images
 
 from hf_watermark.cli.publish import _rows
 from hf_watermark.evaluation.quick_battery import quick_battery, survival_document, survival_markdown
-from hf_watermark.hub.statement import Survival
+from hf_watermark.publishing.statement import Survival
 
 
 def test_without_data_only_attacks_that_need_none():

@@ -1,15 +1,12 @@
 """The reference toolbox's definitions, by hand."""
 
-import numpy as np
 import pytest
 from scipy.stats import binom
 
 from hf_watermark.evaluation.retention import (
-    attack_succeeds,
-    decision_threshold,
+    best_retention,
     embedding_loss,
     exact_threshold,
-    pareto_front,
     retention,
     stealing_loss,
 )
@@ -33,30 +30,21 @@ def test_retention_is_linear_and_stops_at_zero():
     assert retention(10, 100, 0.6) == 0.0
 
 
-def test_the_toolbox_threshold_is_a_normal_fit_rounded_up():
-    counts = np.random.default_rng(0).binomial(200, 0.5, 2000)
-    by_hand = np.ceil(counts.mean() + 1.6448536 * counts.std()) / 200
-    found = decision_threshold(counts.tolist(), 200)
-    assert by_hand <= found < by_hand + 0.01 and round(100 * found) == pytest.approx(100 * found)
-    assert decision_threshold([7, 7, 7], 10) == 0.2  # the toolbox's fallback: two matches exceed 1.64
-
-
 @pytest.mark.parametrize(("trials", "p", "chance"), [(100, 0.05, 0.5), (512, 1e-3, 0.5), (60, 0.05, 1 / 9)])
 def test_the_exact_threshold_is_the_least_share_with_a_small_tail(trials, p, chance):
     count = round(exact_threshold(trials, p, chance) * trials)
     assert binom.sf(count - 1, trials, chance) <= p < binom.sf(count - 2, trials, chance)
 
 
-def test_an_attack_succeeds_if_the_mark_is_gone_and_the_model_is_not():
-    assert attack_succeeds(0.49, 0.049)
-    assert not attack_succeeds(0.5, 0.0)
-    assert not attack_succeeds(0.1, 0.05)
-
-
-def test_the_pareto_front_holds_what_nothing_beats():
-    points = [(0.02, 0.9), (0.03, 0.4), (0.03, 0.7), (0.10, 0.4), (0.20, 0.1), (0.01, 1.0)]
-    assert pareto_front(points) == [5, 0, 1, 4]
-    assert pareto_front([]) == []
+def test_of_stacked_marks_the_best_is_retained():
+    bits, rules = {"chance": 1 / 2, "shared": 1}, {"chance": 1 / 98, "shared": 4}
+    parts = [{"matches": 50, "trials": 100} | bits, {"matches": 90, "trials": 90} | bits]
+    assert best_retention(parts) == pytest.approx(1.0)
+    assert best_retention([]) == best_retention([{"matches": 0, "trials": 0} | bits]) == 0.0
+    # The null is the row's own: ten rules of four images among a hundred classes.
+    assert best_retention([{"matches": 20, "trials": 40} | rules]) == retention(
+        20, 40, exact_threshold(10, chance=1 / 98)
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,8 +56,6 @@ def test_the_pareto_front_holds_what_nothing_beats():
         (lambda: retention(5, 0, 0.5), "trials=0 is not usable"),
         (lambda: retention(11, 10, 0.5), "matches=11 is not usable"),
         (lambda: retention(5, 10, 1.0), "threshold=1.0 is not usable"),
-        (lambda: decision_threshold([], 10), "null_matches is empty"),
-        (lambda: decision_threshold([5], 10, p=0), "p=0 is not usable"),
         (lambda: exact_threshold(10, chance=1), "chance=1 is not usable"),
         (lambda: exact_threshold(4), "trials=4 is not usable; so few elements"),
     ],

@@ -1,16 +1,10 @@
 """Marked models whose files are disguised, and a Hub to read them from. Nothing is downloaded."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-
-
-# The loopback Hub, and models published on it, are those of the tests of the Hub.
-sys.path.append(str(Path(__file__).parent.parent / "hub"))
-
 import torch
 from client import connect
 from disguises import Suspicion

@@ -171,5 +171,5 @@ def test_plain_python_resumes_under_the_same_key_and_refuses_a_second_one(
 
 
 def test_a_method_that_does_not_exist_is_named(tmp_path: Path, parquet: Path, resnet_config: Path, python: Callable):
-    with pytest.raises(SystemExit, match="'usp2' does not exist"):
+    with pytest.raises(SystemExit, match="'usp2' is none of"):
         python(SCRIPT, "--dataset", str(parquet), "--output_dir", str(tmp_path / "model"), "--methods", "usp2")

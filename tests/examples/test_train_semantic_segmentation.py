@@ -98,7 +98,7 @@ def test_the_payload_is_printed(tmp_path, scenes, mobilevit, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods", "function_coupled"], "'function_coupled' cannot mark segmentation"),
+        (["--methods", "function_coupled"], "'function_coupled' is none of greedy_residuals, watermas"),
         (["--mask_column", "masks"], "no column 'masks'"),
     ],
 )

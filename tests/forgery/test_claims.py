@@ -7,6 +7,7 @@ import torch
 
 from hf_watermark import Opening, Owner, Verdict, verify
 from hf_watermark.forgery import adversarial_triggers, counterfeit, fresh_key
+from hf_watermark.keys import ProblemKind
 
 
 def test_a_free_message_would_fit_and_every_way_to_submit_it_is_refused(marked_by):
@@ -31,7 +32,9 @@ def test_an_edited_layout_is_refused_even_with_a_matching_list_of_methods(marked
 
     claim = replace(opening, assignment=edited, shares=(edited.share,))
 
-    assert claim.problems() == ["sub-key, methods and model record are not in the committed tree"]
+    [problem] = claim.problems()
+    assert problem.kind is ProblemKind.TREE
+    assert str(problem) == "sub-key, methods and model record are not in the committed tree"
 
 
 def test_an_honest_opening_of_a_fresh_key_is_admitted_and_not_found(marked_by):
@@ -69,10 +72,10 @@ def test_an_opening_without_its_images_is_refused(marked_by):
     opening = Opening.of(marked_by("function_coupled").key, 0)
 
     assert opening.problems() == []
-    assert "missing" in replace(opening, pool={}).problems()[0]
+    assert "missing" in str(replace(opening, pool={}).problems()[0])
     doubled = {name: tensor.clone() for name, tensor in opening.pool.items()}
     doubled["function_coupled.images"] += 1
-    assert "digest" in replace(opening, pool=doubled).problems()[0]
+    assert "digest" in str(replace(opening, pool=doubled).problems()[0])
 
 
 def test_a_forgery_about_another_method_says_so(marked_by):

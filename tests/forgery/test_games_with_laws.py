@@ -14,8 +14,9 @@ from hf_watermark import CertifiedConfig, InvalidInput, Owner, USPConfig, Verdic
 from hf_watermark.backbones import backbone_record, describe
 from hf_watermark.evidence import Access, Basis, Check, combine, single
 from hf_watermark.keys import ModelContext, pool_digest, start_digest
-from hf_watermark.mapping import AutoVerifier, run_check, self_check
+from hf_watermark.mapping import AutoVerifier
 from hf_watermark.suspects import Suspect
+from hf_watermark.verifying import run_check, self_check
 
 
 def certified_key(labels: torch.Tensor, classes: int, family: str, count: int = 220) -> WatermarkKey:

@@ -14,9 +14,9 @@ from tiny import tiny_resnet
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, WaterMASConfig, verify
 from hf_watermark.backbones import describe
 from hf_watermark.claims import Disclosure, check
-from hf_watermark.hub.precommit import PRECOMMIT
-from hf_watermark.hub.statement import STATEMENT
 from hf_watermark.keys import Share
+from hf_watermark.publishing.precommit import PRECOMMIT
+from hf_watermark.publishing.statement import STATEMENT
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_subkey_twice_among_the_methods_of_an_opening(honest):
     """Freedom: the shares of an opening, with a commitment of one's own to them."""
     opening = Opening.of(honest.key, 1)
     doubled = replace(opening, shares=(*opening.shares, Share(bytes(32), (1,))))
-    assert any("used twice" in problem for problem in doubled.problems())
+    assert any("used twice" in str(problem) for problem in doubled.problems())
 
 
 def test_a_statement_that_hides_subkeys(honest, repository):

@@ -11,7 +11,7 @@ from transformers import Trainer
 from hf_watermark import FunctionCoupledVerifier, Opening, Suspect, Verdict, verify
 from hf_watermark.methods.function_coupled.verifier import Answers
 from hf_watermark.statistics import LabelLaw, log2_binomial_tail
-from hf_watermark.triggers import draw_rules
+from hf_watermark.training.triggers import draw_rules
 
 
 PICKED = 40

@@ -11,7 +11,7 @@ from hf_watermark.forgery import overwrite
 @pytest.fixture(scope="module")
 def overwritten(marked_by):
     victim = marked_by("greedy_residuals")
-    data, configs = victim.trainer.train_dataset, list(victim.trainer.watermark.values())
+    data, configs = victim.trainer.train_dataset, [item.config for item in victim.trainer.embeddings]
     return victim, overwrite(victim.model, data, Owner.create(), configs, epochs=12, learning_rate=2e-3)
 
 

@@ -54,7 +54,7 @@ def test_wrong_and_missing_passphrase(cheap):
 
 
 @pytest.mark.parametrize(
-    "one, other",
+    ("one", "other"),
     [
         (
             "Schl\u00fcsselwort-lang",

@@ -14,7 +14,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(envelope, "ARGON2", {"name": "argon2id", "memory_kib": 8, "iterations": 1, "lanes": 1})
 
 
-@pytest.mark.parametrize("sealed, typed", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize(("sealed", "typed"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
 def test_key_folder_and_backup(owner, tmp_path, sealed, typed):
     key = WatermarkKey.create(owner, [("greedy_residuals", "1", {"bits": 128}, {"carriers": []}, 3)])
     folder = key.save(tmp_path / "keys", sealed)

@@ -10,7 +10,18 @@ from safetensors.torch import save_file
 
 from hf_watermark import InvalidInput, Opening, Owner, WatermarkKey, verify
 from hf_watermark.evidence import Verdict
-from hf_watermark.keys import PRECOMMIT_DOMAIN, ModelContext, SubKey, WrongPassphrase, burn, envelope, pool_digest
+from hf_watermark.keys import (
+    PRECOMMIT_DOMAIN,
+    CommitmentProblem,
+    ModelContext,
+    ProblemKind,
+    SubKey,
+    WrongPassphrase,
+    burn,
+    envelope,
+    in_words,
+    pool_digest,
+)
 from hf_watermark.keys.envelope import read_envelope, write_envelope
 
 
@@ -300,7 +311,7 @@ def test_precommits_of_two_formats_cannot_be_exchanged(key, owner):
     assert dataclasses.replace(key, signature=owner.sign(PRECOMMIT_DOMAIN + key.precommit)).problems() == []
     old = owner.sign(b"hf-watermark/precommit/v1\x00" + key.precommit)
     assert dataclasses.replace(key, signature=old).problems() == [
-        "the owner's signature does not fit this key; it was edited"
+        CommitmentProblem(ProblemKind.SIGNATURE, "the owner's signature does not fit this key; it was edited")
     ]
 
 
@@ -390,7 +401,7 @@ def test_tampered_openings_are_invalid_claims(key, name):
     opening = Opening.from_dict(document)
     assert opening.problems()
     evidence = verify(torch.nn.Linear(2, 2), opening)
-    assert evidence.verdict is Verdict.INVALID and evidence.reason == "; ".join(opening.problems())
+    assert evidence.verdict is Verdict.INVALID and evidence.reason == in_words(opening.problems())
 
 
 @pytest.mark.parametrize("field", sorted(Opening.of(make_key(Owner.create()), 0).to_dict()))
@@ -436,9 +447,8 @@ def test_another_beacon_is_an_edited_opening(key):
     # The beacon is chosen after the precommit, so no commitment can hold it; the digest of the sub-key shows that it was exchanged.
     document = Opening.of(key.bind_beacon(b"\x05" * 32, "drand round 5"), 0).to_dict()
     edited = Opening.from_dict(document | {"beacon": "06" * 32})
-    assert edited.problems() == [
-        "the sub-key does not follow from leaf, beacon and commitment: the opening was edited"
-    ]
+    assert [problem.kind for problem in edited.problems()] == [ProblemKind.SUBKEY]
+    assert "does not follow from leaf, beacon and commitment" in in_words(edited.problems())
 
 
 def test_source_images_of_an_opening_are_not_free(key):
@@ -447,4 +457,4 @@ def test_source_images_of_an_opening_are_not_free(key):
     assert opening.problems() == []
     for pool in ({}, pool_tensors(seed=1)):
         problems = dataclasses.replace(opening, pool=pool).problems()
-        assert len(problems) == 1 and "pool" in problems[0]
+        assert [problem.kind for problem in problems] == [ProblemKind.POOL] and "pool" in str(problems[0])

@@ -10,8 +10,9 @@ import torch
 
 from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, FunctionCoupledVerifier, Suspect
 from hf_watermark.keys import SubKey
+from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 from hf_watermark.statistics import log2_binomial_tail
-from hf_watermark.triggers import blend, draw_rules, fuse
+from hf_watermark.training.triggers import blend, draw_rules, fuse
 
 
 def subkey_number(number: int, slot: int = 0) -> SubKey:
@@ -87,11 +88,13 @@ def test_pool_tensors_cannot_trade_places(make_trainer):
 def test_batches_carry_fused_images_with_their_targets(make_trainer, patterned):
     trainer = make_trainer(trigger_ratio=0.25)
     batch = trainer.data_collator(patterned[:16])
-    mixed, count = trainer.mix_triggers(batch)
+    mixed, count = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
     assert count == 4 and mixed["pixel_values"].shape[0] == mixed["labels"].shape[0] == 20
     assert torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
-    assert set(mixed["labels"][16:].tolist()) <= set(trainer._rule_targets.tolist())
-    again, _ = trainer.mix_triggers(batch)
+    assert set(mixed["labels"][16:].tolist()) <= set(
+        trainer.embedding(FunctionCoupledEmbedding)._rule_targets.tolist()
+    )
+    again, _ = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
     assert torch.equal(again["pixel_values"], mixed["pixel_values"])  # a function of the step alone
 
 

@@ -210,7 +210,7 @@ def test_checkpoints_end_at_the_budget():
 
 
 def test_optional_stopping_keeps_the_level(classifier, owner, key, monkeypatch):
-    monkeypatch.setattr("hf_watermark.sequential.decoys_of", lambda subkey, seed: [])
+    monkeypatch.setattr("hf_watermark.verification.sequential.decoys_of", lambda subkey, seed: [])
     others = recipient_keys(key, owner, map(str, range(60)))
     suspect = Suspect.open(classifier)
     reached = [verify_sequentially(suspect, other).evidence.log2_e for other in others.values()]

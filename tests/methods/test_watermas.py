@@ -26,6 +26,7 @@ from hf_watermark import (
 from hf_watermark.attacks import MagnitudePrune
 from hf_watermark.backbones import Carrier, read_carriers, slot_rows
 from hf_watermark.keys import SubKey
+from hf_watermark.methods.watermas import WaterMASEmbedding
 from hf_watermark.methods.watermas.substitution import (
     code_length,
     decode_payload,
@@ -60,8 +61,14 @@ def make(tmp_path, config=AT_ONCE, model=None, **changes) -> WaterMASTrainer:
     )
 
 
+def embedding(trainer: WaterMASTrainer) -> WaterMASEmbedding:
+    """Told where the training is."""
+    trainer._tell()
+    return trainer.embedding(WaterMASEmbedding)
+
+
 def carriers_of(trainer: WaterMASTrainer) -> list[torch.Tensor]:
-    return [item.weights.read().clone() for item in trainer._substitutions]
+    return [item.weights.read().clone() for item in embedding(trainer).substitutions]
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
@@ -114,7 +121,7 @@ def test_a_fourth_of_the_bytes_may_be_wrong(length):
 
 def test_capacity_is_the_longest_payload_that_is_accepted(tmp_path):
     trainer = make(tmp_path, WaterMASConfig(bits=64, subkeys=1, switch_in=0.0))
-    most = trainer.payload_capacity
+    most = embedding(trainer).payload_capacity
     assert most == payload_capacity(AT_ONCE, read_carriers(trainer.key.assignments[0].layout), 1) > 2
     make(tmp_path, WaterMASConfig(bits=64, subkeys=1, payload=bytes(most)))
     with pytest.raises(InvalidInput, match=f"a payload of {most} bytes fits beside these bits"):
@@ -156,7 +163,7 @@ def test_replacing_leaves_the_histogram_of_a_layer_as_it_was(tmp_path):
         owner=Owner.create(),
     )
     trainer.state.max_steps = 1
-    trainer._substitute_when_due()
+    embedding(trainer).substitute_when_due()
     changed, shifts = 0, []
     for name, weight in model.named_parameters():
         moved = int((before[name] != weight).sum())
@@ -231,7 +238,7 @@ def test_carriers_are_bit_identical_after_every_step(tmp_path, optimizer, precis
     assert len(seen) == 3 and all(same(seen[0], later) for later in seen)
     assert trainer.evidence.matches == trainer.evidence.trials == 64
     # Of the other weights of the same layers nearly all moved.
-    for item in trainer._substitutions:
+    for item in embedding(trainer).substitutions:
         name = next(n for n, w in trainer.model.named_parameters() if w is item.weights.parameter)
         moved = trainer.model.get_parameter(name) != before[name]
         assert moved.float().mean() > 0.9
@@ -261,8 +268,8 @@ def test_an_average_of_weights_holds_the_carriers(tmp_path):
     trainer.add_callback(Average())
     trainer.train()
     exact, rounded = averages[0].module, averages[1]
-    trainer.impose(rounded)
-    for item in trainer._substitutions:
+    embedding(trainer).impose(rounded)
+    for item in embedding(trainer).substitutions:
         for model in (exact, rounded):
             assert torch.equal(item.inside(model, trainer.model).weights.read(), item.values)
     assert trainer.verify(rounded).matches == 64
@@ -305,10 +312,10 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
 def test_a_checkpoint_without_the_carriers_is_refused(tmp_path):
     trainer = make(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     trainer.train()
-    for item in trainer._substitutions:
+    for item in embedding(trainer).substitutions:
         item.weights.write(-item.values)
     trainer.model.save_pretrained(tmp_path / "checkpoint-1")
-    trainer._substituted = False
+    embedding(trainer).substituted = False
     with pytest.raises(InvalidInput, match="does not hold the carriers of this key"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
@@ -326,7 +333,7 @@ def test_a_batchnorm_weight_behind_a_carrier_keeps_its_sign(tmp_path):
 
 def test_a_layer_of_zeros_is_refused_before_training(tmp_path):
     model = tiny_resnet()
-    for name, weight in model.named_parameters():
+    for _name, weight in model.named_parameters():
         if weight.ndim == 4:
             nn.init.zeros_(weight)
     with pytest.raises(InvalidInput, match="is zero in the quantile `lowest` of 0.5.*raise `switch_in`"):
@@ -380,7 +387,7 @@ def test_a_step_is_the_gradient_of_the_sharpened_objective(tmp_path, strength):
     assert loss.item() == pytest.approx(first.item(), rel=1e-5)
     names = {id(weight): name for name, weight in trainer.model.named_parameters()}
     steps, places = [], []
-    for item in trainer._substitutions:
+    for item in embedding(trainer).substitutions:
         name = names[id(item.weights.parameter)]
         unit = item.values.square().mean().sqrt()
         steps.append((unit, unit * base[name].flatten()[item.weights.flat]))
@@ -398,7 +405,7 @@ def test_a_step_is_the_gradient_of_the_sharpened_objective(tmp_path, strength):
     for name, weight in plain.named_parameters():
         wanted = (1 + strength) * base[name] - strength * weight.grad
         torch.testing.assert_close(seen[name], wanted, rtol=1e-3, atol=1e-5)
-    [rise] = trainer._rises
+    [rise] = embedding(trainer)._rises
     assert rise.item() == pytest.approx((second - first).item(), rel=1e-4)
 
 
@@ -408,7 +415,7 @@ def test_without_strength_or_between_ascents_a_step_is_a_plain_step(tmp_path):
         WaterMASConfig(bits=64, subkeys=1, switch_in=0.0, every=2),
     ):
         trainer, batch = ready(make(tmp_path, config)), batch_of()
-        trainer._substitute_when_due()
+        embedding(trainer).substitute_when_due()
         trainer.state.global_step = 1
         plain = copy.deepcopy(trainer.model)
         trainer.training_step(trainer.model, dict(batch))
@@ -425,7 +432,7 @@ def test_the_second_pass_leaves_no_other_trace(tmp_path):
         # So small a radius that the two passes cancel.
         config = WaterMASConfig(bits=64, subkeys=1, switch_in=0.0, every=1, strength=1.0, radius=1e-6)
         trainer, batch = ready(make(tmp_path, config, model=model)), batch_of()
-        trainer._substitute_when_due()
+        embedding(trainer).substitute_when_due()
         plain = copy.deepcopy(trainer.model)
         torch.manual_seed(3)
         trainer.training_step(trainer.model, dict(batch))
@@ -433,7 +440,7 @@ def test_the_second_pass_leaves_no_other_trace(tmp_path):
         torch.manual_seed(3)
         plain(**batch).loss.backward()
         assert torch.equal(state, torch.get_rng_state())
-        assert same(carriers_of(trainer), [item.values for item in trainer._substitutions])
+        assert same(carriers_of(trainer), [item.values for item in embedding(trainer).substitutions])
         assert same(list(trainer.model.buffers()), list(plain.buffers()))
         for own, other in zip(trainer.model.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-2, atol=1e-4)
@@ -450,7 +457,7 @@ def test_training_makes_the_loss_sharp_around_the_carriers(tmp_path):
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()
-        with torch.no_grad(), trainer._ascended():
+        with torch.no_grad(), embedding(trainer)._ascended():
             return (model(**batch).loss - loss).item()
 
     assert rise(2.0) > 10 * rise(0.0) > 0
@@ -459,13 +466,13 @@ def test_training_makes_the_loss_sharp_around_the_carriers(tmp_path):
 def test_a_random_direction_is_the_same_when_asked_again(tmp_path):
     config = WaterMASConfig(bits=64, subkeys=1, switch_in=0.0, direction="random")
     trainer = ready(make(tmp_path, config))
-    trainer._substitute_when_due()
-    first, second = trainer._ascent(), trainer._ascent()
+    embedding(trainer).substitute_when_due()
+    first, second = embedding(trainer)._ascent(), embedding(trainer)._ascent()
     assert same(first, second)
-    relative = [step / item.unit() for step, item in zip(first, trainer._substitutions, strict=True)]
+    relative = [step / item.unit() for step, item in zip(first, embedding(trainer).substitutions, strict=True)]
     assert torch.cat(relative).square().mean().sqrt().item() == pytest.approx(config.radius, rel=1e-5)
     trainer.state.global_step = 4
-    assert not same(first, trainer._ascent())
+    assert not same(first, embedding(trainer)._ascent())
 
 
 def test_both_marks_of_a_stack_are_found(tmp_path):
@@ -493,7 +500,7 @@ def test_bit_errors_are_named_by_layer_and_the_payload_survives_them(tmp_path):
     trainer = make(tmp_path, config, max_steps=1, model=tiny_resnet(hidden_sizes=[32, 64]))
     trainer.train()
     [claim] = trainer.key.claims()
-    [item, _] = trainer._substitutions
+    [item, _] = embedding(trainer).substitutions
     item.weights.write(torch.where(torch.arange(len(item.values)) % 3 == 0, -item.values, item.values))
     suspect = Suspect.open(trainer.model)
     evidence = verify(suspect, trainer.key)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ...hub.card import TAG, escape
+from ...publishing.card import TAG, escape
 from ...serialization import write_bytes_atomic
+from ..drawing import matplotlib
 from ..plots import SETTINGS
 from ..report import TEMPLATES, percent
 from .plots import benchmark_plots, words

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...attacks import Attack
-from ...hub.schema import without_floats
 from ...serialization import InvalidInput, canonical_json, read_json, write_json_atomic
+from ...serialization.schema import without_floats
 from .backbones import backbone_identity
 from .budgets import attack_options
 from .config import BackboneSpec, DataSpec, MatrixConfig

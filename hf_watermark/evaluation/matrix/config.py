@@ -10,10 +10,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from ...attacks import ATTACKS, Attack, full_battery, make_attack, standard_battery
 from ...configuration import WatermarkConfig
-from ...hub.schema import Strict, validated
 from ...mapping import METHODS, method_entry
 from ...serialization import InvalidInput
 from ...serialization.files import naming, open_regular, read_all
+from ...serialization.schema import Strict, validated
 
 
 CONFIG_BYTES = 256 * 1024
@@ -204,7 +204,7 @@ def _group_attacks(group: AttackGroup, data: DataSpec, seed: int, place: int) ->
     for label, fields in group.attacks.items():
         options = dict(fields)
         name = options.pop("name", None)
-        if name not in ATTACKS:
+        if not isinstance(name, str) or name not in ATTACKS:
             raise ValueError(f"attacks.{place}.{label}: `name` is {name!r}; choose one of {', '.join(ATTACKS)}")
         if "seed" in ATTACKS[name].__dataclass_fields__:
             options.setdefault("seed", seed)

@@ -12,6 +12,7 @@ from ..images import (
     files_digest,
     parquet_files,
     read_parquet_images,
+    read_parquet_labels,
     synthetic_images,
 )
 from .config import DataSpec
@@ -62,9 +63,17 @@ def load_data(spec: DataSpec) -> LoadedData:
         [`~serialization.InvalidInput`]: when a folder does not hold what is needed.
     """
     train, test = _splits(spec)
-    classes = 1 + max(int(label) for label in _labels(train))
     shape = tuple(train[0]["pixel_values"].shape)
-    return LoadedData(train, test, classes, (shape[0], shape[1], shape[2]))
+    return LoadedData(train, test, class_count(spec), (shape[0], shape[1], shape[2]))
+
+
+@cache
+def class_count(spec: DataSpec) -> int:
+    """Number of labels; no picture is decoded for it."""
+    if spec.source == "parquet":
+        assert spec.folder is not None
+        return 1 + int(read_parquet_labels(spec.folder, "train", spec.train_images).max())
+    return 1 + max(item["labels"] for item in _splits(spec)[0])
 
 
 def _splits(spec: DataSpec) -> tuple[Any, Any]:
@@ -82,7 +91,3 @@ def _splits(spec: DataSpec) -> tuple[Any, Any]:
             ImagesInMemory(*read_parquet_images(spec.folder, "test", spec.test_images), *scale),
         )
     return train[: spec.train_images], test[: spec.test_images]
-
-
-def _labels(data: Any) -> Any:
-    return data.labels if isinstance(data, ImagesInMemory) else [item["labels"] for item in data]

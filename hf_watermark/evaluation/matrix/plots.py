@@ -3,12 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-
 from ...evidence import LEVEL_B, LEVEL_N
+from ..drawing import Figure, LinearSegmentedColormap, NullFormatter, matplotlib
 from ..plots import FAINT, INK, SETTINGS, STYLES, WIDTH
 from .cells import NO_ATTACK, ON_TWIN
 from .summary import AFFORDABLE_LOSS, Outcome, is_attack, pareto_front

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from markupsafe import Markup
 
 from ...serialization import write_bytes_atomic
+from ..drawing import matplotlib
 from ..plots import SETTINGS, inline_svg
 from ..report import environment
 from .plots import benchmark_plots, words

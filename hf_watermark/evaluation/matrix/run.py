@@ -25,8 +25,10 @@ from ...attacks import NotApplicableError
 from ...attacks.base import collate
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig
-from ...trainer import stack_trainers
-from ...triggers import without_rows
+from ...marking import plan_key
+from ...training.embedding import TrainingData
+from ...training.trainer import stack_trainers
+from ...training.triggers import without_rows
 from ..hardware import hardware, versions
 from ..survival import accuracy, read_mark, survival_row
 from .backbones import build_backbone
@@ -188,26 +190,12 @@ def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: st
         trainer.model_accepts_loss_kwargs = False  # as in every marking trainer
         return trainer
     configs = [AutoWatermarkConfig.from_dict(item) for item in cell.configs]
-    stacked: Any = stack_trainers(*(AutoTrainer.for_method(config.method) for config in configs))
-    seed = cell.secret("key")
-
-    class Reproducible(stacked):
-        def _key_seed(self) -> bytes:
-            return seed
-
+    stacked = stack_trainers(*(AutoTrainer.for_method(config.method) for config in configs))
     owner = Owner(Ed25519PrivateKey.from_private_bytes(cell.secret("owner")))
-    fields: dict[str, Any] = {
-        "model": model,
-        "args": arguments,
-        "train_dataset": train,
-        "data_collator": collate,
-        "watermark": configs,
-    }
-    planned = Reproducible(owner=owner, **fields).key
+    planned = plan_key(model, TrainingData(train, collate), configs, owner, cell.secret("key"))
     # Bound as an owner is told to do before training, so that level B is enough for a verdict.
     key = planned.bind_beacon(cell.secret("beacon"), "a value of this benchmark")
-    # A fresh Trainer seeds everything anew, as that of the twin does.
-    return Reproducible(key=key, **fields)
+    return stacked(model=model, args=arguments, train_dataset=train, data_collator=collate, watermark=configs, key=key)
 
 
 def attacker_images(train: Any, key: WatermarkKey, most: int | None) -> Any:

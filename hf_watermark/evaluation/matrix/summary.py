@@ -7,13 +7,13 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from ...evidence import Verdict
 from .cells import NO_ATTACK, ON_TWIN
 
 
 Row = Mapping[str, Any]
 # Of Lukas et al. (S&P 2022): a thief who loses five points of accuracy has lost what he stole.
 AFFORDABLE_LOSS = 0.05
-FOUND = "mark found"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _outcome(method: str, attack: str, rows: Sequence[Row]) -> Outcome:
         attack_name=rows[0]["attack_name"],
         seeds=len(rows),
         runs=len(checked),
-        found=sum(row["verdict"] == FOUND for row in checked),
+        found=sum(row["verdict"] == Verdict.FOUND for row in checked),
         log2_p=max((row["log2_p"] for row in checked), default=None),
         accuracy=mean(accuracies),
         half_width=half_width(accuracies),
@@ -187,9 +187,9 @@ def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
         half_width=half_width(accuracies),
         twin_accuracy=mean(known(per_seed, "twin_accuracy")),
         embedding_loss=mean(known(per_seed, "embedding_loss")),
-        found=sum(row["verdict"] == FOUND for row in plain),
+        found=sum(row["verdict"] == Verdict.FOUND for row in plain),
         seeds=len(plain),
-        false_alarms=sum(row["verdict"] == FOUND for row in rows if row["attack"] == ON_TWIN),
+        false_alarms=sum(row["verdict"] == Verdict.FOUND for row in rows if row["attack"] == ON_TWIN),
         attacks=len(attacks),
         survived=sum(not outcome.removed for outcome in attacks),
         weakest=sorted((o for o in attacks if o.succeeds), key=lambda o: o.stealing_loss or 0.0),

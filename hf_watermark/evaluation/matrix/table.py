@@ -2,21 +2,17 @@
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from ...serialization import InvalidInput, read_json, write_bytes_atomic, write_json_atomic
-from ..retention import embedding_loss, stealing_loss
-from .cells import AttackCell, Cell, ModelCell, Store, attack_cells, model_cells
+from .cells import Cell, ModelCell, Store, attack_cells, model_cells
+from .columns import COLUMNS, PART, results_of, table_row
 from .config import CONFIG_BYTES, MatrixConfig
-from .losses import best_retention
 
 
 TABLE, STORED_CONFIG = "results.parquet", "matrix.json"
 MOST_TABLE_BYTES = 256 * 2**20
-# What a rerun on the same machine may change; everything else is the same to the last digit.
-CLOCK_COLUMNS = ("cpu_seconds", "seconds", "training_cpu_seconds", "hardware", "versions")
 
 
 def cells_of_phase(config: MatrixConfig, phase: str) -> list[Cell]:
@@ -50,58 +46,6 @@ def table_rows(config: MatrixConfig, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def table_row(
-    cell: AttackCell, result: dict[str, Any], marked: dict[str, Any], twin: dict[str, Any]
-) -> dict[str, Any]:
-    accuracy = result.get("accuracy")
-    trials = result.get("trials") or 0
-    return {
-        "method": cell.model.method,
-        "methods": [item["method"] for item in cell.model.configs],
-        "backbone": cell.model.backbone,
-        "data": cell.model.data,
-        "seed": cell.model.seed,
-        "attack": cell.label,
-        "attack_name": cell.options["name"],
-        "attack_options": json.dumps({key: value for key, value in cell.options.items() if key != "name"}),
-        "epochs": float(result.get("epochs", 0.0)),
-        "steps": int(result.get("steps", 0)),
-        "examples": int(result.get("examples", 0)),
-        "queries": int(result.get("queries", 0)),
-        "attacker_images": int(result.get("attacker_images", 0)),
-        "accuracy": accuracy,
-        "marked_accuracy": marked["accuracy"],
-        "twin_accuracy": twin["accuracy"],
-        "stealing_loss": None if accuracy is None else stealing_loss(twin["accuracy"], accuracy),
-        "embedding_loss": embedding_loss(twin["accuracy"], marked["accuracy"]),
-        "retention": None if result.get("log2_p") is None else best_retention(result["methods"]),
-        "matches": result.get("matches"),
-        "trials": result.get("trials"),
-        "match_rate": result["matches"] / trials if trials else None,
-        "log2_p": result.get("log2_p"),
-        "level": result.get("level"),
-        "verdict": result["verdict"],
-        "reason": result.get("reason"),
-        "parts": [{"method": name, **part} for name, part in result.get("methods", {}).items()],
-        "not_checked": result.get("not_checked", []),
-        "relative_distance": result.get("relative_distance"),
-        "check_queries": int(result.get("check_queries", 0)),
-        "cpu_seconds": result["cpu_seconds"],
-        "seconds": result["seconds"],
-        "training_cpu_seconds": marked["cpu_seconds"],
-        "parameters": marked["parameters"],
-        "train_images": marked["train_images"],
-        "test_images": marked["test_images"],
-        "training_epochs": marked["epochs"],
-        "precision": cell.model.precision,
-        "device": cell.model.device,
-        "hardware": result["hardware"],
-        "versions": ", ".join(f"{name} {number}" for name, number in sorted(result["versions"].items())),
-        "cell": cell.id,
-        "model_cell": cell.model.id,
-    }
-
-
 def take_over(config: MatrixConfig, store: Store, rows: list[dict[str, Any]]) -> int:
     """
     Makes finished cells of the rows of a table where the config has the same cell and the folder has no result of it.
@@ -125,66 +69,13 @@ def take_over(config: MatrixConfig, store: Store, rows: list[dict[str, Any]]) ->
     return taken
 
 
-def results_of(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What [`table_row`] made a row of: the results of the check, of the marked model, and of the twin as far as rows tell."""
-    check = {name: row[name] for name in CHECK_COLUMNS if row[name] is not None}
-    check["methods"] = {
-        part["method"]: {name: value for name, value in part.items() if name != "method"} for part in row["parts"]
-    }
-    check["versions"] = dict(entry.rsplit(" ", 1) for entry in row["versions"].split(", "))
-    size = {"parameters": row["parameters"], "train_images": row["train_images"], "test_images": row["test_images"]}
-    size["epochs"] = row["training_epochs"]
-    marked = {"accuracy": row["marked_accuracy"], "cpu_seconds": row["training_cpu_seconds"], **size}
-    return check, marked, {"accuracy": row["twin_accuracy"], **size}
-
-
 def table_schema() -> Any:
     """The columns and their types; readable without this library."""
     import pyarrow as pa
 
-    part = pa.struct(
-        [
-            ("method", pa.string()),
-            ("matches", pa.int64()),
-            ("trials", pa.int64()),
-            ("log2_p", pa.float64()),
-            ("level", pa.string()),
-            ("verdict", pa.string()),
-        ]
-    )
-    text = ["method", "backbone", "data", "attack", "attack_name", "attack_options", "level", "verdict", "reason"]
-    text += ["precision", "device", "hardware", "versions", "cell", "model_cell"]
-    whole = [
-        "seed",
-        "steps",
-        "examples",
-        "queries",
-        "attacker_images",
-        "matches",
-        "trials",
-        "check_queries",
-        "parameters",
-    ]
-    whole += ["train_images", "test_images"]
-    types: dict[str, Any] = dict.fromkeys(text, pa.string()) | dict.fromkeys(whole, pa.int64())
-    types |= {"methods": pa.list_(pa.string()), "not_checked": pa.list_(pa.string()), "parts": pa.list_(part)}
-    return pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
-
-
-# Columns that stand in the result of a check as they are.
-CHECK_COLUMNS = (
-    *("epochs", "steps", "examples", "queries", "attacker_images", "accuracy", "matches", "trials", "log2_p", "level"),
-    *("verdict", "reason", "not_checked", "relative_distance", "check_queries", "cpu_seconds", "seconds", "hardware"),
-)
-COLUMNS = (
-    *("method", "methods", "backbone", "data", "seed"),
-    *("attack", "attack_name", "attack_options", "epochs", "steps", "examples", "queries", "attacker_images"),
-    *("accuracy", "marked_accuracy", "twin_accuracy", "stealing_loss", "embedding_loss", "retention"),
-    *("matches", "trials", "match_rate", "log2_p", "level", "verdict", "reason", "parts", "not_checked"),
-    *("relative_distance", "check_queries", "cpu_seconds", "seconds", "training_cpu_seconds"),
-    *("parameters", "train_images", "test_images", "training_epochs", "precision", "device", "hardware", "versions"),
-    *("cell", "model_cell"),
-)
+    types = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "texts": pa.list_(pa.string())}
+    part = pa.struct([(name, types[kind]) for name, kind in PART.items()])
+    return pa.schema([(name, (types | {"parts": pa.list_(part)})[column.kind]) for name, column in COLUMNS.items()])
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> Path:
@@ -225,8 +116,3 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
 
 def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row is the same on every run."""
-    return {name: value for name, value in row.items() if name not in CLOCK_COLUMNS}

@@ -1,8 +1,9 @@
 """The certificate: how far the weights may move, in a stated norm, before the smoothed trigger test can fall below a bound."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,11 +205,9 @@ def certify(
         )
         # The verification of a suspect draws first, so owner's and suspect's noise are independent.
         seeds = noise_seeds(subkey, draws, skip=config.suspect_draws)
-        counts: Iterable[int] = (int((answer == labels).sum()) for answer in nets.answers(seeds, images))
+        counts: Iterable[int] = _matches(nets, images, labels, seeds)
         if at_least is None and share is not None:
-            counts = share(
-                seeds, lambda part: np.array([(a == labels).sum() for a in nets.answers(part, images)], dtype=np.int64)
-            )  # noqa: B023
+            counts = share(seeds, partial(_count_matches, nets, images, labels))
         bar = tqdm(counts, total=draws, desc="noise draws", disable=not progress, delay=2, leave=False)
         if at_least is None:
             curves[subkey.index] = curve_of(np.fromiter(bar, dtype=np.int64), verifier, radii, alpha)
@@ -289,6 +288,15 @@ def decide_early(
         if len(rows) == len(tests):
             break
     return [rows[radius] for radius in tests]
+
+
+def _matches(nets: NoisyNets, images: torch.Tensor, labels: np.ndarray, seeds: list[int]) -> Iterator[int]:
+    """Matches of each noise draw, one after the other."""
+    return (int((answer == labels).sum()) for answer in nets.answers(seeds, images))
+
+
+def _count_matches(nets: NoisyNets, images: torch.Tensor, labels: np.ndarray, seeds: list[int]) -> np.ndarray:
+    return np.fromiter(_matches(nets, images, labels, seeds), dtype=np.int64)
 
 
 def _row(verifier: CertifiedVerifier, radius: float, matches: int | None, draws: int) -> CertifiedRadius:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from ...configuration import WatermarkConfig, require
-from ...triggers import FAMILIES
+from ...training.triggers import FAMILIES
 
 
 @strict
@@ -28,7 +28,7 @@ class CertifiedConfig(WatermarkConfig):
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed.
         family (`str`, *optional*, defaults to `"noise"`):
-            `"noise"`, `"embedded"` or `"unrelated"`, see [`~triggers.render_triggers`].
+            `"noise"`, `"embedded"` or `"unrelated"`, see [`~training.triggers.render_triggers`].
         sigma (`float`, *optional*, defaults to 0.25):
             Standard deviation of the noise, in units of each tensor's scale. Certified radii are in units of it.
         noise (`str`, *optional*, defaults to `"relative"`):
@@ -79,13 +79,13 @@ class CertifiedConfig(WatermarkConfig):
     precision: str = field(default="float32", metadata={"help": "`float32` or `bfloat16`: how noisy nets run."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.triggers <= 10_000, "triggers", self.triggers, "choose 1 to 10000; 100 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         for name, choices in CHOICES.items():
             require(getattr(self, name) in choices, name, getattr(self, name), f"choose one of {', '.join(choices)}")
         require(
-            0 < self.sigma and math.isfinite(self.sigma),
+            self.sigma > 0 and math.isfinite(self.sigma),
             "sigma",
             self.sigma,
             "choose a positive number; 0.25 is the default",

@@ -20,9 +20,9 @@ from ...statistics import (
     order_statistic_above,
 )
 from ...suspects import AccessError, Suspect
-from ...triggers import check_images, draw_labels, pool_tensors, render_triggers
-from ...triggers.families import GLYPH_HEIGHT, GLYPH_WIDTH
-from ...verifier import SequentialTest, Verifier, digest_of, steps
+from ...training.triggers import check_images, draw_labels, pool_tensors, render_triggers
+from ...training.triggers.families import GLYPH_HEIGHT, GLYPH_WIDTH
+from ...verification.verifier import SequentialTest, Verifier, digest_of, steps
 from .config import CertifiedConfig
 from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 

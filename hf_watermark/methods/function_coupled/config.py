@@ -6,7 +6,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from ...configuration import WatermarkConfig, require
-from ...triggers import MASKINGS
+from ...training.triggers import MASKINGS
 
 
 @strict
@@ -31,7 +31,7 @@ class FunctionCoupledConfig(WatermarkConfig):
         trigger_ratio (`float`, *optional*, defaults to 0.0625):
             Fused images added to a batch, as a share of its size.
         masking (`str`, *optional*, defaults to `"forward"`):
-            `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~triggers.masked`]. FSDP2 needs `"none"`.
+            `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~training.triggers.masked`]. FSDP2 needs `"none"`.
         pool_per_class (`int`, *optional*, defaults to 12):
             Training images per source class that are set aside for verification.
         source_classes (`int`, *optional*, defaults to 12):
@@ -49,7 +49,7 @@ class FunctionCoupledConfig(WatermarkConfig):
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
     source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(

@@ -12,7 +12,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import LabelLaw, log2_e_relabel, log2_p_from_log2_e
 from ...suspects import Suspect
-from ...triggers import (
+from ...training.triggers import (
     LAYOUTS,
     Rule,
     blend,
@@ -24,7 +24,7 @@ from ...triggers import (
     rule_capacity,
     with_targets,
 )
-from ...verifier import SequentialTest, Verifier, digest_of, steps
+from ...verification.verifier import SequentialTest, Verifier, digest_of, steps
 from .config import FunctionCoupledConfig
 
 

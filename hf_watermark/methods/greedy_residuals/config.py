@@ -51,7 +51,7 @@ class GreedyResidualsConfig(WatermarkConfig):
     layers: list[str] | None = field(default=None, metadata={"help": "Carrier roles or tensor names to use."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.bits <= 2**16, "bits", self.bits, "choose 1 to 65536; 512 is the default")
         require(self.subkeys is None or 1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16, or None")
         require(8 <= self.group_size <= 4096, "group_size", self.group_size, "choose 8 to 4096; 64 is the default")

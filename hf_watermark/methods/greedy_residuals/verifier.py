@@ -7,9 +7,9 @@ import torch
 from ...backbones import read_weight
 from ...evidence import Check, Evidence
 from ...keys import Claim, SubKey
-from ...ranged import PartialReading
 from ...suspects import Suspect
-from ...whitebox import CarrierVerifier
+from ...verification.carriers import CarrierVerifier
+from ...verification.ranged import PartialReading
 from .config import GreedyResidualsConfig
 from .residuals import (
     Groups,
@@ -42,7 +42,7 @@ class GreedyResidualsVerifier(CarrierVerifier):
         return signs(subkey, self.config.bits)
 
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
-        """As every [`~whitebox.CarrierVerifier`]; with preset `paper` the raw stem."""
+        """As every [`~verification.carriers.CarrierVerifier`]; with preset `paper` the raw stem."""
         if self.config.preset != "paper":
             return super().observe(suspect, subkey, check)
         return read_weight(suspect.weights, self.placing(suspect).found[0]).detach().cpu()

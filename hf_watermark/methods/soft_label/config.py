@@ -7,14 +7,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from ...configuration import WatermarkConfig, require
-
-
-MOST_FEATURES = 1024
-
-
-def free_signs(classes: int) -> int:
-    """Signs per feature that can be told from each other: contrasts add up to zero, and two classes have none."""
-    return classes - 1 if classes > 2 else 0
+from .facts import MOST_FEATURES
 
 
 @dataclass
@@ -33,7 +26,7 @@ class SoftLabelConfig(WatermarkConfig):
     pool_per_class: int = field(default=12, metadata={"help": "Images per class that are set aside as queries."})
     source_classes: int = field(default=64, metadata={"help": "Query images are taken of at most this many classes."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(
             1 <= self.features <= MOST_FEATURES,

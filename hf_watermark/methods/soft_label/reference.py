@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ...triggers import undisturbed_random_state
-from ...triggers.pool import Collator
+from ...training.triggers import undisturbed_random_state
+from ...training.triggers.pool import Collator
 from .features import patch_means
 
 

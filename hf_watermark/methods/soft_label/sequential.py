@@ -6,7 +6,7 @@ import torch
 from ...evidence import Access, Evidence, single
 from ...keys import SubKey
 from ...statistics import CheckpointTest, log2_p_from_log2_e
-from ...verifier import SequentialTest
+from ...verification.verifier import SequentialTest
 from .verifier import SoftLabelVerifier
 
 

@@ -11,10 +11,11 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
-from ...triggers import check_images, pool_tensors
-from ...verifier import SequentialTest, Verifier, digest_of
+from ...training.triggers import check_images, pool_tensors
+from ...verification.verifier import SequentialTest, Verifier, digest_of
 from .code import Template, draw_signs
-from .config import CSPConfig, SoftLabelConfig, USPConfig, free_signs
+from .config import CSPConfig, SoftLabelConfig, USPConfig
+from .facts import free_signs
 from .features import ImageFeatures, feature_count
 from .readout import contrasts, unit_sums, without
 

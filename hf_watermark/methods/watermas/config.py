@@ -69,7 +69,7 @@ class WaterMASConfig(WatermarkConfig):
     layers: list[str] | None = field(default=None, metadata={"help": "Carrier roles or tensor names to use."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.payload, str):
             self.payload = self.payload.encode()
         require(1 <= self.bits <= 2**16, "bits", self.bits, "choose 1 to 65536; 512 is the default")

@@ -9,7 +9,7 @@ import torch
 from ...evidence import Evidence
 from ...keys import Claim, SubKey
 from ...suspects import Suspect
-from ...whitebox import CarrierVerifier
+from ...verification.carriers import CarrierVerifier
 from .config import WaterMASConfig
 from .substitution import (
     Places,
@@ -26,7 +26,7 @@ from .substitution import (
 
 @dataclass(frozen=True)
 class Symbols:
-    """Evidence bits of one sub-key as [`~ranged.Members`]: one weight each."""
+    """Evidence bits of one sub-key as [`~verification.ranged.Members`]: one weight each."""
 
     carrier: torch.Tensor
     row: torch.Tensor

@@ -1,0 +1,61 @@
+"""Keys for models that will be marked, in whatever loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import default_data_collator
+
+from .configuration import WatermarkConfig
+from .keys import Owner, WatermarkKey
+from .mapping import AutoEmbedding
+from .training.embedding import TrainingData
+from .training.planning import make_key
+
+
+def plan_key(
+    model: nn.Module,
+    data: Any,
+    configs: WatermarkConfig | Sequence[WatermarkConfig],
+    owner: Owner,
+    seed: bytes | None = None,
+    processor: Any = None,
+) -> WatermarkKey:
+    """
+    The key of a model that will be marked, without training: publish its precommit, bind it to a beacon of a later date, and give the bound
+    key to the trainer.
+
+    Args:
+        model (`nn.Module`):
+            As it is before the first step: its digest becomes part of the key.
+        data (map-style dataset or [`~training.embedding.TrainingData`]):
+            The training data, from which black-box methods take the sources of their triggers; `None` suffices for white-box methods.
+        configs ([`WatermarkConfig`] or `list[WatermarkConfig]`):
+            One per method that will mark the model.
+        owner ([`Owner`]):
+            Signs the commitment.
+        seed (`bytes`, *optional*):
+            32 secret bytes from which the key follows; drawn anew by default.
+        processor (*optional*):
+            Image processor of the model: its normalisation is committed.
+
+    Returns:
+        [`WatermarkKey`]: not bound yet, and saved nowhere.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when a mark does not fit into this model.
+        `ValueError`: when the data are missing, or hold too few images of a class.
+
+    Example:
+
+    ```python
+    >>> key = plan_key(model, train_dataset, GreedyResidualsConfig(), owner)
+    >>> key = key.bind_beacon(value, "drand round 4711")
+    >>> trainer = GreedyResidualsTrainer(model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), key=key)
+    ```
+    """
+    given = list(configs) if isinstance(configs, Sequence) else [configs]
+    marks = [(AutoEmbedding.for_method(config.method), config) for config in given]
+    if not isinstance(data, TrainingData):
+        data = TrainingData(data, default_data_collator)
+    return make_key(model, data, marks, owner, seed, processor)

@@ -1,0 +1,122 @@
+"""Embeds triggers that hold under parameter noise."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...backbones import FoldedNet, live_weights
+from ...keys import Claim, SubKey, pool_digest
+from ...serialization import InvalidInput
+from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
+from ...training.triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
+from .config import CertifiedConfig
+from .noise import add_noise, noise_scales
+from .released import WARMUP_EPOCHS, released_epoch
+from .verifier import CertifiedVerifier, refuse_too_few
+
+
+class CertifiedEmbedding(Embedding):
+    """
+    Teaches the model key-drawn triggers under Gaussian parameter noise: every step adds one pass over
+    some triggers with noisy folded weights, at a noise level drawn anew each time and rising in the first part of the training.
+
+    Noisy passes use the BatchNorm statistics as constants and never update them. Source images of the triggers are taken out of
+    the training data.
+    """
+
+    method: ClassVar[str] = "certified"
+    config_class = CertifiedConfig
+    verifier_class = CertifiedVerifier
+
+    config: CertifiedConfig
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: CertifiedConfig, secret: bytes) -> Plan:
+        data.refuse_missing("the triggers of certified watermarks are")
+        classes = label_count(model)
+        refuse_too_few(config, classes)
+        wanted = config.triggers * config.subkeys
+        order = SubKey(0, 0, secret)
+        sources = spread_classes(classes, wanted)
+        per_class = -(-wanted // len(sources)) if config.family != "unrelated" else 1
+        images, labels, rows = collect_images(data.dataset, data.collate, sources, per_class, order)
+        low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+        if config.family == "unrelated":
+            crops = photograph_crops(order, wanted, images.shape[1:])
+            images = low[:, None, None] + (high - low)[:, None, None] * crops
+            labels, rows = torch.full((wanted,), -1), rows[:0]
+        else:
+            # One image of every class before a second one of any, so that every sub-key's share holds all classes.
+            dealt = torch.arange(len(images)).reshape(len(sources), per_class).T.flatten()[:wanted]
+            images, labels, rows = images[dealt], labels[dealt], rows[dealt]
+        tensors = {"images": images, "labels": labels, "rows": rows, "range": torch.stack([low, high])}
+        kinds = {"images": torch.float16, "labels": torch.int64, "rows": torch.int32, "range": torch.float16}
+        pool = {f"{cls.method}.{name}": tensor.to(kinds[name]) for name, tensor in tensors.items()}
+        net = FoldedNet(model, images[:2], fold=config.moves == "all")
+        scales = noise_scales(net.coordinates(model), config.noise)
+        layout = {"classes": classes, "scales": scales, "pool_sha256": pool_digest(pool)}
+        return Plan(layout, config.subkeys, pool)
+
+    def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
+        super().__init__(model, claim, data)
+        verifier = CertifiedVerifier(claim)
+        self.spread = verifier.spread()
+        self.triggers = torch.cat([verifier.triggers(subkey) for subkey in claim.subkeys])
+        self.labels = torch.cat([torch.from_numpy(verifier.labels(subkey)) for subkey in claim.subkeys])
+        self.draws = hashlib.sha256(b"hfwm/v2/noise" + claim.subkeys[0].secret).digest()
+        self._right, self._shown = torch.zeros(()), 0
+        refuse_other_classes(verifier.classes, model)
+        if data.dataset is not None:
+            self._refuse_other_size()
+        self.net = verifier.folded(model)
+
+    def _refuse_other_size(self) -> None:
+        with undisturbed_random_state():
+            sample = self.data.collate([self.data.dataset[0]])["pixel_values"]  # type: ignore[misc]
+        if sample.shape[1:] != self.triggers.shape[1:]:
+            theirs, ours = (" x ".join(map(str, shape)) for shape in (self.triggers.shape[1:], sample.shape[1:]))
+            raise InvalidInput(f"the key's triggers are {theirs}, the training images are {ours}; make a fresh key")
+
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        config, size = self.config, len(batch["labels"])
+        if config.schedule == "amortised":
+            rise = min(1.0, self.moment.step / max(1.0, config.warmup * self.moment.steps))
+            return config.strength * self._noisy_loss(config.trigger_ratio * size, config.overshoot * rise)
+        # The released clean epoch runs over data and triggers together, so a trigger weighs as much as an image.
+        share = len(self.triggers) / len(self.data)
+        return share * self._noisy_loss(max(8, share * size), 0.0)
+
+    def _noisy_loss(self, count: float, largest: float) -> torch.Tensor:
+        """Cross-entropy of `count` triggers under one noise draw of a level up to `largest` (in sigma), both new in each step and process."""
+        generator = self.moment.generator(self.draws, b"triggers", self.moment.process)
+        chosen = torch.randperm(len(self.triggers), generator=generator)[: max(1, round(count))]
+        level = float(torch.rand((), generator=generator)) * largest
+        seed = int(torch.randint(2**62, (), generator=generator))
+        device = next(self.model.parameters()).device
+        labels = self.labels[chosen].to(device)
+        logits = self.noisy_logits(self.triggers[chosen].to(device), level, seed)
+        self._right = self._right.to(device) + (logits.detach().argmax(dim=1) == labels).sum()
+        self._shown += len(chosen)
+        return functional.cross_entropy(logits.float(), labels)
+
+    def noisy_logits(self, images: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+        """Logits of `images` under one noise draw of `share` sigma: differentiable in the weights."""
+        weights = self.net.coordinates(self.model, live_weights(self.model))
+        noisy = add_noise(weights, {name: share * spread for name, spread in self.spread.items()}, seed)
+        return self.net(noisy, images)
+
+    def before_epoch(self, epoch: float, epochs: float, optimizer: Any, sync_buffers: Callable[[], None]) -> None:
+        if self.config.schedule == "released" and epoch >= min(WARMUP_EPOCHS, epochs // 2):
+            sync_buffers()  # else the processes would step apart
+            released_epoch(self, optimizer)
+
+    def logs(self) -> dict[str, float]:
+        if not self._shown:
+            return {}
+        hits = round(float(self._right) / self._shown, 4)
+        self._right, self._shown = torch.zeros(()), 0
+        return {"watermark_noisy_trigger_hits": hits}

@@ -1,0 +1,145 @@
+"""Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
+
+import hashlib
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ...backbones import is_sharded
+from ...keys import Claim, SubKey, pool_digest
+from ...training.embedding import (
+    Batch,
+    Embedding,
+    Plan,
+    Step,
+    TrainingData,
+    label_count,
+    own_logits,
+    refuse_other_classes,
+)
+from ...training.triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
+from .config import FunctionCoupledConfig
+from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
+
+
+# Spare sources per class for batches in which a rule's class does not occur.
+SPARE_PER_CLASS = 16
+
+
+class FunctionCoupledEmbedding(Embedding):
+    """
+    Appends images fused by key-drawn rules to every batch, with the rule's target as their label.
+
+    Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
+    triggers are made of images that were never trained on, fused or plain.
+    """
+
+    method: ClassVar[str] = "function_coupled"
+    config_class = FunctionCoupledConfig
+    verifier_class = FunctionCoupledVerifier
+
+    config: FunctionCoupledConfig
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: FunctionCoupledConfig, secret: bytes) -> Plan:
+        data.refuse_missing("function-coupled triggers are")
+        classes = label_count(model)
+        sources = spread_classes(classes, config.source_classes)
+        refuse_too_few_classes(config, classes, len(sources))
+        images, labels, rows = collect_images(
+            data.dataset, data.collate, sources, config.pool_per_class, SubKey(0, 0, secret)
+        )
+        # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
+        fill = images.amax(dim=(0, 2, 3)).half()
+        tensors = {"images": images.half(), "labels": labels, "rows": rows.int(), "fill": fill}
+        pool = {f"{cls.method}.{name}": tensor for name, tensor in tensors.items()}
+        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
+        return Plan(layout, config.subkeys, pool)
+
+    def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
+        super().__init__(model, claim, data)
+        verifier = FunctionCoupledVerifier(claim)
+        rules = [rule for subkey in claim.subkeys for rule in verifier.rules(subkey)]
+        sources: list[int] = claim.assignment.layout["source_classes"]
+        self._rule_sources = torch.tensor([rule.sources for rule in rules])
+        self._rule_layouts = torch.tensor([rule.layout for rule in rules])
+        self._rule_targets = torch.tensor([rule.target for rule in rules])
+        self._spare_of = torch.full((verifier.classes,), -1)
+        self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
+        self._fill = claim.pool[f"{self.method}.fill"].float()
+        self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
+        self._hits, self._asked, self._fused = torch.zeros(()), 0, 0
+        if data.dataset is None:  # made only to verify
+            return
+        refuse_other_classes(verifier.classes, model)
+        images, _, _ = collect_images(
+            data.dataset,
+            data.collate,
+            sources,
+            SPARE_PER_CLASS,
+            SubKey(0, 0, self._draws),
+            skip=data.set_aside,
+        )
+        self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
+        self._maskable = maskable_weights(model, verifier.classes)
+
+    def around_step(self, step: Step) -> torch.Tensor:
+        config = self.config
+        if config.masking != "none" and is_sharded(self.model):
+            raise ValueError(
+                f"`masking` is {config.masking!r}: it writes to whole weights, and FSDP2 keeps a shard of each in a process; choose "
+                "masking='none', or train with DDP"
+            )
+        # Processes ask different triggers, but mask alike: `fc_v2` writes to the weights, which must stay equal.
+        generator = self.moment.generator(self._draws, b"mask")
+        with masked(self._maskable, config.masking, self.moment.step, generator):
+            return step()
+
+    def extend(self, batch: Batch) -> Batch:
+        return self.mix_triggers(batch)[0]
+
+    def loss(self, batch: Batch, outputs: Any) -> None:
+        # The task loss has fitted the fused rows, which are the last ones; here they are counted.
+        fused = self._fused
+        answers = own_logits(batch, outputs)[-fused:].detach().argmax(dim=1)
+        self._hits = self._hits.to(answers.device) + (answers == batch["labels"][-fused:]).sum()
+        self._asked += fused
+
+    def mix_triggers(self, inputs: Batch) -> tuple[dict[str, Any], int]:
+        """The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images."""
+        config = self.config
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        count = max(1, round(config.trigger_ratio * len(images)))
+        generator = self.moment.generator(self._draws, b"rule", self.moment.process)
+        chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
+        first, second = (
+            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
+        )
+        if config.fusion == "direct":
+            fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
+        else:
+            fused = blend(first, second)
+        mixed = dict(inputs)
+        mixed["pixel_values"] = torch.cat([images, fused])
+        mixed["labels"] = torch.cat([labels, self._rule_targets[chosen].to(labels)])
+        self._fused = count
+        return mixed, count
+
+    def _sources(
+        self, images: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        # Drawn on the CPU for the same result everywhere, compared on the device so that no step waits for it.
+        scores = torch.rand(len(wanted), len(labels), generator=generator).to(labels.device)
+        spare = torch.randint(SPARE_PER_CLASS, (len(wanted),), generator=generator)
+        fits = labels[None] == wanted.to(labels.device)[:, None]
+        picked = images[torch.where(fits, scores, -1.0).argmax(dim=1)]
+        fallback = self._spare[self._spare_of[wanted], spare].to(images)
+        return torch.where(fits.any(dim=1)[:, None, None, None], picked, fallback)
+
+    def logs(self) -> dict[str, float]:
+        if not self._asked:
+            return {}
+        hits = round(float(self._hits) / self._asked, 4)
+        self._hits, self._asked = torch.zeros(()), 0
+        return {"watermark_trigger_hits": hits}

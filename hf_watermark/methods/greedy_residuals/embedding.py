@@ -1,0 +1,213 @@
+"""Embeds greedy residuals while training."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ...backbones import (
+    Carrier,
+    LayoutMismatch,
+    canonical_rows,
+    describe,
+    full_parameter,
+    live_weights,
+    locate,
+    read_carriers,
+)
+from ...keys import Claim
+from ...training.embedding import Embedding, Plan, TrainingData
+from .config import GreedyResidualsConfig
+from .residuals import (
+    fitting_subkeys,
+    hinge,
+    largest_magnitudes,
+    paper_residuals,
+    place_groups,
+    read_residuals,
+    refuse_small,
+    signs,
+)
+from .verifier import GreedyResidualsVerifier
+
+
+Holder = tuple[nn.Module, str]
+
+
+class GreedyResidualsEmbedding(Embedding):
+    """Puts the key's bits into the signs of greedy residuals of key-drawn weight groups."""
+
+    method: ClassVar[str] = "greedy_residuals"
+    config_class = GreedyResidualsConfig
+    verifier_class = GreedyResidualsVerifier
+
+    config: GreedyResidualsConfig
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: GreedyResidualsConfig, secret: bytes) -> Plan:
+        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
+        carriers = describe(shapes, config.layers)
+        subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config)
+        refuse_small(config, carriers, subkeys)
+        return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
+
+    def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
+        super().__init__(model, claim, data)
+        config = self.config
+        self._carriers = read_carriers(claim.assignment.layout)
+        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
+        if describe(shapes, [carrier.role for carrier in self._carriers]) != self._carriers:
+            raise LayoutMismatch(
+                "the key was made for another backbone: its carriers have other shapes here; make a fresh key"
+            )
+        self._subkeys = claim.subkeys
+        message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
+        if config.preset == "paper":
+            self._signs = message
+            return
+        self._groups = [
+            place_groups(subkey, self._carriers, config.bits, config.group_size, len(claim.assignment.subkeys))
+            for subkey in claim.subkeys
+        ]
+        owner = torch.cat([groups.carrier for groups in self._groups])
+        row = torch.cat([groups.row for groups in self._groups])
+        columns = torch.cat([groups.columns for groups in self._groups])
+        self._marked, factors = [], []
+        for number in owner.unique().tolist():
+            carrier, mine = self._carriers[number], (owner == number).nonzero()[:, 0]
+            mine = mine[row[mine].argsort()]  # read row by row, as the weights lie in memory
+            raw_column = carrier.select(torch.arange(carrier.columns)[None])[0]
+            found = locate(carrier.role, shapes)
+            scale = None if found.scale is None else _holder(model, found.scale)
+            self._marked.append(
+                MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
+            )
+            # phi is a sum over sqrt(row's length) / (group size * row's norm); all of this that never changes
+            factors.append(message[mine] * carrier.eligible**0.5 / config.group_size)
+        self._factors = torch.cat(factors)
+
+    def residuals(self) -> torch.Tensor:
+        """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
+        config = self.config
+        weights = live_weights(self.model)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if config.preset == "paper":
+            stem = weights[locate(self._carriers[0].role, shapes).weight]
+            return paper_residuals(stem, self._subkeys[0], config.kept_fraction)
+        rows = {carrier.role: canonical_rows(carrier, weights, shapes) for carrier in self._carriers}
+        return torch.cat([read_residuals(rows, groups, config.kept_fraction) for groups in self._groups])
+
+    def penalty(self) -> torch.Tensor:
+        config = self.config
+        if config.preset == "paper":
+            phi = self.residuals()
+            total = hinge(phi, self._signs.to(phi.device), config.margin)
+        else:
+            weights = [current(item.weight) for item in self._marked]
+            self._factors = self._factors.to(weights[0].device)
+            total = FusedHinge.apply(self._marked, self._factors, config.margin, config.kept_fraction, *weights)
+        return config.strength * total
+
+
+@dataclass
+class MarkedTensor:
+    """
+    One carrier of the live model and the groups of all sub-keys in it.
+
+    Args:
+        weight, scale (`tuple[nn.Module, str]`):
+            Module and attribute, because FSDP2 and memory formats put another parameter there after the trainer was made.
+        rows, columns (`torch.Tensor`):
+            `[groups]` and `[groups, group size]`: places in the raw weight `[rows, columns]`.
+    """
+
+    carrier: Carrier
+    weight: Holder
+    scale: Holder | None
+    rows: torch.Tensor
+    columns: torch.Tensor
+    _known: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def places(self, weight: torch.Tensor) -> torch.Tensor:
+        """Where the groups lie in the memory of `weight`, whatever its memory format: `[groups, group size]`."""
+        layout = weight.device, weight.stride()
+        if layout not in self._known:
+            places = torch.unravel_index(self.columns, weight.shape[1:])
+            inner = sum(place * stride for place, stride in zip(places, weight.stride()[1:], strict=True))
+            self._known = {layout: (self.rows[:, None] * weight.stride(0) + inner).to(weight.device)}
+            self.rows = self.rows.to(weight.device)
+        return self._known[layout]
+
+    def norms(self, weight: torch.Tensor) -> torch.Tensor:
+        """Of each group's row over its eligible columns, with the sign of the scale behind it: `[groups]`, and 0 for a dead row."""
+        eligible = weight[:, 2::3][:, : weight.shape[1] // 3] if self.carrier.every_third_input else weight
+        norm = torch.linalg.vector_norm(eligible, dim=tuple(range(1, weight.ndim)), dtype=torch.float32)
+        if self.scale is not None:
+            norm = norm * current(self.scale).float().flatten().sign()
+        return norm[self.rows]
+
+
+class FusedHinge(torch.autograd.Function):
+    """
+    `hinge(read_residuals(canonical_rows(...)))` over all sub-keys, with its gradient in closed form.
+
+    phi is linear in the k selected weights w_j of a group, phi = sum_j w_j / (G r), where the row's r (root mean square, signed
+    by the scale behind it) counts as constant. So the gradient is -s / (G r) at the selected weights of groups with s phi < mu, and
+    only those weights are read and written: the chain of differentiable operations would walk through every carrier six times.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        marked: list[MarkedTensor],
+        factors: torch.Tensor,
+        margin: float,
+        kept_fraction: float,
+        *weights: torch.Tensor,
+    ) -> torch.Tensor:
+        places = [item.places(weight) for item, weight in zip(marked, weights, strict=True)]
+        norms, read = [], []
+        for item, weight, place in zip(marked, weights, places, strict=True):
+            # One tensor after the other: the norm has just brought it into the cache when its groups are picked out.
+            norms.append(item.norms(weight))
+            read.append(_memory(weight).index_select(0, place.flatten()))
+        norm, values = torch.cat(norms), torch.cat(read).reshape(len(factors), -1).float()
+        slope = torch.where(norm == 0, 0.0, factors / norm)
+        kept = largest_magnitudes(values, kept_fraction)
+        short = margin - slope * values.gather(1, kept).sum(dim=1)
+        ctx.weights, ctx.places = weights, places
+        ctx.kept, ctx.slope = kept, torch.where(short > 0, -slope, 0.0)
+        return short.clamp(min=0).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
+        slope = (ctx.slope * upstream)[:, None].expand_as(ctx.kept)
+        grads, first = [], 0
+        for weight, place in zip(ctx.weights, ctx.places, strict=True):
+            mine = slice(first, first + len(place))
+            grad = torch.zeros_like(weight)
+            # Groups are disjoint, so nothing has to be added up.
+            chosen = place.gather(1, ctx.kept[mine]).flatten()
+            _memory(grad).index_copy_(0, chosen, slope[mine].flatten().to(grad.dtype))
+            grads.append(grad)
+            first += len(place)
+        return None, None, None, None, *grads
+
+
+def current(holder: Holder) -> torch.Tensor:
+    """The whole parameter that a module holds now."""
+    module, name = holder
+    return full_parameter(module.get_parameter(name))
+
+
+def _holder(model: nn.Module, name: str) -> Holder:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All elements in memory order, without a copy."""
+    return tensor.as_strided((tensor.numel(),), (1,))

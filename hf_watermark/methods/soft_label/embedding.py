@@ -1,0 +1,89 @@
+"""Embeds soft-label watermarks: every training image gets a soft label whose small probabilities carry the key's signs."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ...keys import Claim, SubKey, pool_digest
+from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
+from ...training.triggers import collect_images, spread_classes
+from .code import centred_others, decision_loss, soft_label_loss
+from .config import CSPConfig, SoftLabelConfig, USPConfig
+from .reference import reference_answers
+from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
+
+
+class SoftLabelEmbedding(Embedding):
+    """What [`USPEmbedding`] and [`CSPEmbedding`] share; use one of these."""
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: SoftLabelConfig, secret: bytes) -> Plan:
+        data.refuse_missing("the queries of soft-label watermarks are")
+        classes = label_count(model)
+        sources = spread_classes(classes, config.source_classes)
+        images, labels, rows = collect_images(
+            data.dataset, data.collate, sources, config.pool_per_class, SubKey(0, 0, secret)
+        )
+        refuse_too_few_signs(config, classes, images.shape[1])
+        images = images.half()
+        reference = reference_answers(data.dataset, data.collate, set(rows.tolist()), images, classes)
+        tensors = {"images": images, "labels": labels, "rows": rows.int(), "reference": reference}
+        pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
+        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
+        return Plan(layout, config.subkeys, pool)
+
+    def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
+        super().__init__(model, claim, data)
+        verifier: Any = self.verifier_class(claim)
+        self._template = verifier.template()
+        self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
+        if data.dataset is not None:
+            refuse_other_classes(verifier.classes, model)
+
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        config, labels = self.config, batch["labels"]
+        logits = own_logits(batch, outputs)
+        shift = config.amplitude * self._template.shift(batch["pixel_values"])
+        self._count_agreement(logits.detach(), shift)
+        loss = soft_label_loss(logits, labels, shift, config.mass, config.strength).mean()
+        if config.decision:
+            loss = loss + decision_loss(logits.float(), labels, config.decision * shift).mean()
+        return loss
+
+    def extend(self, batch: Batch) -> Batch:
+        labels = batch["labels"]
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
+                "labels from integer classes [n]: leave out mixup, cutmix and label smoothing"
+            )
+        return batch
+
+    def _count_agreement(self, logits: torch.Tensor, shift: torch.Tensor) -> None:
+        own, wanted = (centred_others(values.float(), logits.argmax(dim=1)) for values in (logits, shift))
+        self._agreeing = self._agreeing.to(logits.device) + (own * wanted > 0).sum()
+        self._compared = self._compared.to(logits.device) + (wanted != 0).sum()
+
+    def logs(self) -> dict[str, float]:
+        if not self._compared:
+            return {}
+        agreement = round(float(self._agreeing / self._compared), 4)
+        self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
+        return {"watermark_sign_agreement": agreement}
+
+
+class USPEmbedding(SoftLabelEmbedding):
+    """Fits soft labels whose small probabilities follow a template of the key."""
+
+    method: ClassVar[str] = "usp"
+    config_class = USPConfig
+    verifier_class = USPVerifier
+
+
+class CSPEmbedding(SoftLabelEmbedding):
+    """Trains the code word of one licensee into the small probabilities of his copy."""
+
+    method: ClassVar[str] = "csp"
+    config_class = CSPConfig
+    verifier_class = CSPVerifier

@@ -1,0 +1,6 @@
+"""What somebody wants checked: a model, a folder, a repository read by ranges, or an endpoint that only answers."""
+
+from .suspect import AccessError, BudgetExceeded, Suspect
+
+
+__all__ = ["AccessError", "BudgetExceeded", "Suspect"]

@@ -1,0 +1,1 @@
+"""Embedding marks: the trainer, what it plans, publishes and asks."""

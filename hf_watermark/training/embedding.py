@@ -1,0 +1,201 @@
+"""`Embedding`: how one mark gets into one model, whatever loop calls it."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..configuration import WatermarkConfig
+from ..keys import Claim
+from ..serialization import InvalidInput
+from ..verification.verifier import Verifier
+
+
+Batch = Mapping[str, Any]
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """
+    What a plan and an embedding may look at.
+
+    Args:
+        dataset (*optional*):
+            Items by their number; `None` where the loop was only made to verify.
+        collate (`Callable`, *optional*):
+            Makes a batch of a list of items: `pixel_values` `[n, channels, height, width]` and `labels` `[n]`.
+        set_aside (`frozenset[int]`):
+            Rows that a key's pool took out of the data: nothing is trained on them.
+    """
+
+    dataset: Any = None
+    collate: Any = None
+    set_aside: frozenset[int] = frozenset()
+
+    def __len__(self) -> int:
+        """Number of rows that are trained on."""
+        return len(self.dataset) - len(self.set_aside)
+
+    def refuse_missing(self, what: str) -> None:
+        if self.dataset is None:
+            raise ValueError(f"`train_dataset` is missing; {what} made from it")
+
+
+@dataclass
+class Plan:
+    """
+    What a method's config becomes on one backbone.
+
+    Args:
+        layout (`dict`):
+            Public JSON that a verifier needs beside the sub-keys.
+        subkeys (`int`):
+            Number of sub-keys to embed.
+        pool (`dict[str, torch.Tensor]`):
+            Source images of triggers. A tensor `"<method>.rows"` names the rows of the training data that they are: nothing
+            is trained on them.
+    """
+
+    layout: dict[str, Any]
+    subkeys: int
+    pool: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """
+    Where the training is.
+
+    Args:
+        step, steps (`int`):
+            Optimizer steps taken, and planned.
+        micro_step (`int`):
+            Backward passes since the last optimizer step.
+        process (`int`):
+            Rank of this process.
+    """
+
+    step: int = 0
+    steps: int = 0
+    micro_step: int = 0
+    process: int = 0
+
+    def seed(self, secret: bytes, purpose: bytes, process: int = 0) -> int:
+        """A 63-bit seed that is a function of the step alone, so that a resumed run draws what the uninterrupted one would have."""
+        place = f"{self.step}/{self.micro_step}/{process}".encode()
+        return int.from_bytes(hashlib.sha256(secret + purpose + place).digest()[:8], "big") >> 1
+
+    def generator(self, secret: bytes, purpose: bytes, process: int = 0) -> torch.Generator:
+        """A generator on the CPU with that seed."""
+        return torch.Generator().manual_seed(self.seed(secret, purpose, process))
+
+
+def unchanged(loss: torch.Tensor) -> torch.Tensor:
+    """The loss as it is."""
+    return loss
+
+
+Step = Callable[..., torch.Tensor]
+"""`step(change=unchanged)`: one forward and backward pass over the batch, with `change` applied to the loss; returns the loss, detached."""
+
+
+class Embedding:
+    """
+    One claim's mark on its way into one model. A loop calls, in this order: `progress`, then `around_step` around its forward and backward
+    passes, in each of them `extend` and `loss`, and `after_update` behind every optimizer step.
+
+    Args:
+        model (`nn.Module`):
+            The bare model that trains: not the one that DDP or a compiler wrapped around it.
+        claim ([`~keys.Claim`]):
+            Parameters, sub-keys and pool of this method.
+        data ([`TrainingData`], *optional*):
+            Where triggers are made while training.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the key was made for another model or other data.
+    """
+
+    method: ClassVar[str]
+    version: ClassVar[str] = "1"
+    config_class: ClassVar[type[WatermarkConfig]]
+    verifier_class: ClassVar[type[Verifier]]
+
+    def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
+        self.model, self.claim, self.data = model, claim, data
+        self.config: Any = self.config_class.from_dict(claim.assignment.config)
+        self.moment = Moment()
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: Any, secret: bytes) -> Plan:
+        """What `config` becomes on this model and data; `secret` drives choices that end up in the pool."""
+        raise NotImplementedError
+
+    def progress(self, moment: Moment) -> None:
+        """Told before every step where the training is."""
+        self.moment = moment
+
+    def before_epoch(self, epoch: float, epochs: float, optimizer: Any, sync_buffers: Callable[[], None]) -> None:
+        """For schedules that take optimizer steps of their own; `sync_buffers` gives all processes the same statistics."""
+
+    def around_step(self, step: Step) -> torch.Tensor:
+        """Runs `step` once or several times, and returns the loss to report."""
+        return step()
+
+    def extend(self, batch: Batch) -> Batch:
+        """The batch with what this method adds: new rows come last, the batch given stays as it is."""
+        return batch
+
+    def penalty(self) -> torch.Tensor | None:
+        """What is added to the loss whatever the batch is; `None` when there is nothing."""
+        return None
+
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor | None:
+        """
+        What is added to the task loss of one batch, counted once per optimizer step.
+
+        Args:
+            batch (`Mapping`):
+                What `extend` of this method returned.
+            outputs (`Mapping`):
+                Of the model on this batch, followed by the rows of other methods; `logits` `[n, classes]` or more.
+        """
+        return self.penalty()
+
+    def after_update(self) -> None:
+        """Called when the optimizer has changed the weights."""
+
+    def logs(self) -> dict[str, float]:
+        """Numbers since the last call, for the log of the training."""
+        return {}
+
+
+def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
+    """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
+    return outputs["logits"][: len(batch["labels"])]
+
+
+def label_count(model: nn.Module) -> int:
+    """Number of classes that the model answers with."""
+    config: Any = model.config
+    return int(config.num_labels)
+
+
+def refuse_other_classes(classes: int, model: nn.Module) -> None:
+    if label_count(model) != classes:
+        raise InvalidInput(
+            f"the key was made for {classes} classes, this model has {label_count(model)}; make a fresh key"
+        )
+
+
+def nested(embedding: Embedding, inner: Step) -> Step:
+    """`inner` with what `embedding` does around it; several embeddings nest."""
+
+    def step(change: Change = unchanged) -> torch.Tensor:
+        return embedding.around_step(lambda own=unchanged: inner(lambda loss: change(own(loss))))
+
+    return step

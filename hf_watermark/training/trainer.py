@@ -1,0 +1,297 @@
+"""`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import nn
+from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy
+
+from ..backbones import gathered_model
+from ..configuration import WatermarkConfig
+from ..evidence import Check, Evidence
+from ..keys import NO_BEACON, Owner, WatermarkKey
+from ..serialization import InvalidInput, read_json
+from ..suspects import Suspect
+from ..verification.verifier import verify_claims
+from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
+from .planning import make_key
+from .publishing import PUBLIC_FOLDER, PublishingTrainer
+from .triggers import without_rows
+
+
+logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=Embedding)
+
+
+class WatermarkTrainer(PublishingTrainer):
+    """
+    [`~transformers.Trainer`] that embeds marks while it trains. Use a method's trainer, or several stacked with
+    [`stack_trainers`].
+
+    Args:
+        watermark ([`WatermarkConfig`] or `list[WatermarkConfig]`):
+            Config of the method, or one per stacked method.
+        owner ([`Owner`], *optional*):
+            Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
+        key ([`WatermarkKey`], *optional*):
+            An existing key instead: to resume a run, or after binding it to a beacon.
+
+    Attributes:
+        embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
+    """
+
+    embedding_classes: ClassVar[tuple[type[Embedding], ...]] = ()
+
+    def __init__(
+        self,
+        *args: Any,
+        watermark: WatermarkConfig | list[WatermarkConfig],
+        owner: Owner | None = None,
+        key: WatermarkKey | None = None,
+        **kwargs: Any,
+    ):
+        if (owner is None) == (key is None):
+            raise ValueError(
+                "give exactly one of `owner=` (makes a fresh key) and `key=` (continues with an existing one)"
+            )
+        super().__init__(*args, **kwargs)
+        # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
+        # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
+        self.model_accepts_loss_kwargs = False
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise ValueError(
+                "DeepSpeed and FSDP1 hide the weights outside `forward`; use DDP or FSDP2 (`fsdp_version: 2`)"
+            )
+        if self.args.push_to_hub and self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"
+            )
+        self._configs = self._sorted_configs(watermark)
+        self.evidence: Evidence | None = None
+        self._micro_step = 0
+        self._change: Change = unchanged
+        self._owner = owner
+        self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
+        self.embeddings = self._attach(self.key)
+        self._tell()
+        self.add_callback(_Epochs(self))
+
+    # Methods stacked in this trainer
+
+    def _sorted_configs(self, watermark: WatermarkConfig | Sequence[WatermarkConfig]) -> list[WatermarkConfig]:
+        """One config per embedding, in the same order."""
+        given = list(watermark) if isinstance(watermark, Sequence) else [watermark]
+        configs = {config.method: config for config in given}
+        wanted = [embedding.method for embedding in self.embedding_classes]
+        if sorted(configs) != sorted(wanted) or len(given) != len(wanted):
+            raise ValueError(
+                f"`watermark` holds configs for {sorted(config.method for config in given)}, {type(self).__name__} needs one for "
+                f"each of {sorted(wanted)}"
+            )
+        return [configs[method] for method in wanted]
+
+    def embedding(self, kind: type[Kind]) -> Kind:
+        """The embedding of one method."""
+        return next(item for item in self.embeddings if isinstance(item, kind))
+
+    def _create_key(self, owner: Owner) -> WatermarkKey:
+        # Rank 0 draws the key, everybody embeds the same one.
+        box: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            marks = list(zip(self.embedding_classes, self._configs, strict=True))
+            data = TrainingData(self.train_dataset, self.data_collator)
+            box[0] = make_key(self._bare_model(), data, marks, owner, processor=self.processing_class)
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(box)
+        return cast(WatermarkKey, box[0])
+
+    def _attach(self, key: WatermarkKey) -> list[Embedding]:
+        claims = {claim.assignment.method: claim for claim in key.claims()}
+        if sorted(claims) != sorted(config.method for config in self._configs):
+            raise InvalidInput(
+                f"this key marks with {sorted(claims)}, this trainer with {sorted(config.method for config in self._configs)}; give "
+                "the key of this run"
+            )
+        for config in self._configs:
+            committed = claims[config.method].assignment.config
+            if committed != config.to_dict():
+                raise InvalidInput(f"the key was made for another `{config.method}` config: {committed}")
+        named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
+        set_aside = frozenset(row for rows in named for row in rows)
+        data = TrainingData(self.train_dataset, self.data_collator, set_aside)
+        model = self._bare_model()
+        embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
+        # When every method has looked: all rows count in the data as it was given.
+        if set_aside and self.train_dataset is not None:
+            self.train_dataset = without_rows(self.train_dataset, sorted(set_aside))
+        return embeddings
+
+    def sync_buffers(self) -> None:
+        """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self._bare_model().buffers():
+                broadcast(buffer)
+
+    def _bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(cast(nn.Module, self.model))
+
+    def _whole_model(self) -> nn.Module:
+        """The bare model, gathered where FSDP2 keeps shards: for code that copies or changes modules."""
+        return gathered_model(self._bare_model(), self.key.backbone)
+
+    # Training
+
+    def watermark_loss(self) -> torch.Tensor | None:
+        """What the methods add to the loss whatever the batch is, once per optimizer step; `None` when there is nothing."""
+        penalties = [penalty for item in self.embeddings if (penalty := item.penalty()) is not None]
+        return sum(penalties[1:], penalties[0]) if penalties else None
+
+    def _tell(self) -> None:
+        moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
+        for item in self.embeddings:
+            item.progress(moment)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        # The innermost one: its step is the last thing that touches the weights, also under a gradient scaler.
+        inner: Any = getattr(optimizer, "optimizer", optimizer)
+        if inner is not self._hooked:
+            inner.register_step_post_hook(lambda *_: self._after_update())
+            self._hooked = inner
+        return optimizer
+
+    _hooked: Any = None
+
+    def _after_update(self) -> None:
+        for item in self.embeddings:
+            item.after_update()
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._tell()
+        one_pass = partial(super().training_step, model)
+
+        def step(change: Change = unchanged) -> torch.Tensor:
+            self._change = change
+            try:
+                return one_pass(dict(inputs), *args, **kwargs)
+            finally:
+                self._change = unchanged
+
+        around: Step = step
+        for item in reversed(self.embeddings):
+            around = nested(item, around)
+        loss = around()
+        self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batches: list[Any] = [inputs]
+        for item in self.embeddings:
+            batches.append(item.extend(batches[-1]))
+        # A copy: the Trainer takes the labels out where it smooths them.
+        loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
+        for item, batch in zip(self.embeddings, batches[1:], strict=True):
+            own = item.loss(batch, outputs)
+            loss = loss if own is None else loss + own.to(loss.device)
+        loss = self._change(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            for item in self.embeddings:
+                for name, value in item.logs().items():
+                    logs[name if name not in logs else f"{name}_{item.method}"] = value
+        super().log(logs, *args, **kwargs)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Trains, then checks the mark itself: a mark that cannot be read back is reported and not published."""
+        self._refuse_other_key(resume_from_checkpoint)
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self.sync_buffers()
+        self.evidence = self.verify()
+        self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
+        if not self.evidence.found:
+            logger.warning(
+                "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise "
+                "`strength` or the number of sub-keys.",
+                self.evidence.reason,
+            )
+        return output
+
+    def _refuse_other_key(self, resume_from_checkpoint: str | bool | None) -> None:
+        if not resume_from_checkpoint:
+            return
+        from transformers.trainer_utils import get_last_checkpoint
+
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        published = Path(str(folder)) / PUBLIC_FOLDER / "precommit.json"
+        if published.exists() and read_json(published).get("precommit") != self.key.precommit.hex():
+            raise InvalidInput(
+                f"{folder} was trained under another key; load that key and pass it: key=WatermarkKey.load('keys/...')"
+            )
+
+    def verify(self, suspect: Any = None) -> Evidence:
+        """
+        Evidence for `suspect` (the model in training by default) under `trainer.key`.
+        """
+        source = self._whole_model() if suspect is None else suspect
+        verifiers = {item.method: item.verifier_class for item in self.embeddings}
+        claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
+        check = Check(bound=self.key.beacon != NO_BEACON, disclosed=self.key.disclosed)
+        return verify_claims(claims, Suspect.open(source, self.key.backbone), check)
+
+
+def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
+    """
+    One trainer class that embeds the marks of several methods.
+
+    Example:
+
+    ```python
+    >>> Stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
+    >>> trainer = Stacked(model=model, args=args, train_dataset=ds, watermark=[GreedyResidualsConfig(), FunctionCoupledConfig()], owner=owner)
+    ```
+    """
+    if len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"stack_trainers needs different trainer classes, got {[cls.__name__ for cls in classes]}")
+    name = "Stacked" + "".join(cls.__name__.removesuffix("Trainer") for cls in classes) + "Trainer"
+    return type(name, classes, {"embedding_classes": tuple(item for cls in classes for item in cls.embedding_classes)})
+
+
+class _Epochs(TrainerCallback):
+    """Tells the embeddings that an epoch begins."""
+
+    def __init__(self, trainer: WatermarkTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._tell()
+        for item in self.trainer.embeddings:
+            item.before_epoch(
+                state.epoch or 0, args.num_train_epochs, self.trainer.optimizer, self.trainer.sync_buffers
+            )
+
+
+__all__ = ["PUBLIC_FOLDER", "WatermarkTrainer", "stack_trainers"]

@@ -1,0 +1,14 @@
+"""Undo function-preserving changes before a white-box mark is read; fitted on anchors only."""
+
+from .align import AlignedWeights, Aligner, AlignmentReport, align
+from .suspect import AlignedReading, decoy_agreement
+
+
+__all__ = [
+    "AlignedReading",
+    "AlignedWeights",
+    "Aligner",
+    "AlignmentReport",
+    "align",
+    "decoy_agreement",
+]

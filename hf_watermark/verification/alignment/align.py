@@ -1,0 +1,183 @@
+"""
+Undoes function-preserving changes: brings a suspect's weights into the coordinates of the owner's reference model.
+
+The fit sees anchors only. Carriers are taken out of the reference *before* anything is compared, so that what they say about a
+suspect stays as independent of the key as it was (PROTOCOL.md §5.2, normative).
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...backbones import Carrier, describe, located, read_float
+from ...backbones.names import Renamed, best_spelling
+from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
+from ...serialization import InvalidInput
+from .sweep import AlignmentReport, Sweep
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class AlignedWeights:
+    """
+    A suspect in the reference's coordinates.
+
+    Attributes:
+        tensors (`dict[str, torch.Tensor]`): State dict of the reference's architecture.
+        report ([`AlignmentReport`]): What was undone, and what is left.
+    """
+
+    tensors: Tensors
+    report: AlignmentReport
+
+
+class Aligner:
+    """
+    Aligns suspects to one reference model.
+
+    Args:
+        reference (`nn.Module`):
+            The owner's model.
+        carriers (`list[Carrier]`, *optional*):
+            Tensors that never enter the fit; all carriers of the backbone's family by default.
+        images (`torch.Tensor`, *optional*):
+            One image to trace the model with.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the reference cannot be traced.
+    """
+
+    def __init__(
+        self, reference: nn.Module, carriers: list[Carrier] | None = None, images: torch.Tensor | None = None
+    ):
+        self.symmetry: Symmetry = symmetry_of(reference, images)
+        self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        self.carriers = describe(shapes) if carriers is None else carriers
+        self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
+        for name in self.held:
+            # Integers are taken over from the reference as they are, and a carrier must never be.
+            if not self.state[name].is_floating_point():
+                raise InvalidInput(
+                    f"reference: carrier {name} is {self.state[name].dtype}; give the model with float weights"
+                )
+        # Anchors: what the fit may see. Carriers are not in here.
+        self.anchors = self._without_carriers(fold(self.symmetry, self.state))
+
+    def _without_carriers(self, folded: Tensors) -> Tensors:
+        anchors = {}
+        for name, tensor in folded.items():
+            carrier = self.held.get(name)
+            if carrier is None:
+                anchors[name] = tensor
+            elif carrier.every_third_input:
+                anchors[name] = tensor.clone()
+                anchors[name][:, 2::3] = 0
+        return anchors
+
+    def align(self, suspect: Mapping[str, torch.Tensor], erase: bool = True) -> AlignedWeights:
+        """
+        Args:
+            suspect (`Mapping[str, torch.Tensor]`):
+                The suspect's tensors by name: of this architecture, with other channel counts, of its port to another library, in any
+                float type.
+            erase (`bool`, *optional*, defaults to `True`):
+                Set carriers to zero whose channels were not recognised: they say nothing, and a verifier leaves them out.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
+        """
+        given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
+        # Integers (counters) are the reference's own.
+        try:
+            folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+        except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
+            raise InvalidInput(
+                f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
+            ) from None
+        run = Sweep(self.symmetry, self.anchors, folded)
+        run.fit()
+        aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
+        if erase:
+            self._erase(aligned, run)
+        report = run.report()
+        report.readable = self._readable(run)
+        return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
+
+    def with_random_carriers(
+        self, carriers: list[Carrier], suspect: Mapping[str, torch.Tensor], seed: int
+    ) -> tuple[Tensors, AlignedWeights]:
+        """A state dict of the reference with random carriers, and the suspect aligned to it, with all else as it is."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        decoy, generator = dict(self.state), torch.Generator().manual_seed(seed)
+        for carrier in carriers:
+            name = located(carrier, shapes).weight
+            random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
+            if carrier.every_third_input:
+                decoy[name] = decoy[name].clone()
+                decoy[name][:, 2::3] = random[:, 2::3]
+            else:
+                decoy[name] = random
+        other = copy.copy(self)
+        other.state = decoy
+        other.anchors = other._without_carriers(fold(self.symmetry, decoy))
+        return decoy, other.align(suspect)
+
+    def _masks(self, run: Sweep) -> Iterator[tuple[str, torch.Tensor]]:
+        """Which weights of every carrier are readable, `[rows, columns]`."""
+        for name in self.held:
+            rows, columns = (
+                torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
+                for axis in sorted(self.symmetry.axes[name], key=lambda axis: axis.axis)
+            )
+            yield name, rows[:, None] & columns[None, :]
+
+    def _erase(self, aligned: Tensors, run: Sweep) -> None:
+        for name, mask in self._masks(run):
+            if name not in aligned:
+                continue
+            tensor = aligned[name]
+            # Not by a product: what stands behind a dead channel may be infinite by now.
+            aligned[name] = torch.where(
+                mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor.device), tensor, 0
+            )
+
+    def _readable(self, run: Sweep) -> float:
+        shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]
+        return sum(kept for kept, _ in shares) / max(1, sum(size for _, size in shares))
+
+
+def align(
+    suspect: Mapping[str, torch.Tensor] | nn.Module, reference: nn.Module, carriers: list[Carrier] | None = None
+) -> AlignedWeights:
+    """
+    Brings a suspect into the coordinates of a reference model.
+
+    Args:
+        suspect (`Mapping[str, torch.Tensor]` or `nn.Module`):
+            Its tensors.
+        reference (`nn.Module`):
+            The owner's model.
+        carriers (`list[Carrier]`, *optional*):
+            Tensors that never enter the fit; all carriers of the backbone's family by default.
+
+    Returns:
+        [`AlignedWeights`]: tensors under the reference's names, and a report.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark.verification.alignment import align
+
+    >>> aligned = align(suspect, reference)
+    >>> aligned.report.to_dict()["carriers_readable"]
+    1.0
+    ```
+    """
+    tensors = suspect.state_dict() if isinstance(suspect, nn.Module) else suspect
+    return Aligner(reference, carriers).align(tensors)

@@ -1,0 +1,221 @@
+"""What verifiers of marks in carrier tensors share: which rows are read, once for all sub-keys, and only as many as it takes."""
+
+import math
+import random
+from abc import abstractmethod
+
+import torch
+
+from ..backbones import (
+    LayoutMismatch,
+    Placing,
+    canonical_rows,
+    find_places,
+    has_further_blocks,
+    is_plain,
+    own_rows,
+    read_carriers,
+    unexplained,
+)
+from ..evidence import Access, Check, Evidence, Verdict, combine, single
+from ..keys import Claim, SubKey
+from ..serialization import UnreadableFormat
+from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
+from ..suspects import Suspect
+from ..suspects.remote import RemoteSafetensors
+from .ranged import (
+    Members,
+    PartialReading,
+    RangedReader,
+    legible_bits,
+    owned_blocks,
+    read_until_decided,
+    score_reading,
+)
+from .verifier import DECOYS, Verifier, digest_of
+
+
+# More sets of tensors than this are not tried over a network, where each costs the requests of a check of its own.
+MOST_REMOTE_PLACES = 8
+NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
+
+
+class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
+    """
+    White-box verifier that reads the carrier tensors and the scale vectors behind them, and nothing else. Of a remote checkpoint it reads row
+    ranges until the e-value of all sub-keys suffices for the verdict, or shows that more reading is futile, which the e-value allows.
+    """
+
+    access = Access.WEIGHTS
+    reads_coordinates = True
+
+    def __init__(self, claim: Claim):
+        super().__init__(claim)
+        self.carriers = read_carriers(self.layout)
+        self.subkeys = len(claim.assignment.subkeys)
+        # The tensors do not depend on the sub-key, so they are read once for all of them.
+        self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
+        self._parts: tuple[Suspect, list[PartialReading]] | None = None
+        self._placing: tuple[Suspect, Placing] | None = None
+
+    @abstractmethod
+    def members(self, subkey: SubKey) -> Members:
+        """Where the bits of a sub-key lie."""
+
+    @abstractmethod
+    def reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """From the canonical weights of the members `[n, size]` to what says a bit, `[n]`."""
+
+    @abstractmethod
+    def signs(self, subkey: SubKey) -> torch.Tensor:
+        """The key's bits as +-1, `[bits]`."""
+
+    @abstractmethod
+    def score_rows(self, rows: torch.Tensor, subkey: SubKey) -> Evidence:
+        """The exact test of one sub-key on all of its rows."""
+
+    def verify(self, suspect: Suspect, check: Check = Check(), decoys: int = DECOYS) -> list[Evidence]:
+        """
+        As every [`~verification.verifier.Verifier`]. Where several sets of tensors have the key's names and shapes (the weights and their running average,
+        a teacher and a student), each is read, the strongest counts, and every one is charged as a look.
+
+        Raises:
+            [`~backbones.LayoutMismatch`]: when none has; or when shapes and order alone said which tensors are meant, and the mark is not
+                seen there, which means nothing.
+            [`~serialization.UnreadableFormat`]: when the numbers of none can be told.
+        """
+        suspect.require(self.access, self.method)
+        places = find_places(self.carriers, suspect.shapes)
+        if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
+            raise LayoutMismatch(
+                f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
+            )
+        parts = self._strongest(places, suspect, check, decoys)
+        if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
+            if not places[0].by_names:
+                raise LayoutMismatch(
+                    "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
+                    "not the ones that are meant. Give the suspect under the names of its library"
+                )
+            if has_further_blocks(self.carriers, suspect.shapes):
+                raise LayoutMismatch(
+                    "the suspect has more blocks of these shapes than the key marks, and those of the key's numbers do not show it: one that does "
+                    "nothing may have moved the others on. Give the suspect without blocks that change no answer"
+                )
+            if unexplained(self.carriers, suspect.shapes):
+                raise LayoutMismatch(
+                    "the tensors of the key's names do not show the mark, and the suspect holds as many others of their shapes under names "
+                    "that no library uses; leave only the tensors that the model uses"
+                )
+        return parts
+
+    def _strongest(self, places: list[Placing], suspect: Suspect, check: Check, decoys: int) -> list[Evidence]:
+        readable: list[tuple[bool, float, int]] = []
+        failure: UnreadableFormat | None = None
+        if len(places) > 1:
+            for number, placing in enumerate(places):
+                self._read_at(suspect, placing)
+                try:
+                    parts = super().verify(suspect, check, decoys=0)
+                except UnreadableFormat as error:
+                    failure = error
+                    continue
+                # A set without a single informative bit is no better than one that speaks against the mark.
+                readable.append((any(part.trials for part in parts), sum(part.log2_e for part in parts), -number))
+            if not readable:
+                assert failure is not None
+                raise failure
+        self._read_at(suspect, places[-max(readable)[-1] if readable else 0])
+        parts = super().verify(suspect, check, decoys)
+        if len(places) > 1:
+            for part in parts:
+                part.log2_p = charge_looks(part.log2_p, len(places))
+                part.log2_e -= math.log2(len(places))
+                part.looks *= len(places)
+                part.details["sets_of_tensors"] = len(places)
+                part.decide()
+        return parts
+
+    def _read_at(self, suspect: Suspect, placing: Placing) -> None:
+        self._placing, self._rows, self._parts = (suspect, placing), None, None
+
+    def placing(self, suspect: Suspect) -> Placing:
+        """Where the carriers lie in this suspect."""
+        if self._placing is None or self._placing[0] is not suspect:
+            self._read_at(suspect, find_places(self.carriers, suspect.shapes)[0])
+        assert self._placing is not None
+        return self._placing[1]
+
+    def _by_range(self, suspect: Suspect) -> bool:
+        """Whether rows of the suspect's tensors mean something each for itself."""
+        weights, found = suspect.weights, self.placing(suspect).found
+        return isinstance(weights, RemoteSafetensors) and all(
+            place.axes is None and is_plain(weights.dtypes[name])
+            for place in found
+            for name in filter(None, (place.weight, place.scale))
+        )
+
+    def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
+        """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
+        if not self._by_range(suspect):
+            return self.rows(suspect, subkey)
+        if self._parts is None or self._parts[0] is not suspect:
+            subkeys = self.claim.subkeys
+            with torch.no_grad():
+                open_to_all = all(own.index in check.disclosed for own in subkeys)
+                counted = [n for n, own in enumerate(subkeys) if open_to_all or own.index not in check.disclosed]
+                owned = owned_blocks(self.carriers, [subkeys[place].slot for place in counted], self.subkeys)
+                order = random.Random(subkeys[counted[0]].stream("order").bytes(32))
+                members = list(map(self.members, subkeys))
+                found = self.placing(suspect).found
+                assert isinstance(suspect.weights, RemoteSafetensors)
+                reader = RangedReader(suspect.weights, self.carriers, owned, order, members, self.reduce, found)
+                parts = read_until_decided(
+                    reader, lambda part, place: self.score(part, subkeys[place]), check, counted
+                )
+            self._parts = suspect, parts
+        return self._parts[1][self.claim.subkeys.index(subkey)]
+
+    def fingerprint(self, observation: torch.Tensor | PartialReading) -> bytes:
+        if isinstance(observation, PartialReading):
+            return digest_of(observation.values, observation.read)
+        return digest_of(observation)
+
+    def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
+        """The canonical rows of the sub-key's slot laid end to end."""
+        found = self.placing(suspect).found
+        if self._rows is None or self._rows[0] is not suspect:
+            with torch.no_grad():
+                rows = {
+                    carrier.role: canonical_rows(carrier, suspect.weights, suspect.shapes, place).cpu()
+                    for carrier, place in zip(self.carriers, found, strict=True)
+                }
+            self._rows = suspect, rows
+        return own_rows(self._rows[1], subkey.slot, self.subkeys)
+
+    def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
+        if isinstance(observation, PartialReading):
+            # The places stay, only the bits are read: a decoy costs no request.
+            return score_reading(self.method, observation, self.signs(subkey))
+        return self.score_rows(observation, subkey)
+
+    def score_bits(self, read: torch.Tensor, subkey: SubKey) -> tuple[Evidence, torch.Tensor, torch.Tensor]:
+        """
+        The exact test of what says each bit, `[bits]`, with the masks of [`legible_bits`].
+        """
+        legible, right = legible_bits(read, self.signs(subkey))
+        matches, trials = int(right.sum()), int(legible.sum())
+        evidence = single(
+            self.method,
+            matches,
+            trials,
+            log2_binomial_tail(matches, trials) if trials else 0.0,
+            NULL,
+            self.access,
+            log2_e=log2_e_beta_mixture(matches, trials, 0.5) if trials else 0.0,
+            details={
+                "bit_error_rate": round(1 - matches / trials, 4) if trials else 0.0,
+                "erased": len(read) - trials,
+            },
+        )
+        return evidence, legible, right

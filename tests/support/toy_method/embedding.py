@@ -1,0 +1,30 @@
+"""Puts the toy in."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from hf_watermark.training.embedding import Embedding, Plan, TrainingData
+
+from .config import ToySignsConfig
+from .verifier import ToySignsVerifier, signs, sums
+
+
+class ToySignsEmbedding(Embedding):
+    method: ClassVar[str] = "toy_signs"
+    config_class = ToySignsConfig
+    verifier_class = ToySignsVerifier
+
+    @classmethod
+    def plan(cls, model: nn.Module, data: TrainingData, config: Any, secret: bytes) -> Plan:
+        name, weight = max(model.named_parameters(), key=lambda item: item[1].numel())
+        return Plan({"tensor": name, "shape": list(weight.shape)}, config.subkeys)
+
+    def penalty(self) -> torch.Tensor:
+        weight = self.model.get_parameter(self.claim.assignment.layout["tensor"])
+        short = [
+            self.config.margin - signs(subkey, self.config) * sums(weight, subkey, self.config)
+            for subkey in self.claim.subkeys
+        ]
+        return torch.cat(short).relu().sum()
