@@ -20,7 +20,7 @@ import torch
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_watermark import AutoTrainer, Evidence, Owner, WatermarkConfig, WatermarkKey, WatermarkTrainer
+from hf_watermark import AutoTrainer, Evidence, Owner, WatermarkConfig, WatermarkKey, WatermarkTrainer, plan_key
 from hf_watermark.mapping import METHODS
 
 
@@ -93,8 +93,7 @@ def mark(method: str, folder: Path, **changes: Any) -> Marked:
     records, owner = _Records(), Owner.create()
     logging.getLogger().addHandler(records)
     try:
-        planner = trainer_class(model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, owner=owner)
-        key = planner.key.bind_beacon(b"\x07" * 32, "a value of a test")
+        key = plan_key(tiny_resnet(), data, config, owner).bind_beacon(b"\x07" * 32, "a value of a test")
         trainer = trainer_class(model=tiny_resnet(), args=arguments, train_dataset=data, watermark=config, key=key)
         trainer.train()
         trainer.save_model()

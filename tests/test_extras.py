@@ -1,6 +1,8 @@
 """What a command says where an optional library is missing."""
 
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from commands import refused
@@ -36,3 +38,10 @@ def test_digits_and_photographs_without_scikit_learn(monkeypatch):
         load_digits_data("train")
     with pytest.raises(ImportError, match=r"hf-watermark\[digits\]"):
         photograph_crops(SubKey(0, 0, bytes(32)), 1, (3, 8, 8))
+
+
+def test_the_app_brings_what_its_pages_draw_with():
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "hf-watermark[plots]" in extras["demo"]
+    assert "hf-watermark[plots," in (root / "examples" / "space" / "requirements.txt").read_text()

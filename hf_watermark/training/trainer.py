@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import gathered_model
+from ..backbones import gathered_model, unwrapped
 from ..configuration import WatermarkConfig
 from ..evidence import Check, Evidence
 from ..keys import NO_BEACON, Owner, WatermarkKey
@@ -77,6 +77,7 @@ class WatermarkTrainer(PublishingTrainer):
         self.evidence: Evidence | None = None
         self._micro_step = 0
         self._change: Change = unchanged
+        self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
         self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
         self.embeddings = self._attach(self.key)
@@ -126,7 +127,7 @@ class WatermarkTrainer(PublishingTrainer):
         named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
         set_aside = frozenset(row for rows in named for row in rows)
         data = TrainingData(self.train_dataset, self.data_collator, set_aside)
-        model = self._bare_model()
+        model = unwrapped(self._bare_model())
         embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
         # When every method has looked: all rows count in the data as it was given.
         if set_aside and self.train_dataset is not None:
@@ -153,6 +154,13 @@ class WatermarkTrainer(PublishingTrainer):
         penalties = [penalty for item in self.embeddings if (penalty := item.penalty()) is not None]
         return sum(penalties[1:], penalties[0]) if penalties else None
 
+    def _refuse_other_model(self) -> None:
+        if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
+            raise ValueError(
+                "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
+                "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
+            )
+
     def _tell(self) -> None:
         moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
         for item in self.embeddings:
@@ -167,13 +175,12 @@ class WatermarkTrainer(PublishingTrainer):
             self._hooked = inner
         return optimizer
 
-    _hooked: Any = None
-
     def _after_update(self) -> None:
         for item in self.embeddings:
             item.after_update()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._refuse_other_model()
         self._tell()
         one_pass = partial(super().training_step, model)
 

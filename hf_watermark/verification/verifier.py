@@ -248,34 +248,17 @@ def summary(evidence: Evidence) -> Evidence:
 
 def unreadable(reason: str, check: Check = Check()) -> Evidence:
     """The evidence of a suspect that cannot be read under this key: nothing was seen, so nothing is said about a mark."""
-    return Evidence(
-        method="none",
-        matches=0,
-        trials=0,
-        log2_p=0.0,
-        log2_e=0.0,
-        null="not tested",
-        access=frozenset(),
-        bound=check.bound,
-        basis=check.basis,
-        looks=check.looks,
-        unread=f"the suspect could not be read: {reason}",
-    ).decide()
+    unread = f"the suspect could not be read: {reason}"
+    return _untested("none", bound=check.bound, basis=check.basis, looks=check.looks, unread=unread).decide()
 
 
 def invalid_claim(problems: Sequence[CommitmentProblem | str]) -> Evidence:
     """The evidence of a claim that is refused before the suspect is looked at."""
-    return Evidence(
-        method="claim",
-        matches=0,
-        trials=0,
-        log2_p=0.0,
-        log2_e=0.0,
-        null="not tested",
-        access=frozenset(),
-        verdict=Verdict.INVALID,
-        reason=in_words(problems),
-    )
+    return _untested("claim", verdict=Verdict.INVALID, reason=in_words(problems))
+
+
+def _untested(method: str, **fields: Any) -> Evidence:
+    return Evidence(method, 0, 0, log2_p=0.0, log2_e=0.0, null="not tested", access=frozenset(), **fields)
 
 
 def steps(most: int, step: int) -> list[int]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import sharded_runs
 from safetensors.torch import load_file
-from tiny import patterned_images, tiny_resnet, training_arguments
+from tiny import patterned_images, tiny_resnet
 
-from hf_watermark import AutoTrainer, Owner
+from hf_watermark import Owner, plan_key
 from hf_watermark.mapping import METHODS
 
 
@@ -23,14 +23,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, small_configs) -> Pa
     configs = small_configs | {"masking": small_configs["function_coupled"]}
     configs["function_coupled"] = replace(configs["function_coupled"], masking="none")
     for name, config in configs.items():
-        planner = AutoTrainer.for_method(config.method)(
-            model=tiny_resnet(),
-            args=training_arguments(folder / "out"),
-            train_dataset=patterned_images(variety=0.3),
-            watermark=config,
-            owner=Owner.create(),
-        )
-        planner.key.bind_beacon(b"\x07" * 32, "a value of a test").save(folder / "keys" / name)
+        key = plan_key(tiny_resnet(), patterned_images(variety=0.3), config, Owner.create())
+        key.bind_beacon(b"\x07" * 32, "a value of a test").save(folder / "keys" / name)
     done = subprocess.run(
         [
             sys.executable,

@@ -333,7 +333,7 @@ def test_a_batchnorm_weight_behind_a_carrier_keeps_its_sign(tmp_path):
 
 def test_a_layer_of_zeros_is_refused_before_training(tmp_path):
     model = tiny_resnet()
-    for _name, weight in model.named_parameters():
+    for weight in model.parameters():
         if weight.ndim == 4:
             nn.init.zeros_(weight)
     with pytest.raises(InvalidInput, match="is zero in the quantile `lowest` of 0.5.*raise `switch_in`"):

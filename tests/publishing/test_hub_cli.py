@@ -17,7 +17,14 @@ from shops import small_model, write_files
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import TrainingArguments
 
-from hf_watermark import FunctionCoupledTrainer, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey
+from hf_watermark import (
+    FunctionCoupledTrainer,
+    GreedyResidualsConfig,
+    GreedyResidualsTrainer,
+    Owner,
+    WatermarkKey,
+    plan_key,
+)
 from hf_watermark.claims import check
 from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
 from hf_watermark.cli import judge as judging
@@ -290,8 +297,8 @@ def test_a_black_box_mark_with_its_pool(hub, small_configs, tmp_path):
     owner = Owner.create()
     fields = {"train_dataset": patterned_images(), "watermark": small_configs["function_coupled"]}
     arguments = training_arguments(tmp_path / "model", max_steps=180)
-    planned = FunctionCoupledTrainer(model=tiny_resnet(), args=arguments, owner=owner, **fields)
-    key = planned.key.bind_beacon(b"\x07" * 32, "a value of a test")
+    planned = plan_key(tiny_resnet(), fields["train_dataset"], fields["watermark"], owner)
+    key = planned.bind_beacon(b"\x07" * 32, "a value of a test")
     made = FunctionCoupledTrainer(model=tiny_resnet(), args=arguments, key=key, **fields)
     made.train()
     with warnings.catch_warnings():
@@ -311,35 +318,13 @@ def test_a_black_box_mark_with_its_pool(hub, small_configs, tmp_path):
     opening = tmp_path / "opening.json"
     run("open", *arguments, "--subkey", used[-1], "--nonce", "n", "--output", opening)
     assert load_file(Path(tmp_path / "opening.pool.safetensors"))
-    done = run(
-        "judge",
-        "--opening",
-        opening,
-        "--suspect",
-        tmp_path / "model",
-        "--statement",
-        "me/fc",
-        "--nonce",
-        "n",
-        "--json",
-        status=None,
-    )
+    judged = ("--opening", opening, "--suspect", tmp_path / "model", "--statement", "me/fc", "--nonce", "n")
+    done = run("judge", *judged, "--json", status=None)
     transcript = json.loads(done.stdout)
     assert transcript["evidence"]["log2_p"] <= -64
     assert any(
         step["step"] == "scope" and "learned the marked behaviour" in step["detail"] for step in transcript["steps"]
     )
     (tmp_path / "opening.pool.safetensors").unlink()
-    bare = run(
-        "judge",
-        "--opening",
-        opening,
-        "--suspect",
-        tmp_path / "model",
-        "--statement",
-        "me/fc",
-        "--nonce",
-        "n",
-        status=None,
-    )
+    bare = run("judge", *judged, status=None)
     assert bare.exit_code == 1 and "source images" in bare.stdout

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny import coloured, patterned_images, tiny_resnet, training_arguments
 from transformers import AutoModelForImageClassification, Trainer, ViTImageProcessor, pipeline
 
-from hf_watermark import CSPConfig, CSPTrainer, Owner, SmoothedModelForImageClassification, verify
+from hf_watermark import CSPConfig, Owner, SmoothedModelForImageClassification, plan_key, verify
 from hf_watermark.methods.soft_label import PerturbedOutputModelForImageClassification
 
 
@@ -23,19 +23,13 @@ def classifier(tmp_path_factory):
     return trainer.model.eval()
 
 
-def make_key(folder, data, channels: int = 1):
-    planner = CSPTrainer(
-        model=tiny_resnet(num_channels=channels),
-        args=training_arguments(folder),
-        train_dataset=data,
-        watermark=CSPConfig(pool_per_class=12),
-        owner=Owner.create(),
-    )
-    return planner.key.bind_beacon(b"\x07" * 32, "a value of a test")
+def make_key(data, channels: int = 1):
+    key = plan_key(tiny_resnet(num_channels=channels), data, CSPConfig(pool_per_class=12), Owner.create())
+    return key.bind_beacon(b"\x07" * 32, "a value of a test")
 
 
 def test_a_perturbed_model_is_pushed_and_loaded(hub, classifier, tmp_path):
-    key = make_key(tmp_path, VARIED)
+    key = make_key(VARIED)
     perturbed = PerturbedOutputModelForImageClassification.perturb(classifier, key.claims()[0])
 
     perturbed.push_to_hub("me/served", private=True)
@@ -53,7 +47,7 @@ def test_a_perturbed_model_is_pushed_and_loaded(hub, classifier, tmp_path):
 
 
 def test_a_pipeline_takes_it_from_the_repository(hub, tmp_path):
-    model, key = tiny_resnet(num_channels=3), make_key(tmp_path, coloured(VARIED), channels=3)
+    model, key = tiny_resnet(num_channels=3), make_key(coloured(VARIED), channels=3)
     perturbed = PerturbedOutputModelForImageClassification.perturb(model, key.claims()[0])
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     for part in (perturbed, processor):

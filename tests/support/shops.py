@@ -13,7 +13,7 @@ from cryptography import x509
 from server import HubServer
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, TrainingArguments
 
-from hf_watermark import Evidence, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey, verify
+from hf_watermark import Evidence, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, WatermarkKey, plan_key, verify
 from hf_watermark.attacks import Permute
 from hf_watermark.publishing import Extras, Fidelity, Precommit, publish
 from hf_watermark.publishing.timestamp import token_beacon
@@ -62,7 +62,7 @@ def open_shop(
     owner, model = owner or Owner.create(), model or small_model(seed)
     arguments = TrainingArguments(output_dir=str(place), use_cpu=True, report_to="none", save_strategy="no")
     config = GreedyResidualsConfig(bits=256, group_size=32, subkeys=3, strength=1.0)
-    key = bind(GreedyResidualsTrainer(model=model, args=arguments, watermark=config, owner=owner).key)
+    key = bind(plan_key(model, None, config, owner))
     trainer = GreedyResidualsTrainer(model=model, args=arguments, watermark=config, key=key)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):

@@ -73,7 +73,7 @@ class Change:
         for axis in axes:
             if axis.axis != skip:
                 by_axis.setdefault(axis.axis, []).append(axis)
-        for _number, items in by_axis.items():
+        for items in by_axis.values():
             if len(items) == 2:  # one factor per channel, which both writes and reads
                 tensor = self._one_by_one(tensor, *sorted(items, key=lambda item: item.flow == "in"))
             else:

@@ -97,7 +97,8 @@ class FunctionCoupledEmbedding(Embedding):
             return step()
 
     def extend(self, batch: Batch) -> Batch:
-        return self.mix_triggers(batch)[0]
+        mixed, self._fused = self.mix_triggers(batch)
+        return mixed
 
     def loss(self, batch: Batch, outputs: Any) -> None:
         # The task loss has fitted the fused rows, which are the last ones; here they are counted.
@@ -123,7 +124,6 @@ class FunctionCoupledEmbedding(Embedding):
         mixed = dict(inputs)
         mixed["pixel_values"] = torch.cat([images, fused])
         mixed["labels"] = torch.cat([labels, self._rule_targets[chosen].to(labels)])
-        self._fused = count
         return mixed, count
 
     def _sources(
