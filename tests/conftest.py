@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `mark_slow.py` measured."""
     slow = set((Path(__file__).parent / "slow_tests.txt").read_text().split())
     for item in items:
-        if item.nodeid.partition("[")[0] in slow:
+        if slow & {item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]}:
             item.add_marker(pytest.mark.slow)
 
 

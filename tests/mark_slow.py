@@ -1,5 +1,6 @@
 """
-Writes `slow_tests.txt`, the tests that took at least two seconds (their own set-up included), from a report that pytest wrote:
+Writes `slow_tests.txt` from reports that pytest wrote: tests that took at least half a second, and whole files in which something took ten, because
+that is mostly a set-up that the first test which runs has to pay for.
 
     make test ARGS=--junitxml=runs/times.xml && python tests/mark_slow.py runs/times.xml
 """
@@ -10,18 +11,20 @@ from collections import defaultdict
 from pathlib import Path
 
 
-SECONDS = 2.0
+SECONDS, SET_UP = 0.5, 10.0
 SLOW = Path(__file__).with_name("slow_tests.txt")
 
 
-def main(report: str) -> None:
+def main(*reports: str) -> None:
     longest: dict[str, float] = defaultdict(float)
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
+    for case in (case for report in reports for case in ElementTree.parse(report).getroot().iter("testcase")):
         path = case.attrib["classname"].replace(".", "/") + ".py"
-        name = f"{path}::{case.attrib['name'].partition('[')[0]}"
-        longest[name] = max(longest[name], float(case.attrib["time"]))
-    SLOW.write_text("".join(f"{name}\n" for name, time in sorted(longest.items()) if time >= SECONDS))
+        for name in (path, f"{path}::{case.attrib['name'].partition('[')[0]}"):
+            longest[name] = max(longest[name], float(case.attrib["time"]))
+    files = {name for name, time in longest.items() if "::" not in name and time >= SET_UP}
+    tests = {name for name, time in longest.items() if "::" in name and time >= SECONDS}
+    SLOW.write_text("\n".join(sorted(files | {name for name in tests if name.partition("::")[0] not in files})) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -97,7 +97,7 @@ def best_retention(parts: Iterable[Mapping[str, Any]]) -> float:
 
     Args:
         parts (`Iterable[Mapping]`):
-            Per method `matches` and `trials` (0 where nothing could be read), and the null: `chance` and `shared`, see [`~facts.Null`].
+            Per method `matches` and `trials` (0 where nothing could be read), and the null: `chance` and `shared`, see [`~configuration.facts.Null`].
     """
     values = [0.0]
     for part in parts:
