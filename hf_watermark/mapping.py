@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .backbones.wrappers import WRAPPERS
 from .serialization import InvalidInput, read_json
 
 
@@ -92,6 +93,12 @@ BUILT_IN = {
         _built_in("usp", "USP", "soft_label"),
         _built_in("csp", "CSP", "soft_label"),
     )
+}
+# Model types that stand around a backbone.
+WRAPPERS |= {
+    "hf_watermark_perturbed_output": f"{__package__}.methods.soft_label.modeling",
+    "hf_watermark_preprocessed": f"{__package__}.attacks.preprocessing",
+    "hf_watermark_smoothed": f"{__package__}.methods.certified.modeling",
 }
 _registered: dict[str, MethodEntry] = {}
 

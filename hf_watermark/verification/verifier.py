@@ -63,13 +63,18 @@ class Verifier(ABC, Generic[Observation]):
         [`~serialization.InvalidInput`]: for parameters that no honest owner could have committed to.
     """
 
-    method: ClassVar[str]
-    access: ClassVar[Access]
     config_class: ClassVar[type[WatermarkConfig]]
+    method: ClassVar[str]  # that of the config
+    access: ClassVar[Access]
     # Whether triggers are made from a pool. Then the layout must commit to it: free images are free triggers.
     needs_pool: ClassVar[bool] = False
     # Whether what it reads depends on the order, scale or basis of the suspect's channels, which an alignment can bring back.
     reads_coordinates: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "config_class" in vars(cls):
+            cls.method = cls.config_class.method
 
     def __init__(self, claim: Claim):
         self.claim = claim

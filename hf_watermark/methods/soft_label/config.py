@@ -12,7 +12,30 @@ from .facts import MOST_FEATURES
 
 @dataclass
 class SoftLabelConfig(WatermarkConfig):
-    """What [`USPConfig`] and [`CSPConfig`] share; use one of these."""
+    """
+    What [`USPConfig`] and [`CSPConfig`] share; use one of these.
+
+    Args:
+        subkeys (`int`, *optional*, defaults to 1):
+            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
+        features (`int`, *optional*, defaults to 24):
+            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
+            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
+        mass (`float`, *optional*, defaults to 0.1):
+            Probability that the soft labels leave to the classes other than the true one, or answers that are marked at inference time to
+            those other than the top one.
+        amplitude (`float`, *optional*, defaults to 1.0):
+            Size of the perturbation of the other classes' log-probabilities, in nats.
+        strength (`float`, *optional*, defaults to 1.0):
+            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
+        decision (`float`, *optional*, defaults to 0.0):
+            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
+            mark survives a student that was trained on labels alone, at a price in accuracy (README).
+        pool_per_class (`int`, *optional*, defaults to 12):
+            Training images per marked class that are set aside as queries.
+        source_classes (`int`, *optional*, defaults to 64):
+            Query images are taken of at most this many classes; all are marked.
+    """
 
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     features: int = field(default=24, metadata={"help": "Least number of image features that carry signs."})
@@ -63,25 +86,7 @@ class USPConfig(SoftLabelConfig):
     radar and no evidence; evidence is a test of the key's signs with a proven bound. Signs belong to pairs of a feature and a class, not to
     pairs of classes: these are too few with ten classes, and fine-tuning puts natural likenesses back in their place.
 
-    Args:
-        subkeys (`int`, *optional*, defaults to 1):
-            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        features (`int`, *optional*, defaults to 24):
-            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
-            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
-        mass (`float`, *optional*, defaults to 0.1):
-            Probability that the soft labels leave to the classes other than the true one.
-        amplitude (`float`, *optional*, defaults to 1.0):
-            Size of the perturbation of the other classes' log-probabilities, in nats.
-        strength (`float`, *optional*, defaults to 1.0):
-            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
-        decision (`float`, *optional*, defaults to 0.0):
-            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
-            mark survives a student that was trained on labels alone, at a price in accuracy (README).
-        pool_per_class (`int`, *optional*, defaults to 12):
-            Training images per marked class that are set aside as queries.
-        source_classes (`int`, *optional*, defaults to 64):
-            Query images are taken of at most this many classes; all are marked.
+    Its fields are those of [`SoftLabelConfig`].
     """
 
     method: ClassVar[str] = "usp"
@@ -98,25 +103,7 @@ class CSPConfig(SoftLabelConfig):
     are the code word. The mark is trained in ([`CSPTrainer`]) or put on the answers at inference time
     ([`PerturbedOutputModelForImageClassification`]).
 
-    Args:
-        subkeys (`int`, *optional*, defaults to 1):
-            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        features (`int`, *optional*, defaults to 24):
-            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
-            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
-        mass (`float`, *optional*, defaults to 0.1):
-            Probability that the soft labels, or at inference time the answers, leave to the classes other than the top one.
-        amplitude (`float`, *optional*, defaults to 1.0):
-            Size of the perturbation of the other classes' log-probabilities, in nats.
-        strength (`float`, *optional*, defaults to 1.0):
-            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
-        decision (`float`, *optional*, defaults to 0.0):
-            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
-            mark survives a student that was trained on labels alone, at a price in accuracy (README).
-        pool_per_class (`int`, *optional*, defaults to 12):
-            Training images per marked class that are set aside as queries.
-        source_classes (`int`, *optional*, defaults to 64):
-            Query images are taken of at most this many classes; all are marked.
+    Its fields are those of [`SoftLabelConfig`].
     """
 
     method: ClassVar[str] = "csp"
