@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .serialization import InvalidInput, read_json
+from .serialization.words import known_names
 
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ METHODS = MethodTable()
 def method_entry(method: str) -> MethodEntry:
     if method not in METHODS:
         raise InvalidInput(
-            f"method {method!r} does not exist on this machine; choose one of {', '.join(METHODS)}, or install the package that brings it"
+            f"method {method!r} does not exist on this machine: {known_names(method, METHODS)}, or install the package that brings it"
         )
     return METHODS[method]
 

@@ -125,7 +125,7 @@ def test_unknown_names_and_options(refused, shop, tmp_path):
 
     message = attempt("magic")
     assert all(name in message for name in ATTACKS)
-    assert "no option 'power'; its options are: relative_std, seed" in attempt("weight_noise", "power=9")
+    assert "no option 'power': choose one of relative_std, seed" in attempt("weight_noise", "power=9")
     assert "'relative_std=much'" in attempt("weight_noise", "relative_std=much")
     assert "relative_std=-1.0 is not usable" in attempt("weight_noise", "relative_std=-1")
     assert "key=value" in attempt("weight_noise", "relative_std")
