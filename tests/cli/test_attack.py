@@ -156,7 +156,7 @@ def test_models_that_cannot_be_read(refused, shop, model, tmp_path):
     (model / "model.safetensors").write_bytes(b"\x10")
     assert "truncated" in attempt(model)
     (model / "model.safetensors").unlink()
-    assert "holds no .safetensors file" in attempt(model)
+    assert "holds a config.json, and no weights in safetensors" in attempt(model)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "no-such-type"}', '{"model_type": "bert"}'])
