@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backbones.wrappers import WRAPPERS
 from .serialization import InvalidInput, read_json
+from .serialization.words import known_names
 
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ METHODS = MethodTable()
 def method_entry(method: str) -> MethodEntry:
     if method not in METHODS:
         raise InvalidInput(
-            f"method {method!r} does not exist on this machine; choose one of {', '.join(METHODS)}, or install the package that brings it"
+            f"method {method!r} does not exist on this machine: {known_names(method, METHODS)}, or install the package that brings it"
         )
     return METHODS[method]
 

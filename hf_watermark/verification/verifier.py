@@ -15,6 +15,7 @@ from ..keys import Claim, CommitmentProblem, SubKey, in_words
 from ..serialization import InvalidInput, Unreadable
 from ..statistics import log2_binomial_tail
 from ..suspects import AccessError, BudgetExceeded, Suspect
+from .purpose import at_cross_purposes
 
 
 Observation = TypeVar("Observation")
@@ -205,7 +206,9 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
         for other in errors.values():
             if not isinstance(other, Unreadable):
                 raise other
-        total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))), check)
+        reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
+        purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
+        total = unreadable(f"{reasons}. {purpose}", check)
     total.queries, total.unusable = suspect.queries - before, suspect.unusable - lost
     return with_skipped(total, errors, suspect, check)
 

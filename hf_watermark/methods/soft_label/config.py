@@ -1,6 +1,5 @@
 """Configs of the two soft-label watermarks."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -60,17 +59,20 @@ class SoftLabelConfig(WatermarkConfig):
         require(0 < self.mass < 0.5, "mass", self.mass, "choose a share in (0, 0.5); 0.1 is the default")
         require(0 < self.amplitude <= 3, "amplitude", self.amplitude, "choose a number in (0, 3]; 1.0 is the default")
         require(
-            self.strength >= 0 and math.isfinite(self.strength),
-            "strength",
-            self.strength,
-            "choose a number that is not negative; 1.0 is the default",
+            0 <= self.strength <= 1000, "strength", self.strength, "choose a number in [0, 1000]; 1.0 is the default"
         )
         require(0 <= self.decision <= 1, "decision", self.decision, "choose a share in [0, 1]; 0.0 is the default")
         require(
-            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
+            2 <= self.pool_per_class <= 10_000,
+            "pool_per_class",
+            self.pool_per_class,
+            "choose 2 to 10000; 12 is the default",
         )
         require(
-            self.source_classes >= 1, "source_classes", self.source_classes, "choose at least 1; 64 is the default"
+            1 <= self.source_classes <= 10**6,
+            "source_classes",
+            self.source_classes,
+            "choose 1 to 1000000; 64 is the default",
         )
 
 
