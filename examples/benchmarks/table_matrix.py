@@ -46,6 +46,13 @@ def matrix() -> tuple[list[MethodSummary], list[Outcome]]:
     return method_summaries(rows), outcomes(rows)
 
 
+def setting() -> str:
+    """What all rows of the matrix have in common, in words."""
+    row, seeds = read_table(TABLE)[0], matrix()[0][0].seeds
+    parameters, epochs = row["parameters"], row["training_epochs"]
+    return f"CIFAR-10, a net of {parameters / 1e6:.2f} million parameters, {epochs:g} epochs, {seeds} seeds"
+
+
 def counted(outcome: Outcome) -> bool:
     """Whether an attack was run and left a model: one that loses more accuracy than it keeps is worth nothing to a thief."""
     if outcome.attack in (NO_ATTACK, ON_TWIN) or not outcome.applies:
@@ -77,7 +84,8 @@ def chooser() -> str:
         cost = (points(-(summary.embedding_loss or 0.0)), f"{steps[name]['window_ratio']:.2f} ×")
         rows.append([link, METHODS[name].facts.access, *survived, *cost])
     names = ["distillation", "permuting, rescaling"]
-    return table(["method", "reads", *MAIN[:3], *names, "=accuracy (points)", "=training time"], rows)
+    found = table(["method", "reads", *MAIN[:3], *names, "=accuracy (points)", "=training time"], rows)
+    return f"{found}\n\n{setting()}, settings of `examples/benchmarks/matrix_cifar10.yaml`."
 
 
 def marks() -> Section:
@@ -92,8 +100,7 @@ def marks() -> Section:
     columns = "method, precision, =accuracy (%), =± (95 %), =unmarked twin (%), =difference (points), =seeds, =found"
     columns += ", =found in twins, =attacks counted, =survived"
     about = (
-        "A net of 0.31 million parameters, six epochs; the thief has a tenth of the images, or buys answers about a fifth of them. "
-        f"{RULE} One card per method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md). `--reuse "
+        f"{setting()}; the thief has a tenth of the images, or buys answers about a fifth of them. {RULE} One card per method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md). `--reuse "
         "model_cards/results.parquet` takes over what is measured."
     )
     return Section("All methods on CIFAR-10", about, COMMAND, columns.split(", "), rows)
@@ -120,7 +127,7 @@ def survival(method: str) -> Section:
         counts = (str(len(attacks)), str(len(attacks) - len(lost)))
         rows.append([family, *counts, bits(weakest), name, loss])
     columns = ["family", "=attacks", "=survived", "=weakest evidence (bits)", "cheapest removal", "=it costs (points)"]
-    about = f"CIFAR-10, a net of 0.31 million parameters, two seeds, the weaker one shown. {RULE}"
+    about = f"{setting()}, the weakest one shown. {RULE}"
     return Section(f"Survival of {plain(method)}", about, COMMAND, columns, rows)
 
 

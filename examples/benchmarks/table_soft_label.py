@@ -117,7 +117,7 @@ def choice_soft_label() -> Section:
         rows.append([setting, points(-item["mean loss"]), bits(item["mean attacked log2_p"]), str(len(item["seeds"]))])
     about = (
         "`usp` settings tried on training images held out, by a rule written down before. The settings with twice the amplitude were judged after the "
-        "rows above were measured, so these do not use them."
+        "rows above were measured, so these do not use them; the rule now prefers one."
     )
     command = "python examples/benchmarks/choose_soft_label.py --data FOLDER --output runs/choice.json"
     columns = ["setting", "=accuracy (points)", "=after the attack (bits)", "=seeds"]

@@ -83,7 +83,8 @@ def test_the_first_page_is_one_page():
 
 
 def test_cells_of_the_first_table_are_short():
-    rows = GENERATED.search((ROOT / "README.md").read_text()).group().splitlines()[1:-1]
+    block = GENERATED.search((ROOT / "README.md").read_text()).group()
+    rows = [line for line in block.splitlines() if line.startswith("|")]
     assert len(rows) > 3
     assert max(len(cell.split()) for row in rows for cell in row.strip("|").split(" | ")) <= 8
 
