@@ -100,8 +100,9 @@ def marks() -> Section:
     columns = "method, precision, =accuracy (%), =± (95 %), =unmarked twin (%), =difference (points), =seeds, =found"
     columns += ", =found in twins, =attacks counted, =survived"
     about = (
-        f"{setting()}; the thief has a tenth of the images, or buys answers about a fifth of them. {RULE} One card per method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md). `--reuse "
-        "model_cards/results.parquet` takes over what is measured."
+        f"{setting()}; the thief has a tenth of the images, or buys answers about a fifth of them. {RULE} One card per "
+        "method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md); the cards ask more of a stolen model, and no student "
+        "of this table would be worth counting there. `--reuse model_cards/results.parquet` takes over what is measured."
     )
     return Section("All methods on CIFAR-10", about, COMMAND, columns.split(", "), rows)
 

@@ -53,7 +53,8 @@ def watermas_attacks() -> Section:
         "of weights, quantisation bits per weight, fine-tuning in units of the training rate."
     )
     command = (
-        f"{WATERMAS} --models {','.join(MODELS)} --attack-epochs 0.5 --attack-images 1000 --output runs/watermas.json"
+        f"{WATERMAS} --models resnet18 --attack-images 1000 --output runs/watermas.json\n"
+        f"{WATERMAS} --models vgg16,mobilenetv3,swin,deeplab --attack-epochs 0.5 --output runs/watermas.json"
     )
     return Section("WaterMAS: attacks", about, command, ["attack", *columns], rows)
 
