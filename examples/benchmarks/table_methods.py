@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from table_section import RESULTS, Section, bits, percent, plain, points, read
-
-
-CIFAR = "--task cifar10 --data FOLDER"
+from table_section import CIFAR, RESULTS, Section, bits, percent, plain, points, read
 
 
 # Greedy residuals and function-coupled

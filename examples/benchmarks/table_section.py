@@ -10,6 +10,8 @@ from typing import Any
 from hf_watermark.evaluation.matrix.summary import half_width, mean
 
 
+# How the scripts are told to take CIFAR-10.
+CIFAR = "--task cifar10 --data FOLDER"
 RESULTS = Path(__file__).parent / "results"
 ALIGNED = {"number": "---:", "text": "---"}
 

@@ -1,9 +1,8 @@
 """Tables of the two soft-label methods, `usp` and `csp`."""
 
-from table_section import Section, bits, measured_spread, percent, plain, points, read
+from table_section import CIFAR, Section, bits, measured_spread, percent, plain, points, read
 
 
-CIFAR = "--task cifar10 --data FOLDER"
 SOFT_LABEL = {"soft_label_digits": "digits", "soft_label_cifar10": "CIFAR-10", "soft_label_cifar10_vit": "CIFAR-10"}
 SOFT_LABEL_COMMAND = (
     "python examples/benchmarks/soft_label.py --task digits --output runs/soft_label.json\n"
