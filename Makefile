@@ -43,7 +43,7 @@ quickstart: install
 	$(BIN)/hf-watermark quickstart --output runs/quickstart
 
 readme: install
-	$(BIN)/python tests/run_readme.py README.md
+	$(BIN)/python tests/run_readme.py README.md examples/README.md hf_watermark/methods/certified/README.md hf_watermark/methods/watermas/README.md
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
