@@ -5,7 +5,7 @@ import hashlib
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
@@ -179,23 +179,47 @@ def refit_factor(step: int, total: int) -> float:
     return 0.5 ** (6 * step // total)
 
 
+def answers_of(teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits that nothing is learnt from, on the device of the images."""
+    with torch.no_grad():
+        return teacher.to(images.device)(pixel_values=images).logits
+
+
+Loss = Callable[[nn.Module, dict[str, Any]], tuple[torch.Tensor, Any]]
+Change = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
+
+
 class AttackTrainer(Trainer):
     """
-    Plain `Trainer` with two additions.
+    Plain `Trainer` with what attacks add.
 
     Args:
         refit (`bool`, *optional*, defaults to `False`):
             Decay the learning rate with [`refit_factor`] in place of the scheduler named in the arguments.
         eval_mode (`bool`, *optional*, defaults to `False`):
             Keep BatchNorm statistics and dropout as in evaluation, for attacks that train the last layer only.
+        loss (`Callable`, *optional*):
+            Loss and outputs from model and batch, in place of the cross-entropy with the labels.
+        change (`Callable`, *optional*):
+            The images to train on, in place of those of the batch, from the bare model and the batch: gradients of the images must not
+            trigger the synchronisation of those of the weights.
     """
 
-    def __init__(self, *args: Any, refit: bool = False, eval_mode: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        refit: bool = False,
+        eval_mode: bool = False,
+        loss: Loss | None = None,
+        change: Change | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         # Else the loss of most vision models is multiplied by the accumulation steps and the number of processes.
         self.model_accepts_loss_kwargs = False
         self.refit = refit
         self.eval_mode = eval_mode
+        self.own_loss, self.change = loss, change
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -206,10 +230,17 @@ class AttackTrainer(Trainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)  # type: ignore[arg-type]
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         if self.eval_mode:
             model.eval()
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        if self.own_loss is not None:
+            loss, outputs = self.own_loss(model, inputs)
+            return (loss, outputs) if return_outputs else loss
+        if self.change is not None:
+            inputs = {**inputs, "pixel_values": self.change(self.accelerator.unwrap_model(model), inputs)}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
 @dataclass
