@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..backbones import evaluation_mode
-from .base import TrainingAttack, private_seed
+from .base import private_seed
 from .preprocessing import pixel_range
+from .training import TrainingAttack
 
 
 @dataclass

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import NotApplicableError, TrainingAttack
+from .base import NotApplicableError
 from .finetuning import FineTune
+from .training import TrainingAttack
 
 
 @dataclass

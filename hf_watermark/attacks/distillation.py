@@ -16,7 +16,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from .base import TrainingAttack, answers_of, private_seed
+from .base import private_seed
+from .training import TrainingAttack, answers_of
 
 
 @dataclass

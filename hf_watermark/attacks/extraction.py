@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from .base import TrainingAttack, private_seed, spent
+from .base import private_seed, spent
 from .distillation import fresh_copy, other_architecture
 from .generator import extract
+from .training import TrainingAttack
 
 
 @dataclass

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import TrainingAttack, answers_of, classifier_head, private_seed, weight_layers
+from .base import classifier_head, private_seed, weight_layers
+from .training import TrainingAttack, answers_of
 
 
 @dataclass

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import TrainingAttack, draw_batches, private_seed
+from .base import private_seed
 from .preprocessing import pixel_range
+from .training import TrainingAttack, draw_batches
 from .units import last_units, mean_activity, stacked_images
 
 
