@@ -53,7 +53,7 @@ _NAMES = {
     "SoftLabelFineTune": "regularization",
     "Stack": "stacking",
     "StructuredPrune": "width",
-    "TrainingAttack": "base",
+    "TrainingAttack": "training",
     "Transfer": "finetuning",
     "TriggerUnlearn": "trigger_inversion",
     "UniformQuantize": "quantization",
@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     from .attention import AttentionDistill as AttentionDistill
     from .base import Attack as Attack
     from .base import NotApplicableError as NotApplicableError
-    from .base import TrainingAttack as TrainingAttack
     from .batchnorm import FlipBatchNormSigns as FlipBatchNormSigns
     from .batchnorm import ReestimateBatchNorm as ReestimateBatchNorm
     from .battery import full_battery as full_battery
@@ -111,6 +110,7 @@ if TYPE_CHECKING:
     from .symmetric import RotateResidual as RotateResidual
     from .table import ATTACKS as ATTACKS
     from .table import make_attack as make_attack
+    from .training import TrainingAttack as TrainingAttack
     from .trigger_inversion import TriggerUnlearn as TriggerUnlearn
     from .width import DummyNeurons as DummyNeurons
     from .width import StructuredPrune as StructuredPrune

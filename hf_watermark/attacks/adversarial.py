@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..backbones import evaluation_mode
-from .base import AttackTrainer, TrainingAttack, private_seed
+from .base import private_seed
 from .preprocessing import pixel_range
+from .training import TrainingAttack
 
 
 @dataclass
@@ -50,33 +51,16 @@ class AdversarialFineTune(TrainingAttack):
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         low, high = (torch.tensor(side).view(1, -1, 1, 1) for side in pixel_range(data))
         model.requires_grad_(True)
-        return self.train(model, data, trainer_class=_AdversarialTrainer, attack=self, low=low, high=high)
+        generator = torch.Generator().manual_seed(private_seed(f"{self.name}/start", self.seed))
 
+        def change(bare: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+            images = inputs["pixel_values"]
+            least, most = low.to(images), high.to(images)
+            start = (2 * torch.rand(images.shape, generator=generator) - 1).to(images)
+            radius = self.epsilon * (most - least)
+            return adversarial_examples(bare, images, inputs["labels"], radius, self.inner_steps, start, least, most)
 
-class _AdversarialTrainer(AttackTrainer):
-    def __init__(
-        self, *args: Any, attack: AdversarialFineTune, low: torch.Tensor, high: torch.Tensor, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.attack, self.low, self.high = attack, low, high
-        self.generator = torch.Generator().manual_seed(private_seed(f"{attack.name}/start", attack.seed))
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        images = inputs["pixel_values"]
-        low, high = self.low.to(images), self.high.to(images)
-        start = 2 * torch.rand(images.shape, generator=self.generator) - 1
-        # The bare model: gradients of the images must not trigger the synchronisation of those of the weights.
-        found = adversarial_examples(
-            self.accelerator.unwrap_model(model),
-            images,
-            inputs["labels"],
-            self.attack.epsilon * (high - low),
-            self.attack.inner_steps,
-            start.to(images),
-            low,
-            high,
-        )
-        return super().compute_loss(model, {**inputs, "pixel_values": found}, *args, **kwargs)
+        return self.train(model, data, change=change)
 
 
 def adversarial_examples(
@@ -127,18 +111,10 @@ class OccludeFineTune(TrainingAttack):
 
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         model.requires_grad_(True)
-        return self.train(model, data, trainer_class=_OcclusionTrainer, attack=self)
-
-
-class _OcclusionTrainer(AttackTrainer):
-    def __init__(self, *args: Any, attack: OccludeFineTune, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.area = attack.area
-        self.generator = torch.Generator().manual_seed(private_seed(f"{attack.name}/boxes", attack.seed))
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        images = occlude(inputs["pixel_values"], self.area, self.generator)
-        return super().compute_loss(model, {**inputs, "pixel_values": images}, *args, **kwargs)
+        generator = torch.Generator().manual_seed(private_seed(f"{self.name}/boxes", self.seed))
+        return self.train(
+            model, data, change=lambda bare, inputs: occlude(inputs["pixel_values"], self.area, generator)
+        )
 
 
 def occlude(images: torch.Tensor, area: float, generator: torch.Generator) -> torch.Tensor:

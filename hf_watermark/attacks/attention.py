@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import AttackTrainer, NotApplicableError, TrainingAttack
+from .base import NotApplicableError
 from .finetuning import FineTune
+from .training import TrainingAttack
 
 
 @dataclass
@@ -46,23 +47,14 @@ class AttentionDistill(TrainingAttack):
         teacher = FineTune(**{**shared, "epochs": self.teacher_epochs}).apply(copy.deepcopy(model), data).eval()
         attention_maps(teacher, torch.as_tensor(data[0]["pixel_values"])[None].to(teacher.device, teacher.dtype))
         model.requires_grad_(True)
-        return self.train(model, data, trainer_class=_AttentionTrainer, teacher=teacher, beta=self.beta)
 
+        def loss(student: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+            outputs = student(**inputs, output_hidden_states=True)
+            with torch.no_grad():
+                wanted = attention_maps(teacher.to(outputs.loss.device), inputs["pixel_values"])
+            return outputs.loss + self.beta * map_distance(maps_of(outputs.hidden_states), wanted), outputs
 
-class _AttentionTrainer(AttackTrainer):
-    def __init__(self, *args: Any, teacher: PreTrainedModel, beta: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
-        self.beta = beta
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        outputs = model(**inputs, output_hidden_states=True)
-        with torch.no_grad():
-            wanted = attention_maps(self.teacher, inputs["pixel_values"])
-        loss = outputs.loss + self.beta * map_distance(maps_of(outputs.hidden_states), wanted)
-        return (loss, outputs) if return_outputs else loss
+        return self.train(model, data, loss=loss)
 
 
 def attention_maps(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .base import Attack, NotApplicableError, collate, private_seed, spent
+from .base import Attack, NotApplicableError, private_seed, spent
+from .training import collate
 
 
 @dataclass

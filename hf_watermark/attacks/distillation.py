@@ -16,7 +16,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from .base import AttackTrainer, TrainingAttack, private_seed
+from .base import private_seed
+from .training import TrainingAttack, answers_of
 
 
 @dataclass
@@ -64,10 +65,14 @@ class Distill(TrainingAttack):
                 student = fresh_copy(model)
             else:
                 student = other_architecture(model, tuple(data[0]["pixel_values"].shape))
-        temperature = self.temperature if self.mode == "soft" else None
-        return self.train(
-            student, data, trainer_class=_DistillationTrainer, teacher=model.eval(), temperature=temperature
-        )
+        teacher, temperature = model.eval(), self.temperature if self.mode == "soft" else None
+
+        def loss(student: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+            target = answers_of(teacher, inputs["pixel_values"])
+            outputs = student(pixel_values=inputs["pixel_values"])
+            return distillation_loss(outputs.logits, target, temperature), outputs
+
+        return self.train(student, data, loss=loss)
 
 
 def fresh_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -126,19 +131,3 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     target = F.log_softmax(teacher / temperature, dim=-1)
     answer = F.log_softmax(student / temperature, dim=-1)
     return F.kl_div(answer, target, reduction="batchmean", log_target=True) * temperature**2
-
-
-class _DistillationTrainer(AttackTrainer):
-    def __init__(self, *args: Any, teacher: PreTrainedModel, temperature: float | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
-        self.temperature = temperature
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        with torch.no_grad():
-            target = self.teacher(pixel_values=inputs["pixel_values"]).logits
-        outputs = model(pixel_values=inputs["pixel_values"])
-        loss = distillation_loss(outputs.logits, target, self.temperature)
-        return (loss, outputs) if return_outputs else loss

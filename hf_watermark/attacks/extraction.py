@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from .base import AttackTrainer, TrainingAttack, private_seed, spent
+from .base import private_seed, spent
 from .distillation import fresh_copy, other_architecture
 from .generator import extract
+from .training import TrainingAttack
 
 
 @dataclass
@@ -75,7 +76,13 @@ class Knockoff(TrainingAttack):
             torch.random.default_generator.manual_seed(private_seed(f"{self.name}/student", self.seed))
             shape = tuple(bought[0]["pixel_values"].shape)
             student = fresh_copy(model) if self.student == "same" else other_architecture(model, shape)
-        return self.train(student, bought, trainer_class=_AnswerTrainer, answers=bought.answers)
+
+        def loss(student: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+            outputs = student(pixel_values=inputs["pixel_values"])
+            wanted = bought.answers[inputs["labels"].cpu()].to(outputs.logits.device)
+            return F.cross_entropy(outputs.logits.float(), wanted), outputs
+
+        return self.train(student, bought, loss=loss)
 
     def buy(self, model: nn.Module, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (N, C, H, W) and what the thief makes of the answers about them: probabilities (N, classes)."""
@@ -127,19 +134,6 @@ class Answered(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"pixel_values": self.images[index], "labels": index}
-
-
-class _AnswerTrainer(AttackTrainer):
-    def __init__(self, *args: Any, answers: torch.Tensor, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.answers = answers.to(self.args.device)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        outputs = model(pixel_values=inputs["pixel_values"])
-        loss = F.cross_entropy(outputs.logits.float(), self.answers[inputs["labels"]])
-        return (loss, outputs) if return_outputs else loss
 
 
 @dataclass

@@ -13,8 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import Attack, TrainingAttack, draw_batches, private_seed, spent
+from .base import Attack, private_seed, spent
 from .pruning import MaskCallback
+from .training import TrainingAttack, draw_batches
 from .units import UnitLayer, last_units, mean_activity, stacked_images, unit_layers
 
 

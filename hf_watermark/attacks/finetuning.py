@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from .base import ImageDataset, TrainingAttack, classifier_head, private_seed
+from .base import ImageDataset, classifier_head, private_seed
+from .training import TrainingAttack
 
 
 @dataclass

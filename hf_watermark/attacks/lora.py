@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import is_peft_available
 
-from .base import NotApplicableError, TrainingAttack, classifier_head, private_seed, weight_layers
+from .base import NotApplicableError, classifier_head, private_seed, weight_layers
+from .training import TrainingAttack
 
 
 @dataclass

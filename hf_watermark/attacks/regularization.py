@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import AttackTrainer, TrainingAttack, classifier_head, private_seed, weight_layers
+from .base import classifier_head, private_seed, weight_layers
+from .training import TrainingAttack, answers_of
 
 
 @dataclass
@@ -124,27 +125,16 @@ class SoftLabelFineTune(TrainingAttack):
     def apply(self, model: PreTrainedModel, data: Any) -> PreTrainedModel:
         teacher = copy.deepcopy(model).eval()
         model.requires_grad_(True)
-        return self.train(model, data, trainer_class=_SoftLabelTrainer, attack=self, teacher=teacher)
+        generator = torch.Generator().manual_seed(private_seed(f"{self.name}/labels", self.seed))
+        shuffled = generator if self.spread == "shuffled" else None
 
+        def loss(student: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+            answers = answers_of(teacher, inputs["pixel_values"]).float().softmax(dim=1)
+            labels = softened(answers, self.top, self.smoothing, shuffled)
+            outputs = student(pixel_values=inputs["pixel_values"])
+            return F.cross_entropy(outputs.logits.float(), labels), outputs
 
-class _SoftLabelTrainer(AttackTrainer):
-    def __init__(self, *args: Any, attack: SoftLabelFineTune, teacher: PreTrainedModel, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.attack = attack
-        self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
-        self.generator = torch.Generator().manual_seed(private_seed(f"{attack.name}/labels", attack.seed))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        with torch.no_grad():
-            answers = self.teacher(pixel_values=inputs["pixel_values"]).logits.float().softmax(dim=1)
-        attack = self.attack
-        shuffled = self.generator if attack.spread == "shuffled" else None
-        labels = softened(answers, attack.top, attack.smoothing, shuffled)
-        outputs = model(pixel_values=inputs["pixel_values"])
-        loss = F.cross_entropy(outputs.logits.float(), labels)
-        return (loss, outputs) if return_outputs else loss
+        return self.train(model, data, loss=loss)
 
 
 def softened(

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .base import AttackTrainer, TrainingAttack, draw_batches, private_seed
+from .base import private_seed
 from .preprocessing import pixel_range
+from .training import TrainingAttack, draw_batches
 from .units import last_units, mean_activity, stacked_images
 
 
@@ -84,7 +85,18 @@ class TriggerUnlearn(TrainingAttack):
             self.treat_units(model, data, triggers)
         if self.action == "prune":
             return model
-        return self.train(model, data, trainer_class=_StampingTrainer, attack=self, triggers=triggers)
+        generator = torch.Generator().manual_seed(private_seed(f"{self.name}/stamps", self.seed))
+        masks, patterns = (torch.cat(parts) for parts in zip(*triggers, strict=True))
+
+        def change(bare: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+            """A trigger, drawn anew, on a share of the images; labels stay true."""
+            images = inputs["pixel_values"]
+            drawn = torch.randint(len(masks), (len(images),), generator=generator)
+            trigger = masks[drawn].to(images), patterns[drawn].to(images)
+            chosen = (torch.rand(len(images), generator=generator) < self.stamped).to(images.device)
+            return torch.where(chosen[:, None, None, None], stamp(images, trigger), images)
+
+        return self.train(model, data, change=change)
 
     def invert(self, model: PreTrainedModel, data: Any) -> list[Trigger]:
         """The inverted triggers to forget."""
@@ -155,22 +167,3 @@ def small_outliers(sizes: dict[int, float]) -> list[int]:
     deviation = 1.4826 * (values - middle).abs().median()
     chosen = [label for label, size in sizes.items() if float(middle) - size > 2 * float(deviation)]
     return chosen or [min(sizes, key=sizes.__getitem__)]
-
-
-class _StampingTrainer(AttackTrainer):
-    """Puts a trigger, drawn anew, on a share of the images of each batch; labels stay true."""
-
-    def __init__(self, *args: Any, attack: TriggerUnlearn, triggers: list[Trigger], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.share = attack.stamped
-        self.masks = torch.cat([mask for mask, _ in triggers])
-        self.patterns = torch.cat([pattern for _, pattern in triggers])
-        self.generator = torch.Generator().manual_seed(private_seed(f"{attack.name}/stamps", attack.seed))
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        images = inputs["pixel_values"]
-        drawn = torch.randint(len(self.masks), (len(images),), generator=self.generator)
-        trigger = self.masks[drawn].to(images), self.patterns[drawn].to(images)
-        chosen = (torch.rand(len(images), generator=self.generator) < self.share).to(images.device)
-        images = torch.where(chosen[:, None, None, None], stamp(images, trigger), images)
-        return super().compute_loss(model, {**inputs, "pixel_values": images}, *args, **kwargs)

@@ -16,7 +16,7 @@ from itertools import islice, product
 
 from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
-from .families import FAMILIES, Dialect, Family, Found, Shape, last_of_each_block, scale_behind, spelled_in
+from .families import FAMILIES, Family, Found, Shape, last_of_each_block, scale_behind, spelled_in
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 
 
@@ -131,7 +131,7 @@ def _of_family(
     ]
     for dialect, prefix, names in sorted(spelled, key=lambda item: item[1].count(".")):
         given = {name: shapes[prefix + name] for name in names.values()}
-        for chosen in _chosen(family, dialect, carriers, names, given):
+        for chosen in _chosen(family, carriers, names, given):
             axes = _axes(chosen, carriers, given)
             if axes is None:
                 continue
@@ -156,7 +156,6 @@ def _has_bias(name: str, shapes: Mapping[str, Shape]) -> bool:
 
 def _chosen(
     family: Family,
-    dialect: Dialect,
     carriers: Sequence[Carrier],
     names: Mapping[tuple[int, ...], str],
     shapes: Mapping[str, Shape],

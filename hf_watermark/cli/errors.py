@@ -1,18 +1,24 @@
 """The one place where an error becomes a line on stderr and an exit status."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from ..evidence import Verdict
 from ..serialization.confined import EXPECTED, one_line
 
 
 FOUND, NOT_FOUND, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 # Not 1, which says "not found": neither a bug nor Ctrl-D may read as a verdict.
 BUG, ABORTED = 70, 130
+
+
+def leave(verdict: str) -> NoReturn:
+    """Ends a command with the exit status of its verdict."""
+    raise typer.Exit({str(Verdict.FOUND): FOUND, str(Verdict.INCONCLUSIVE): INCONCLUSIVE}.get(verdict, NOT_FOUND))
 
 
 class OneLineErrors(TyperGroup):

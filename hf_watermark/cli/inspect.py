@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput
-from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .errors import leave
 from .loading import silence_loading
+from .options import JsonOption
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .secrets import KeyOption
 
 
 EXAMPLE = "Example:\n\nhf-watermark inspect suspect-folder --key keys/my-model"
@@ -20,8 +22,8 @@ EXAMPLE = "Example:\n\nhf-watermark inspect suspect-folder --key keys/my-model"
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model folder or .safetensors file to read.")],
-    key: Annotated[Path, typer.Option("--key", metavar="DIR", help="The owner's key folder.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    key: KeyOption,
+    json: JsonOption = False,
     passphrase_fd: PassphraseFd = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -32,7 +34,6 @@ def inspect(
     """
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
-    from ..evidence import Verdict
     from ..keys import WatermarkKey
 
     silence_loading()
@@ -43,8 +44,7 @@ def inspect(
         typer.echo(json_format.dumps(found, indent=2))
     else:
         show(found)
-    status = {str(Verdict.FOUND): FOUND, str(Verdict.INCONCLUSIVE): INCONCLUSIVE}
-    raise typer.Exit(status.get(found["verdict"], NOT_FOUND))
+    leave(found["verdict"])
 
 
 def read_marks(model: Path, key: Any) -> dict[str, Any]:

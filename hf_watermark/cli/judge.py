@@ -11,7 +11,7 @@ from rich.text import Text
 from ..serialization import InvalidInput, write_json_atomic
 from ..serialization.confined import GIB, MINUTES, confined
 from .disclose import pool_path
-from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .errors import leave
 from .loading import silence_loading
 from .options import (
     BeaconOption,
@@ -100,8 +100,6 @@ def judge(
         "start": start,
         "log": log,
     }
-    from ..evidence import Verdict
-
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
     document = transcript
@@ -119,7 +117,7 @@ def judge(
         typer.echo(json_format.dumps(document, indent=2, sort_keys=True))
     else:
         show_judgement(transcript)
-    raise typer.Exit({Verdict.FOUND: FOUND, Verdict.INCONCLUSIVE: INCONCLUSIVE}.get(transcript["verdict"], NOT_FOUND))
+    leave(transcript["verdict"])
 
 
 def judge_files(

@@ -1,17 +1,19 @@
 """`hf-watermark methods`."""
 
 import json as json_format
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from .options import JsonOption
+
 
 EXAMPLE = "Example:\n\nhf-watermark methods --json"
 
 
-def methods(json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
+def methods(json: JsonOption = False) -> None:
     """List the marking methods and what a verifier needs to see of a suspect."""
     from ..mapping import METHODS
 

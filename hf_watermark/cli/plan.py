@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..serialization import InvalidInput
 from .loading import silence_loading
+from .options import JsonOption
 
 
 EXAMPLE = (
@@ -44,7 +45,7 @@ def plan(
     matching: Annotated[
         float, typer.Option("--matching", min=0, max=1, help="For --scan: share of repositories that fit a key.")
     ] = 0.02,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """
     Say how many bits, triggers and queries a claim needs, what they cost in fidelity, or what a scan of the Hub costs. Nothing is trained.

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
 from .addresses import burning, is_address, open_address
-from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .errors import leave
 from .loading import silence_loading
 from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
@@ -151,8 +151,6 @@ def verify(
         refuse_report(report)
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
-    from ..evidence import Verdict
-
     address = is_address(suspect)
     stepwise = address if sequential is None else sequential
     if reference is not None and (stepwise or address):
@@ -217,8 +215,7 @@ def verify(
         typer.echo(evidence.to_json())
     else:
         show_evidence(evidence)
-    status = {Verdict.FOUND: FOUND, Verdict.INCONCLUSIVE: INCONCLUSIVE}
-    raise typer.Exit(status.get(evidence.verdict, NOT_FOUND))
+    leave(evidence.verdict)
 
 
 def show_evidence(evidence: "Evidence") -> None:

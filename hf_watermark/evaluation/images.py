@@ -60,10 +60,9 @@ class ImagesInMemory(Dataset):
             image = image.flip(-1) if flip else image
         return {"pixel_values": image, "labels": int(self.labels[row])}
 
-    def first(self, count: int, augment: bool | None = None) -> "ImagesInMemory":
-        """The first `count` images, by default augmented as these are."""
-        wanted = self.augment if augment is None else augment
-        return ImagesInMemory(self.images[:count], self.labels[:count], *self._scale, wanted)
+    def first(self, count: int) -> "ImagesInMemory":
+        """The first `count` images, augmented as these are."""
+        return ImagesInMemory(self.images[:count], self.labels[:count], *self._scale, self.augment)
 
 
 def parquet_files(folder: str | Path, split: Literal["train", "test"]) -> list[Path]:

@@ -15,9 +15,7 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from .. import __version__
 from ..attacks import (
@@ -31,6 +29,8 @@ from ..attacks import (
     UniformQuantize,
     WeightNoise,
 )
+from ..attacks.training import QUIET
+from ..configuration import WatermarkConfig
 from ..forgery import ForgeryResult, adversarial_triggers, counterfeit, overwrite, search_keys
 from ..keys import Owner, WatermarkKey, refuse_model_folder
 from ..methods.function_coupled import FunctionCoupledConfig, FunctionCoupledTrainer
@@ -39,6 +39,7 @@ from ..serialization import InvalidInput, write_bytes_atomic, write_json_atomic
 from ..training.trainer import stack_trainers
 from ..verifying import verify
 from .digits import build_digits_model, load_digits_data
+from .quickstart_terminal import Stages, show_table
 from .report import percent, write_report
 from .survival import Row, survival_row
 
@@ -88,13 +89,15 @@ def run_quickstart(
     output = Path(output)
     refuse_foreign_folder(output)
     begin = time.perf_counter()
-    train, test = load_digits_data("train"), load_digits_data("test")
+    images, test = load_digits_data("train"), load_digits_data("test")
     console = console or Console()
     attacks = quickstart_attacks(attack_epochs, distill_epochs, seed)
-    with _few_threads(), _Stages(console, total=3 + len(attacks) + 4) as stages:
-        twin_trainer = train_twin(train, epochs, seed, stages)
-        trainer = train_marked(train, epochs, seed, stages)
-        twin, model, key = twin_trainer.model.eval(), trainer.model.eval(), trainer.key
+    with _few_threads(), Stages(console, total=3 + len(attacks) + 4) as stages:
+        recipe = (images, epochs, seed, stages)
+        twin = train("train unmarked twin", Trainer, *recipe).model.eval()
+        stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
+        trainer = train("train marked model", stacked, *recipe, watermark=marks(), owner=Owner.create())
+        model, key = trainer.model.eval(), trainer.key
         with stages("verify twin and marked model"):
             twin_evidence, marked_evidence = verify(twin, key), trainer.evidence
             twin_row = survival_row("unmarked twin", twin, key, test, twin, evidence=twin_evidence)
@@ -102,8 +105,8 @@ def run_quickstart(
         rows = []
         for label, attack in attacks.items():
             with stages(f"attack: {label}"):
-                rows.append(_attack_row(label, attack, model, key, train, test))
-        forgeries = run_forgeries(model, key, train, test, attack_epochs, searched_keys, trigger_steps, seed, stages)
+                rows.append(_attack_row(label, attack, model, key, images, test))
+        forgeries = run_forgeries(model, key, images, test, attack_epochs, searched_keys, trigger_steps, seed, stages)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "title": "Quickstart: one marked model, attacked and verified",
@@ -117,7 +120,7 @@ def run_quickstart(
             "torch": torch.__version__,
             "Python": platform.python_version(),
         },
-        "data": {"name": "handwritten digits", "train_images": len(train), "test_images": len(test)},
+        "data": {"name": "handwritten digits", "train_images": len(images), "test_images": len(test)},
         "twin": {"row": twin_row, "evidence": twin_evidence.to_dict()},
         "marked": {"row": marked_row, "evidence": marked_evidence.to_dict()},
         "attacks": rows,
@@ -132,6 +135,11 @@ def run_quickstart(
 # Training
 
 
+def marks() -> list[WatermarkConfig]:
+    """What the owner embeds, and the forger too."""
+    return [GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=0.125)]
+
+
 def _arguments(folder: str, epochs: float, seed: int) -> TrainingArguments:
     return TrainingArguments(
         folder,
@@ -142,38 +150,21 @@ def _arguments(folder: str, epochs: float, seed: int) -> TrainingArguments:
         warmup_steps=0.1,
         seed=seed,
         use_cpu=True,  # a net of this size is as fast there, and the run is the same everywhere
-        save_strategy="no",
-        report_to="none",
-        logging_strategy="no",
-        disable_tqdm=True,
+        **QUIET,
     )
 
 
-def train_twin(train: Any, epochs: float, seed: int, stages: "_Stages") -> Any:
-    """A plain trainer whose model is the unmarked twin."""
-    with tempfile.TemporaryDirectory() as folder, stages("train unmarked twin") as bar:
-        trainer = Trainer(
+def train(
+    stage: str, trainer_class: type[Trainer], data: Any, epochs: float, seed: int, stages: Stages, **fields: Any
+) -> Any:
+    """The trainer after its run: the same seed, data and recipe for twin and marked model."""
+    with tempfile.TemporaryDirectory() as folder, stages(stage) as bar:
+        trainer = trainer_class(
             model=build_digits_model(seed),
             args=_arguments(folder, epochs, seed),
-            train_dataset=train,
+            train_dataset=data,
             callbacks=[bar],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return trainer
-
-
-def train_marked(train: Any, epochs: float, seed: int, stages: "_Stages") -> Any:
-    """A trainer whose model carries both marks; same seed, data and recipe as the twin."""
-    stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
-    with tempfile.TemporaryDirectory() as folder, stages("train marked model") as bar:
-        trainer = stacked(
-            model=build_digits_model(seed),
-            args=_arguments(folder, epochs, seed),
-            train_dataset=train,
-            callbacks=[bar],
-            watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=0.125)],
-            owner=Owner.create(),
+            **fields,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -216,14 +207,13 @@ def run_forgeries(
     searched_keys: int,
     trigger_steps: int,
     seed: int,
-    stages: "_Stages",
+    stages: Stages,
 ) -> list[dict[str, Any]]:
     """Every forgery as JSON, with `remarks` for people."""
     results = []
     with stages("forgery: overwriting") as bar:
-        configs = [GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=0.125)]
         forged: Any = overwrite(
-            model, train, Owner.create(), configs, epochs, LEARNING_RATE, BATCH_SIZE, seed, callbacks=[bar]
+            model, train, Owner.create(), marks(), epochs, LEARNING_RATE, BATCH_SIZE, seed, callbacks=[bar]
         )
         first = survival_row("overwritten", forged.model, key, test, model)
         results.append(forged.to_dict() | {"first_key": first, "remarks": _overwrite_remarks(forged, first)})
@@ -287,76 +277,6 @@ def write_output(output: Path, record: dict[str, Any], trainer: Any) -> None:
     trainer.save_model(str(output / "model"))
     write_json_atomic(output / "evidence.json", record)
     write_report(record, output / "report.html")
-
-
-# What the terminal shows
-
-
-class _Stages:
-    """One bar over all stages, and one for the training run inside a stage."""
-
-    def __init__(self, console: Console, total: int):
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.overall = self.progress.add_task("quickstart", total=total)
-
-    def __enter__(self) -> "_Stages":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    @contextmanager
-    def __call__(self, text: str) -> Iterator[TrainerCallback]:
-        begin = time.perf_counter()
-        self.progress.update(self.overall, description=text)
-        yield _TrainingBar(self.progress)
-        self.progress.advance(self.overall)
-        self.progress.console.print(f"[green]done[/] {text} [dim]({time.perf_counter() - begin:.1f} s)[/]")
-
-
-class _TrainingBar(TrainerCallback):
-    def __init__(self, progress: Progress):
-        self.progress = progress
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.task = self.progress.add_task("  training steps", total=state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.update(self.task, completed=state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.remove_task(self.task)
-
-
-def show_table(record: dict[str, Any], output: Path, console: Console) -> None:
-    methods = list(record["marked"]["row"]["methods"])
-    table = Table(title="Survival of the mark (log2 p per method; a claim needs -128)", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for name in ("accuracy", *(method.replace("_", "\n") for method in methods)):
-        table.add_column(name, justify="right")
-    table.add_column("verdict", no_wrap=True)
-    for row in [record["twin"]["row"], record["marked"]["row"], *record["attacks"]]:
-        strengths = [f"{row['methods'][method]['log2_p']:.1f}" for method in methods if method in row["methods"]]
-        table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["verdict"])
-    console.print(table)
-    claims = Table(title="False claims", title_justify="left")
-    for name in ("forgery", "outcome", "why"):
-        claims.add_column(name)
-    for forgery in record["forgeries"]:
-        evidence = forgery["evidence"]
-        outcome = "accepted" if forgery["passed"] else evidence["verdict"]
-        claims.add_row(forgery["name"].replace("_", " "), outcome, forgery["refused"] or evidence["reason"])
-    console.print(claims)
-    console.print(f"Report: {output / 'report.html'}", soft_wrap=True)
-    console.print(f"Secret: {output / 'key'} (keep it out of the model folder and off the Hub)", soft_wrap=True)
 
 
 @contextmanager

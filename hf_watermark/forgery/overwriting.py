@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 
-from ..attacks.base import collate, private_seed
+from ..attacks.base import private_seed
+from ..attacks.training import QUIET, collate
 from ..configuration import WatermarkConfig
 from ..keys import Owner
 from ..mapping import AutoTrainer
@@ -63,10 +64,7 @@ def overwrite(
             seed=private_seed("overwrite", seed),
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
-            save_strategy="no",
-            report_to="none",
-            logging_strategy="no",
-            disable_tqdm=True,
+            **QUIET,
             remove_unused_columns=False,
         )
         trainer = trainer_class(

@@ -1,6 +1,7 @@
 """What somebody wants checked: a model, a folder, a repository read by ranges, or an endpoint that only answers."""
 
-from .suspect import AccessError, BudgetExceeded, Suspect
+from .answers import AccessError, BudgetExceeded
+from .suspect import Suspect
 
 
 __all__ = ["AccessError", "BudgetExceeded", "Suspect"]

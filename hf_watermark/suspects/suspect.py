@@ -13,7 +13,8 @@ from torch import nn
 
 from ..backbones import answers_of, run_on_backbone, unwrapped
 from ..evidence import Access
-from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
+from ..serialization import InvalidInput, SafetensorsFolder
+from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo
 
@@ -22,10 +23,6 @@ ADAPTED = (
     "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
     "the weights (`merge_and_unload` of peft) and check the result"
 )
-
-
-class AccessError(InvalidInput):
-    """A check needs something that this suspect does not offer."""
 
 
 @dataclass
@@ -41,14 +38,6 @@ class _Asked:
     queries: int = 0
     unusable: int = 0
     scores: bool | None = None
-
-
-class LabelsOnly(AccessError, Unreadable):
-    """The suspect gives labels, and a method is read from probabilities: nothing can be seen of its mark."""
-
-
-class BudgetExceeded(AccessError):
-    """A check would ask more images than were allowed."""
 
 
 Answer = Callable[[torch.Tensor], Any]
@@ -274,7 +263,7 @@ class Suspect:
             )
         answers = []
         for batch in images.split(self.batch_size):
-            answer = self._as_tensor(self._answer(batch))
+            answer = as_tensor(self._answer(batch), self.name)
             if answer.ndim not in (1, 2) or len(answer) != len(batch):
                 raise InvalidInput(
                     f"{self.name} answered with shape {tuple(answer.shape)} to {len(batch)} images; "
@@ -287,20 +276,6 @@ class Suspect:
         self._asked.scores = answers[0].ndim == 2
         return torch.cat(answers)
 
-    def _as_tensor(self, given: Any) -> torch.Tensor:
-        """Whoever answers is a stranger: text, nothing, numbers of no kind that a label or a probability has."""
-        try:
-            answer = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            why = str(error)
-        else:
-            if not answer.is_complex() and answer.dtype != torch.bool:
-                return answer
-            why = f"type {answer.dtype}"
-        raise InvalidInput(
-            f"{self.name} gave answers that are no numbers ({why}); return labels [n] or probabilities [n, classes]"
-        )
-
     def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """
         Top-1 labels `[n]` (int64). A refused or unusable answer is -1 and never matches.
@@ -308,20 +283,9 @@ class Suspect:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect knows another number of classes than the key.
         """
-        answers = self.ask(images)
-        if answers.ndim == 1:
-            if answers.is_floating_point():
-                raise InvalidInput(
-                    f"{self.name} answered with one float per image; return integer labels or probabilities"
-                )
-            labels = answers.long()
-            usable = (labels >= 0) & (labels < classes)
-        else:
-            self._refuse_other_classes(answers, classes)
-            # NaN scores must not count as an answer.
-            labels, usable = answers.argmax(dim=1), answers.isfinite().all(dim=1)
-        self._asked.unusable += int((~usable).sum())
-        return torch.where(usable, labels, -1)
+        labels = top_labels(self.ask(images), classes, self.name)
+        self._asked.unusable += int((labels < 0).sum())
+        return labels
 
     def probabilities(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """
@@ -340,33 +304,13 @@ class Suspect:
                 f"{self.name} offers labels only; this method is read from probabilities and cannot decide from labels. Ask for "
                 "an endpoint that returns probabilities [n, classes], or use a method that reads labels"
             )
-        self._refuse_other_classes(answers, classes)
-        usable = answers.isfinite().all(dim=1)
-        self._asked.unusable += int((~usable).sum())
-        scores = answers.double().where(usable[:, None], torch.nan)
+        scores = usable_scores(answers, classes, self.name)
+        unusable = scores.isnan().any(dim=1)
+        self._asked.unusable += int(unusable.sum())
         if self._module is not None:
             return scores.softmax(dim=1)
-        refuse_other_scores(scores[usable], self.name)
+        refuse_other_scores(scores[~unusable], self.name)
         return scores
-
-    def _refuse_other_classes(self, answers: torch.Tensor, classes: int) -> None:
-        if answers.shape[1] != classes:
-            raise Unreadable(
-                f"{self.name} knows {answers.shape[1]} classes, the key was made for {classes}: the label sets do not match"
-            )
-
-
-def refuse_other_scores(scores: torch.Tensor, name: str) -> None:
-    """Raises where finite rows `[n, classes]` are no probabilities, even if rounded or cut to the top k."""
-    # Two decimals may add half a hundredth per class.
-    most = 1.02 + 0.005 * scores.shape[1]
-    wrong = (scores < -1e-6).any(dim=1) | (scores > 1.001).any(dim=1) | (scores.sum(dim=1) > most)
-    if wrong.any():
-        row = scores[wrong][0]
-        raise InvalidInput(
-            f"{name} answered with scores from {row.min():.3g} to {row.max():.3g} that add up to {row.sum():.3g}: these are no "
-            "probabilities; return softmax(logits)"
-        )
 
 
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:

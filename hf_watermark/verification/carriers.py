@@ -23,15 +23,8 @@ from ..serialization import UnreadableFormat
 from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
-from .ranged import (
-    Members,
-    PartialReading,
-    RangedReader,
-    legible_bits,
-    owned_blocks,
-    read_until_decided,
-    score_reading,
-)
+from .portions import owned_blocks
+from .ranged import Members, PartialReading, RangedReader, legible_bits, read_until_decided, score_reading
 from .verifier import DECOYS, Verifier, digest_of
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hf_watermark.attacks import ATTACKS, FineTune, WeightNoise, full_battery, make_attack, standard_battery
-from hf_watermark.attacks.base import AttackTrainer
 from hf_watermark.attacks.table import ENTRIES
+from hf_watermark.attacks.training import AttackTrainer
 
 
 TRAINING = {"epochs": 1, "batch_size": 16}

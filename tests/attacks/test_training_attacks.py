@@ -9,7 +9,8 @@ from torch.optim import SGD
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
 
 from hf_watermark.attacks import FineTune, ResetHead, Transfer
-from hf_watermark.attacks.base import AttackTrainer, classifier_head, collate, refit_factor, weight_layers
+from hf_watermark.attacks.base import classifier_head, weight_layers
+from hf_watermark.attacks.training import AttackTrainer, collate, refit_factor
 
 
 QUICK = {"batch_size": 16, "epochs": 4}

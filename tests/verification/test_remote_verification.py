@@ -28,7 +28,8 @@ from hf_watermark import (
 from hf_watermark.attacks import MagnitudePrune
 from hf_watermark.backbones import describe, find_carriers
 from hf_watermark.methods.watermas import WaterMASEmbedding
-from hf_watermark.verification.ranged import MOST_BYTES, Block, RangedReader, owned_blocks, plan_readings
+from hf_watermark.verification.portions import MOST_BYTES, Block, owned_blocks, plan_readings
+from hf_watermark.verification.ranged import RangedReader
 
 
 def resnet50():

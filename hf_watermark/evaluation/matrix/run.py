@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ...attacks import NotApplicableError
-from ...attacks.base import collate
+from ...attacks.training import QUIET, collate
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig
 from ...marking import plan_key
@@ -179,10 +179,7 @@ def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: st
         lr_scheduler_type=training.schedule,
         seed=cell.seed_for("training"),
         use_cpu=cell.device == "cpu",
-        save_strategy="no",
-        report_to="none",
-        logging_strategy="no",
-        disable_tqdm=True,
+        **QUIET,
         dataloader_pin_memory=cell.device != "cpu",
     )
     if not cell.configs:

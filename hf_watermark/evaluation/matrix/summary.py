@@ -111,14 +111,14 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """Half of the confidence interval of a mean (Student's t); `None` for fewer than two values."""
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of a mean (Student's t); `None` for fewer than two values."""
     count = len(values)
     if count < 2:
         return None
     average = sum(values) / count
     spread = math.sqrt(sum((value - average) ** 2 for value in values) / (count - 1))
-    return float(student_t.ppf(0.5 + confidence / 2, count - 1)) * spread / math.sqrt(count)
+    return float(student_t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
 
 
 def is_attack(outcome: Outcome) -> bool:

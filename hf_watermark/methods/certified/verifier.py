@@ -20,7 +20,7 @@ from ...statistics import (
     order_statistic_above,
 )
 from ...suspects import AccessError, Suspect
-from ...training.triggers import check_images, draw_labels, pool_tensors, render_triggers
+from ...training.triggers import check_images, draw_labels, pool_tensors, read_classes, render_triggers
 from ...training.triggers.families import GLYPH_HEIGHT, GLYPH_WIDTH
 from ...verification.verifier import SequentialTest, Verifier, digest_of, steps
 from .config import CertifiedConfig
@@ -72,10 +72,7 @@ class CertifiedVerifier(Verifier[Answers]):
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
-        classes = self.layout.get("classes")
-        if type(classes) is not int or not 2 <= classes <= 10**6:
-            raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to 1000000")
-        self.classes: int = classes
+        self.classes = read_classes(self.layout)
         self.scales = read_scales(self.layout)
         refuse_too_few(self.config, self.classes)
         self.pool = read_pool(self.method, claim, self.config, self.classes)

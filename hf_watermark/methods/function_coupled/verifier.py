@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from ...training.triggers import (
     draw_rules,
     fuse,
     pool_tensors,
+    read_classes,
+    read_source_classes,
     rule_capacity,
     with_targets,
 )
@@ -63,7 +64,8 @@ class FunctionCoupledVerifier(Verifier[Answers]):
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
-        self.classes, self.source_classes = read_layout(self.layout)
+        self.classes = read_classes(self.layout)
+        self.source_classes = read_source_classes(self.layout, self.classes, least=2)
         refuse_too_few_classes(self.config, self.classes, len(self.source_classes))
         self.pool = read_pool(self.method, claim.pool, self.config, self.source_classes)
 
@@ -160,18 +162,6 @@ class RuleTest(SequentialTest):
 
 # A table of candidates has an entry for each rule and class: 183 rules on 21,841 classes. A rule draws from all pairs of its classes' images.
 MOST_CANDIDATES, MOST_IMAGES_PER_CLASS = 4 * 10**6, 2000
-
-
-def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
-    """Number of classes and source classes of a layout that may come from a stranger; [`~serialization.InvalidInput`] if malformed."""
-    classes, sources = layout.get("classes"), layout.get("source_classes")
-    if type(classes) is not int or not 2 <= classes <= 10**6:
-        raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to 1000000")
-    if not isinstance(sources, list) or not all(type(label) is int and 0 <= label < classes for label in sources):
-        raise InvalidInput("layout: `source_classes` must be a list of labels")
-    if not 2 <= len(set(sources)) == len(sources) <= 1000:
-        raise InvalidInput(f"layout: `source_classes` holds {len(sources)} labels, expected 2 to 1000 different ones")
-    return classes, sources
 
 
 def read_pool(

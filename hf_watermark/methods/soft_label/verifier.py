@@ -1,7 +1,6 @@
 """Asks a suspect for its probabilities on the pool's images and tests the key's signs against them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...statistics import log2_e_rademacher, log2_rademacher_tail
 from ...suspects import Suspect
-from ...training.triggers import check_images, pool_tensors
+from ...training.triggers import check_images, pool_tensors, read_classes, read_source_classes
 from ...verification.verifier import SequentialTest, Verifier, digest_of
 from .code import Template, draw_signs
 from .config import CSPConfig, SoftLabelConfig, USPConfig
@@ -51,7 +50,8 @@ class SoftLabelVerifier(Verifier[Readings]):
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
-        self.classes, self.sources = read_layout(self.layout)
+        self.classes = read_classes(self.layout, 10**5)
+        self.sources = read_source_classes(self.layout, self.classes, least=1)
         self.images, self.reference = read_pool(self.method, claim.pool, self.sources, self.classes)
         refuse_too_few_signs(self.config, self.classes, self.images.shape[1])
         self.features = ImageFeatures.fit(self.images, self.config.features)
@@ -111,18 +111,6 @@ class CSPVerifier(SoftLabelVerifier):
     """Verifier of [`CSPTrainer`]'s mark and of answers that [`PerturbedOutputModelForImageClassification`] gave."""
 
     config_class = CSPConfig
-
-
-def read_layout(layout: dict[str, Any]) -> tuple[int, list[int]]:
-    """Number of classes and marked classes of a layout that may come from a stranger; [`~serialization.InvalidInput`] if malformed."""
-    classes, sources = layout.get("classes"), layout.get("source_classes")
-    if type(classes) is not int or not 2 <= classes <= 10**5:
-        raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to 100000")
-    if not isinstance(sources, list) or not all(type(label) is int and 0 <= label < classes for label in sources):
-        raise InvalidInput("layout: `source_classes` must be a list of labels")
-    if not 1 <= len(set(sources)) == len(sources) <= 1000:
-        raise InvalidInput(f"layout: `source_classes` holds {len(sources)} labels, expected 1 to 1000 different ones")
-    return classes, sources
 
 
 def read_pool(

@@ -21,6 +21,8 @@ _NAMES = {
     "masked": "masking",
     "photograph_crops": "families",
     "pool_tensors": "foreign",
+    "read_classes": "foreign",
+    "read_source_classes": "foreign",
     "render_triggers": "families",
     "rule_capacity": "rules",
     "spread_classes": "pool",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from .families import render_triggers as render_triggers
     from .foreign import check_images as check_images
     from .foreign import pool_tensors as pool_tensors
+    from .foreign import read_classes as read_classes
+    from .foreign import read_source_classes as read_source_classes
     from .masking import MASKINGS as MASKINGS
     from .masking import maskable_weights as maskable_weights
     from .masking import masked as masked

@@ -1,6 +1,7 @@
-"""Pools that may come from a stranger: what every method checks of the images and labels that triggers are made from."""
+"""Layouts and pools that may come from a stranger: what every method checks of classes, images and labels."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -15,6 +16,36 @@ KINDS = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 )
+
+
+def read_classes(layout: Mapping[str, Any], most: int = 10**6) -> int:
+    """
+    Number of classes of a layout.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there is none, or more than `most`.
+    """
+    classes = layout.get("classes")
+    if type(classes) is not int or not 2 <= classes <= most:
+        raise InvalidInput(f"layout: `classes` is {classes!r}, expected 2 to {most}")
+    return classes
+
+
+def read_source_classes(layout: Mapping[str, Any], classes: int, least: int) -> list[int]:
+    """
+    The classes that lend source images, `least` to 1000 different ones.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when they are anything else.
+    """
+    sources = layout.get("source_classes")
+    if not isinstance(sources, list) or not all(type(label) is int and 0 <= label < classes for label in sources):
+        raise InvalidInput("layout: `source_classes` must be a list of labels")
+    if not least <= len(set(sources)) == len(sources) <= 1000:
+        raise InvalidInput(
+            f"layout: `source_classes` holds {len(sources)} labels, expected {least} to 1000 different ones"
+        )
+    return sources
 
 
 def pool_tensors(method: str, pool: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Undo function-preserving changes before a white-box mark is read; fitted on anchors only."""
 
-from .align import AlignedWeights, Aligner, AlignmentReport, align
+from .align import AlignedWeights, Aligner, AlignmentReport
 from .suspect import AlignedReading, decoy_agreement
 
 
@@ -9,6 +9,5 @@ __all__ = [
     "AlignedWeights",
     "Aligner",
     "AlignmentReport",
-    "align",
     "decoy_agreement",
 ]

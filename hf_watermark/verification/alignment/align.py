@@ -150,34 +150,3 @@ class Aligner:
     def _readable(self, run: Sweep) -> float:
         shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]
         return sum(kept for kept, _ in shares) / max(1, sum(size for _, size in shares))
-
-
-def align(
-    suspect: Mapping[str, torch.Tensor] | nn.Module, reference: nn.Module, carriers: list[Carrier] | None = None
-) -> AlignedWeights:
-    """
-    Brings a suspect into the coordinates of a reference model.
-
-    Args:
-        suspect (`Mapping[str, torch.Tensor]` or `nn.Module`):
-            Its tensors.
-        reference (`nn.Module`):
-            The owner's model.
-        carriers (`list[Carrier]`, *optional*):
-            Tensors that never enter the fit; all carriers of the backbone's family by default.
-
-    Returns:
-        [`AlignedWeights`]: tensors under the reference's names, and a report.
-
-    Example:
-
-    ```python
-    >>> from hf_watermark.verification.alignment import align
-
-    >>> aligned = align(suspect, reference)
-    >>> aligned.report.to_dict()["carriers_readable"]
-    1.0
-    ```
-    """
-    tensors = suspect.state_dict() if isinstance(suspect, nn.Module) else suspect
-    return Aligner(reference, carriers).align(tensors)

@@ -27,7 +27,7 @@ from hf_watermark.backbones.names import Renamed, best_spelling
 from hf_watermark.evidence import Verdict
 from hf_watermark.serialization import InvalidInput
 from hf_watermark.suspects import Suspect
-from hf_watermark.verification.alignment import Aligner, align, decoy_agreement
+from hf_watermark.verification.alignment import Aligner, decoy_agreement
 
 
 WRAPPED = [name for name in BUILDERS if not name.startswith("plain")]
@@ -77,7 +77,8 @@ def test_every_pure_transform_is_undone(name, label):
 
 def test_an_untouched_suspect_stays_as_it_is():
     model = build("timm swin")
-    aligned = align(model.to(torch.bfloat16).state_dict(), model.float())
+    suspect = model.to(torch.bfloat16).state_dict()
+    aligned = Aligner(model.float()).align(suspect)
     assert aligned.report.readable == 1.0 and not aligned.report.done
 
 
@@ -150,7 +151,7 @@ def test_the_fit_is_the_same_whatever_the_references_carriers_say():
 
 def test_another_architecture_is_refused():
     with pytest.raises(InvalidInput, match="tensors are missing in the suspect"):
-        align(build("timm vit").state_dict(), build("timm resnet18"))
+        Aligner(build("timm resnet18")).align(build("timm vit").state_dict())
 
 
 # From a trained mark to a verdict
