@@ -169,6 +169,19 @@ class Embedding:
     def after_update(self) -> None:
         """Called when the optimizer has changed the weights."""
 
+    def write(self) -> dict[str, torch.Tensor]:
+        """
+        Writes the mark into the model as it stands, without training. Called again it mends what has been lost, and nothing else.
+
+        Returns:
+            `dict[str, torch.Tensor]`: by the name of each changed weight, `[rows, columns]`, true where the mark lies. What else stands in
+            these rows may be changed a little afterwards.
+
+        Raises:
+            [`~serialization.InvalidInput`]: by methods that have to train.
+        """
+        raise InvalidInput(f"`{self.method}` has to be trained into a model; choose greedy_residuals or watermas")
+
     def logs(self) -> dict[str, float]:
         """Numbers since the last call, for the log of the training."""
         return {}

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 from transformers import default_data_collator
 
-from .configuration import WatermarkConfig
-from .keys import Owner, WatermarkKey
-from .mapping import AutoEmbedding
-from .training.embedding import TrainingData
-from .training.planning import make_key
+from ..configuration import WatermarkConfig
+from ..keys import Owner, WatermarkKey
+from ..mapping import AutoEmbedding
+from ..training.embedding import TrainingData
+from ..training.planning import make_key
 
 
 def plan_key(
