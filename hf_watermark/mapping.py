@@ -13,7 +13,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .backbones.wrappers import WRAPPERS
 from .serialization import InvalidInput, read_json
+from .serialization.words import known_names
 
 
 if TYPE_CHECKING:
@@ -93,6 +95,12 @@ BUILT_IN = {
         _built_in("csp", "CSP", "soft_label"),
     )
 }
+# Model types that stand around a backbone.
+WRAPPERS |= {
+    "hf_watermark_perturbed_output": f"{__package__}.methods.soft_label.modeling",
+    "hf_watermark_preprocessed": f"{__package__}.attacks.preprocessing",
+    "hf_watermark_smoothed": f"{__package__}.methods.certified.modeling",
+}
 _registered: dict[str, MethodEntry] = {}
 
 
@@ -156,7 +164,7 @@ METHODS = MethodTable()
 def method_entry(method: str) -> MethodEntry:
     if method not in METHODS:
         raise InvalidInput(
-            f"method {method!r} does not exist on this machine; choose one of {', '.join(METHODS)}, or install the package that brings it"
+            f"method {method!r} does not exist on this machine: {known_names(method, METHODS)}, or install the package that brings it"
         )
     return METHODS[method]
 

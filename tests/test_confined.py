@@ -45,6 +45,10 @@ def stumble() -> dict:
     raise AssertionError("a bug of ours")
 
 
+def stumble_over_a_type() -> dict:
+    raise NotImplementedError("a bug of ours")  # a subclass of what torch raises
+
+
 def limits() -> dict:
     import resource
 
@@ -96,7 +100,8 @@ def test_limits_are_set_and_can_be_left_out():
     assert limits() == usual, "this process keeps its own"
 
 
-def test_a_bug_is_no_verdict(capfd):
+@pytest.mark.parametrize("work", [stumble, stumble_over_a_type])
+def test_a_bug_is_no_verdict(work, capfd):
     with pytest.raises(Crashed, match="ended with status 1"):
-        confined(stumble, {})
+        confined(work, {})
     assert "a bug of ours" in capfd.readouterr().err

@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..backbones import backbone_config, backbone_record
+from ..backbones.wrapping import WrapperModel
 from .base import Attack, NotApplicableError, private_seed, spent
 
 
@@ -78,20 +77,14 @@ class PreprocessInput(Attack):
         low, high = pixel_range(data)
         if self.transform == "jpeg" and len(low) not in (1, 3):
             raise NotApplicableError(f"JPEG holds 1 or 3 channels; these images have {len(low)}.")
-        config = PreprocessedConfig(
-            backbone=backbone_record(model),
+        return PreprocessedModelForImageClassification.around(
+            model,
             transform=self.transform,
             amount=cast(float, self.amount),  # set by now
             low=low,
             high=high,
             noise_seed=private_seed(self.name, self.seed),
-            id2label=model.config.id2label,
-            label2id=model.config.label2id,
         )
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            served = PreprocessedModelForImageClassification(config)
-        served.backbone = model
-        return served
 
 
 def pixel_range(data: Any) -> tuple[list[float], list[float]]:
@@ -144,18 +137,14 @@ class PreprocessedConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class PreprocessedModelForImageClassification(PreTrainedModel):
+class PreprocessedModelForImageClassification(WrapperModel):
     """A classifier behind an input filter. It saves and loads like any transformers model once this class is imported."""
 
     config_class = PreprocessedConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
+    made_by = "PreprocessInput(...)(model, data)"
 
     def __init__(self, config: PreprocessedConfig):
         super().__init__(config)
-        inner = backbone_config(config.backbone, "use PreprocessInput(...)(model, data)")
-        self.backbone: Any = AutoModelForImageClassification.from_config(inner)
         self.num_labels = config.num_labels
         self.requests = 0
         self.post_init()
@@ -174,9 +163,7 @@ class PreprocessedModelForImageClassification(PreTrainedModel):
         pixels = ((pixel_values.float() - low) / span).clamp(0, 1)
         self.requests += 1
         filtered = filter_pixels(pixels, config.transform, config.amount, config.noise_seed + self.requests)
-        logits = self.backbone((filtered * span + low).to(pixel_values.dtype), **kwargs).logits
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        return self.answer(self.backbone((filtered * span + low).to(pixel_values.dtype), **kwargs).logits, labels)
 
 
 def filter_pixels(pixels: torch.Tensor, transform: str, amount: float, seed: int) -> torch.Tensor:
@@ -216,5 +203,4 @@ def filter_pixels(pixels: torch.Tensor, transform: str, amount: float, seed: int
     return TF.horizontal_flip(pixels)
 
 
-AutoConfig.register(PreprocessedConfig.model_type, PreprocessedConfig, exist_ok=True)
-AutoModelForImageClassification.register(PreprocessedConfig, PreprocessedModelForImageClassification, exist_ok=True)
+PreprocessedModelForImageClassification.register()

@@ -5,6 +5,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..serialization.words import known_names
+
 
 if TYPE_CHECKING:
     from .base import Attack
@@ -176,9 +178,9 @@ def make_attack(name: str, **options: Any) -> "Attack":
         `ValueError`: if there is no such attack, or an option is unknown or out of range.
     """
     if name not in ATTACKS:
-        raise ValueError(f"There is no attack {name!r}; choose one of: {', '.join(ATTACKS)}.")
+        raise ValueError(f"There is no attack {name!r}: {known_names(name, ATTACKS)}.")
     known = [field.name for field in fields(ATTACKS[name]) if field.init]
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise ValueError(f"The attack {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known)}.")
+        raise ValueError(f"The attack {name!r} has no option {unknown[0]!r}: {known_names(unknown[0], known)}.")
     return ATTACKS[name](**options)

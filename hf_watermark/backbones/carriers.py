@@ -142,8 +142,8 @@ def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
     except InvalidInput:
         found = {}
     if role not in found:
-        known = ", ".join([*found, STEM]) if found else "none, this is no known backbone family"
-        raise LayoutMismatch(f"layer {role!r} does not exist in this model; its carrier roles are: {known}")
+        known = ", ".join([*found, STEM]) if found else "no layers that are known"
+        raise LayoutMismatch(f"layer {role!r} does not exist in this model, which has: {known}")
     return found[role]
 
 

@@ -120,20 +120,6 @@ class Source(NamedTuple):
         return (rows if self.third is None else rows // 3, *first[1:])
 
 
-def rename_like(suspect: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> Renamed:
-    """
-    The suspect's tensors under the reference's names. Queries, keys and values are split or joined as the reference has them; a head that the
-    suspect lacks, or has for other labels, is simply not there. Nothing is read before it is asked for.
-
-    Args:
-        suspect (`Mapping[str, torch.Tensor]`):
-            Tensors by any known spelling, under any prefix, beside any others.
-        reference (`Mapping[str, torch.Tensor]`):
-            The reference's state dict.
-    """
-    return Renamed(suspect, best_spelling(list(suspect), list(reference)))
-
-
 def best_spelling(names: Sequence[str], wanted: Sequence[str]) -> dict[str, Source]:
     """Of the prefixes under which the suspect has most of the wanted names, the shallowest; in the library's own spelling if possible."""
     exact = [(prefix, under_prefix(names, wanted, prefix)) for prefix in prefixes_of(names, wanted)[:1]]

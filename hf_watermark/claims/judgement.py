@@ -153,11 +153,8 @@ class Judgement:
             "reason": self.reason,
         }
 
-    def signed_by(self, judge: Owner) -> dict[str, Any]:
-        """The transcript with a judge's signature over its RFC 8785 form."""
-        return signed_transcript(self.transcript, judge)
-
 
 def signed_transcript(transcript: dict[str, Any], judge: Owner) -> dict[str, Any]:
+    """The transcript with a judge's signature over its RFC 8785 form."""
     signature = judge.sign(TRANSCRIPT_DOMAIN + canonical_json(transcript))
     return {"transcript": transcript, "judge": judge.public_key.hex(), "signature": signature.hex()}

@@ -1,6 +1,6 @@
 """A check that rests on a verified statement, for whoever holds the key: basis `claim` (PROTOCOL.md §2.4, E12)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,13 @@ from torch import nn
 
 from ..evidence import Basis, Check, Evidence
 from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
-from ..mapping import METHODS, AutoVerifier
+from ..mapping import METHODS
 from ..publishing.belonging import disclosed_by, key_problems, opening_problems
 from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import order_of
 from ..publishing.publication import Publication
 from ..publishing.statement import Statement
-from ..serialization import InvalidInput
 from ..suspects import Suspect
-from ..suspects.errors import HubError
 from ..suspects.source import Source
 from ..verification.reference import open_reference
 from ..verification.verifier import invalid_claim
@@ -81,7 +79,6 @@ def verify_claim(
     order = order_of(report, suspect_time)
     if order.older is not None:
         return invalid_claim([order.older])
-    module, unusable = _reference(reference, publication, key)
     plan = Check(
         bound=order.bound,
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
@@ -93,9 +90,7 @@ def verify_claim(
     )
     if isinstance(suspect, str | Path) and token is not None:
         suspect = Suspect.open(suspect, key.backbone, token)
-    evidence = run_check(suspect, key, plan, module)
-    evidence.warnings += unusable
-    return evidence
+    return run_check(suspect, key, plan, later=_reference(reference, publication, key))
 
 
 def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
@@ -117,19 +112,11 @@ def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[Com
 
 def _reference(
     given: bool | str | Path | None, publication: Publication, key: WatermarkKey | Opening
-) -> tuple[nn.Module | None, list[str]]:
-    """What the suspect is aligned to, or why nothing is."""
-    methods = [key.assignment] if isinstance(key, Opening) else key.assignments
-    if not given or not any(AutoVerifier.for_method(item.method).reads_coordinates for item in methods):
-        return None, []
-    try:
-        if given is True:
-            return published_model(publication, key), []
-        return open_reference(str(given), key.backbone), []
-    except HubError:
-        raise
-    except InvalidInput as error:
-        return None, [f"nothing was aligned: {error}"]
+) -> Callable[[], nn.Module] | None:
+    """What the suspect is aligned to, if the direct reading does not suffice."""
+    if not given:
+        return None
+    return lambda: published_model(publication, key) if given is True else open_reference(str(given), key.backbone)
 
 
 __all__ = ["verify_claim"]

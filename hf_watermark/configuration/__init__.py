@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from ..package import on_first_use
 
 
-_NAMES = {"CONFIG_NAME": "config", "WatermarkConfig": "config", "require": "config"}
+_NAMES = {"CONFIG_NAME": "config", "WatermarkConfig": "config", "as_configs": "choosing", "require": "config"}
 
 __all__ = sorted(_NAMES)  # noqa: PLE0605
 __getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 
 if TYPE_CHECKING:
+    from .choosing import as_configs as as_configs
     from .config import CONFIG_NAME as CONFIG_NAME
     from .config import WatermarkConfig as WatermarkConfig
     from .config import require as require

@@ -1,24 +1,59 @@
 """`WatermarkConfig`: the public hyper-parameters of a method. Never a secret, never part of `TrainingArguments`."""
 
 import dataclasses
+import math
+import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-from huggingface_hub.errors import StrictDataclassError
+from types import NoneType
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
+from ..serialization.words import known_names
 
 
 CONFIG_NAME = "watermark_config.json"
 FORMAT_VERSION = 1
 
 
-@dataclass
-class WatermarkConfig:
+class CheckedWhenMade(type):
     """
-    Base class of all method configs. Subclasses are `@strict @dataclass` classes: a value of the wrong type or outside its range
-    is refused on construction with a message that names the field.
+    Checks the fields of every config at one place: their names and types before the method's own `__post_init__` asks for their ranges, and
+    afterwards that no number is left that is none.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in fields:
+                raise ValueError(f"unknown field {name!r} for method {cls.method!r}: {known_names(name, fields)}")  # type: ignore[attr-defined]
+        positional = [cls._taken(field, value) for field, value in zip(fields.values(), args, strict=False)]
+        named = {name: cls._taken(fields[name], value) for name, value in kwargs.items()}
+        config = super().__call__(*positional, *args[len(fields) :], **named)
+        for name in fields:
+            value = getattr(config, name)
+            require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
+        return config
+
+    def _taken(cls, field: dataclasses.Field, value: Any) -> Any:
+        """The value as it is stored, or a sentence about its type."""
+        if field.type is float and type(value) is int:
+            # What people write; and canonical JSON, in which keys are stored, writes 1.0 as 1.
+            return float(value) if abs(value) < 2**1000 else math.inf
+        try:
+            for check in getattr(cls, "__validators__", {}).get(field.name, ()):  # those of `@strict`
+                check(value)
+        except (TypeError, ValueError):
+            require(False, field.name, value, f"give {' or '.join(_in_words(field.type))}")
+        return value
+
+
+@dataclass
+class WatermarkConfig(metaclass=CheckedWhenMade):
+    """
+    Base class of all method configs. Subclasses are `@strict @dataclass` classes: an unknown field, or a value of the wrong type or outside
+    its range, is refused on construction with a `ValueError` that names the field, the value and what is allowed.
 
     Example:
 
@@ -50,16 +85,9 @@ class WatermarkConfig:
             raise InvalidInput(
                 f"config: format_version is {version!r}, this library reads {FORMAT_VERSION}; update hf_watermark"
             )
-        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise InvalidInput(f"config: unknown field {unknown[0]!r} for method {cls.method!r}")
-        for field in dataclasses.fields(cls):
-            # Canonical JSON, in which keys are stored, writes 1.0 as 1.
-            if field.type is float and type(fields.get(field.name)) is int:
-                fields[field.name] = float(fields[field.name])
         try:
             return cls(**fields)
-        except (ValueError, TypeError, StrictDataclassError) as error:
+        except ValueError as error:
             raise InvalidInput(f"config: {error}") from None
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -74,4 +102,19 @@ class WatermarkConfig:
 def require(condition: bool, field: str, value: Any, advice: str) -> None:
     """Raises a `ValueError` that names the field, its value and what to do."""
     if not condition:
-        raise ValueError(f"`{field}` is {value!r}: {advice}")
+        raise ValueError(f"`{field}` is {reprlib.repr(value)}: {advice}")
+
+
+_TYPES = {int: "a whole number", float: "a number", str: "text", bytes: "bytes", list: "a list", NoneType: "None"}
+
+
+def _in_words(kind: Any) -> Iterator[str]:
+    """The types that a field allows."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is list:
+        yield f"a list of {' or '.join(word for item in inner for word in _in_words(item))}"
+    elif inner:
+        for item in inner:
+            yield from _in_words(item)
+    else:
+        yield _TYPES.get(origin, getattr(origin, "__name__", str(origin)))

@@ -10,14 +10,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..attacks import Attack, NotApplicableError
-from ..evidence import Evidence
+from ..evidence import COMBINED, Evidence
 from ..keys import WatermarkKey
 from ..serialization import InvalidInput
 from ..verifying import verify
 
 
 Row = dict[str, Any]
-UNREADABLE = "unreadable"
 
 
 def accuracy(model: PreTrainedModel, data: Any, batch_size: int = 500) -> float:
@@ -35,8 +34,6 @@ def accuracy(model: PreTrainedModel, data: Any, batch_size: int = 500) -> float:
 
 def method_summary(evidence: Evidence) -> dict[str, Row]:
     """Per method: counts, log2 p, level and verdict; empty where nothing could be read."""
-    if evidence.method == UNREADABLE:
-        return {}
     return {
         method: {
             "matches": part.matches,
@@ -57,7 +54,8 @@ def read_mark(suspect: nn.Module, key: WatermarkKey, original: nn.Module, beacon
     try:
         return verify(suspect, key, beacon=beacon, reference=original, own_reference=True)
     except InvalidInput as error:
-        return Evidence(UNREADABLE, 0, 0, 0.0, 0.0, "not tested", frozenset(), reason=str(error)[:500])
+        reason = str(error)[:500]
+        return Evidence(COMBINED, 0, 0, 0.0, 0.0, "not tested", frozenset(), reason=reason, unread=reason)
 
 
 def survival_row(
@@ -87,7 +85,7 @@ def survival_row(
         "level": str(evidence.level),
         "verdict": str(evidence.verdict),
         "methods": method_summary(evidence),
-        **({"reason": evidence.reason} if evidence.method == UNREADABLE or evidence.unread else {}),
+        **({"reason": evidence.reason} if evidence.unread else {}),
         "not_checked": [str(skipped) for skipped in evidence.skipped],
     }
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..serialization.kinds import KEY_FILE
 from .envelope import FORMAT, MAX_BYTES
 
 
-KEY_FILE, POOL_FILE = "key.json", "pool.safetensors"
+POOL_FILE = "pool.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
 # An envelope says what it is in its first or last fields, on both sides of the long ciphertext.
 END_BYTES = 4096

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ..serialization import InvalidInput, read_json, write_json_atomic
+from ..serialization.kinds import refuse_other_kinds
 from . import schedule
 from .claim import (
     OLD_FORMAT,
@@ -215,6 +216,7 @@ class Opening:
 
     @classmethod
     def load(cls, path: str | Path, pool: dict[str, torch.Tensor] | None = None) -> "Opening":
+        refuse_other_kinds(path, "an opening, as `hf-watermark open` writes it", "hf-watermark/opening/")
         return cls.from_dict(read_json(Path(path), allow_floats=True), pool)
 
 

@@ -7,8 +7,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..serialization import InvalidInput
+from ..serialization.kinds import KEY_DOCUMENT, refuse_other_kinds
 from . import entropy
 from .envelope import read_envelope, write_envelope
+
+
+OWNER_FILE = "an owner file, as `hf-watermark owner create` writes it"
 
 
 class Owner:
@@ -59,11 +63,10 @@ class Owner:
 
     @classmethod
     def load(cls, path: str | Path, passphrase: str | None = None) -> "Owner":
+        refuse_other_kinds(path, OWNER_FILE, KEY_DOCUMENT)
         payload = read_envelope(Path(path), passphrase)
         if payload.get("kind") != "owner":
-            raise InvalidInput(
-                f"{path}: holds a {payload.get('kind')!r}, not an owner; use `hf-watermark owner create`"
-            )
+            raise InvalidInput(f"{path}: holds a {payload.get('kind')!r}, not an owner; expected {OWNER_FILE}")
         try:
             return cls(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(payload["private_key"])))
         except (KeyError, TypeError, ValueError) as error:

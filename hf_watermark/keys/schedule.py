@@ -80,12 +80,6 @@ def root_from_path(index: int, secret: bytes, blind: bytes, path: Sequence[bytes
     return node
 
 
-def is_included(root: bytes, count: int, index: int, secret: bytes, blind: bytes, path: Sequence[bytes]) -> bool:
-    """Whether `(secret, blind)` is leaf `index` of the tree of `count` leaves with this `root`."""
-    fits = 0 <= index < count and count == 1 << len(path)
-    return fits and root_from_path(index, secret, blind, path) == root
-
-
 def precommit_hash(public_key: bytes, root: bytes, count: int, spec: bytes) -> bytes:
     return digest(b"hfwm/v2/precommit", public_key, root, u32(count), spec)
 

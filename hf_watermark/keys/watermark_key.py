@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ..serialization import InvalidInput, SafetensorsFolder, write_bytes_atomic
+from ..serialization.kinds import refuse_other_kinds
 from . import entropy, schedule
 from .burnt import burnt_log
 from .claim import (
@@ -31,6 +32,7 @@ from .problems import CommitmentProblem, ProblemKind
 PRECOMMIT_SCHEMA = "hf-watermark/precommit/v2"
 PRECOMMIT_DOMAIN = b"hf-watermark/precommit/v2\x00"
 FORMAT = 2
+KEY_FOLDER = "the owner's key folder: the one with the key.json that `key.save` wrote"
 
 
 @dataclass(frozen=True)
@@ -237,8 +239,15 @@ class WatermarkKey:
         folder = Path(folder)
         path = folder / KEY_FILE
         if not path.exists():
-            raise InvalidInput(f"{folder}: no {KEY_FILE} in this folder; give the folder that `key.save` wrote")
+            refuse_other_kinds(folder, KEY_FOLDER)
+            raise InvalidInput(
+                f"{folder}: {'is no folder' if folder.exists() else 'no such folder'}; expected {KEY_FOLDER}"
+            )
         payload = read_envelope(path, passphrase)
+        if payload.get("kind") != "watermark-key":
+            raise InvalidInput(
+                f"{path}: is another secret file of this library ({payload.get('kind')}); expected {KEY_FOLDER}"
+            )
         if payload.get("format") != FORMAT:
             raise InvalidInput(f"{path}: {OLD_FORMAT}")
         pool = dict(SafetensorsFolder(folder / POOL_FILE)) if (folder / POOL_FILE).exists() else {}

@@ -1,14 +1,13 @@
 """Keys for models that will be marked, in whatever loop."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from transformers import default_data_collator
 
-from ..configuration import WatermarkConfig
+from ..configuration import WatermarkConfig, as_configs
 from ..keys import Owner, WatermarkKey
-from ..mapping import AutoEmbedding
+from ..mapping import AutoEmbedding, method_entry
 from ..training.embedding import TrainingData
 from ..training.planning import make_key
 
@@ -16,7 +15,7 @@ from ..training.planning import make_key
 def plan_key(
     model: nn.Module,
     data: Any,
-    configs: WatermarkConfig | Sequence[WatermarkConfig],
+    configs: Any,
     owner: Owner,
     seed: bytes | None = None,
     processor: Any = None,
@@ -30,8 +29,9 @@ def plan_key(
             As it is before the first step: its digest becomes part of the key.
         data (map-style dataset or [`~training.embedding.TrainingData`]):
             The training data, from which black-box methods take the sources of their triggers; `None` suffices for white-box methods.
-        configs ([`WatermarkConfig`] or `list[WatermarkConfig]`):
-            One per method that will mark the model.
+        configs ([`WatermarkConfig`], `str` or `dict`, or a list of these):
+            One per method that will mark the model: an object, the method's name (its defaults), or a dict of fields with the name under
+            `method`.
         owner ([`Owner`]):
             Signs the commitment.
         seed (`bytes`, *optional*):
@@ -43,7 +43,7 @@ def plan_key(
         [`WatermarkKey`]: not bound yet, and saved nowhere.
 
     Raises:
-        [`~serialization.InvalidInput`]: when a mark does not fit into this model.
+        [`~serialization.InvalidInput`]: when there is no such method or field, or a mark does not fit into this model.
         `ValueError`: when the data are missing, or hold too few images of a class.
 
     Example:
@@ -54,8 +54,12 @@ def plan_key(
     >>> trainer = GreedyResidualsTrainer(model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), key=key)
     ```
     """
-    given = list(configs) if isinstance(configs, Sequence) else [configs]
-    marks = [(AutoEmbedding.for_method(config.method), config) for config in given]
+    marks = [(AutoEmbedding.for_method(config.method), config) for config in configs_of(configs)]
     if not isinstance(data, TrainingData):
         data = TrainingData(data, default_data_collator)
     return make_key(model, data, marks, owner, seed, processor)
+
+
+def configs_of(given: Any) -> list[WatermarkConfig]:
+    """Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`]."""
+    return as_configs(given, lambda method: method_entry(method).load("Config"))

@@ -19,14 +19,13 @@ from torch import nn
 
 from ..backbones import example_images, refuse_half_precision, unwrapped
 from ..backbones.folding import find_folds
-from ..configuration import WatermarkConfig
 from ..keys import Owner, WatermarkKey
-from ..mapping import AutoEmbedding, AutoWatermarkConfig
+from ..mapping import AutoEmbedding
 from ..serialization import InvalidInput
 from ..training.embedding import Embedding, TrainingData
 from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
-from .keys import plan_key
+from .keys import configs_of, plan_key
 from .pictures import dead_leaves
 from .rows import compensated, output_shift
 
@@ -62,7 +61,7 @@ class Marked(tuple[nn.Module, WatermarkKey]):
 
 def mark_model(
     model: nn.Module,
-    config: WatermarkConfig | str | Mapping[str, Any],
+    config: Any,
     owner: Owner,
     images: torch.Tensor | None = None,
     budget: float = BUDGET,
@@ -107,7 +106,9 @@ def mark_model(
     """
     source = unwrapped(model)
     refuse_half_precision(source)
-    chosen = _config_of(config)
+    chosen = configs_of(config)
+    if len(chosen) > 1:
+        raise InvalidInput(f"`config` names {len(chosen)} methods: mark the model once for each of them")
     if images is not None and len(images) < FEW_IMAGES:
         raise InvalidInput(f"`images` holds {len(images)}: give at least {FEW_IMAGES}, or none")
     shape = example_images(source).shape[1:] if images is None else images.shape[1:]
@@ -117,8 +118,8 @@ def mark_model(
     else:
         learning, judging = images[: len(images) // 2], images[len(images) // 2 :]
     inputs: dict[str, Inputs] = {}
-    for number in _numbers(source, chosen):
-        wanted = replace(chosen, subkeys=number)
+    for number in _numbers(source, chosen[0]):
+        wanted = replace(chosen[0], subkeys=number)
         key = plan_key(source, None, wanted, owner, seed, processor)
         marked = copy.deepcopy(source)
         (claim,) = key.claims()
@@ -170,12 +171,6 @@ def _take_out(model: nn.Module, layer: str, norms: Mapping[str, Any], shift: tor
         norms[layer].running_mean += shift
     elif bias is not None:
         bias -= shift
-
-
-def _config_of(config: WatermarkConfig | str | Mapping[str, Any]) -> Any:
-    if isinstance(config, str):
-        config = {"method": config}
-    return AutoWatermarkConfig.from_dict(dict(config)) if isinstance(config, Mapping) else config
 
 
 def _numbers(model: nn.Module, config: Any) -> list[int]:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..serialization import InvalidInput, read_safetensors_header
+from ..serialization.kinds import ARCHIVES
 
 
 ARCHIVE_SUFFIXES = (
@@ -14,11 +15,7 @@ ARCHIVE_SUFFIXES = (
     ".jar", ".whl", ".egg", ".cab", ".iso", ".mar",
 )  # fmt: skip
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib", ".msgpack", ".h5")
-_STARTS = {
-    b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "a zip archive", b"PK\x07\x08": "a zip archive", b"\x1f\x8b": "a gzip archive",
-    b"\x1f\x9d": "a compressed file", b"BZh": "a bzip2 archive", b"\xfd7zXZ\x00": "an xz archive", b"\x5d\x00\x00": "an lzma archive",
-    b"\x28\xb5\x2f\xfd": "a zstandard archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive",
-    b"\x04\x22\x4d\x18": "an lz4 archive", b"MSCF": "a cab archive", b"!<arch>\n": "an ar archive", b"070701": "a cpio archive",
+_STARTS = ARCHIVES | {
     b"\x93NUMPY": "a numpy file, which can hold a pickle", b"\x89HDF\r\n\x1a\n": "an HDF5 file, which can hold a pickle",
 }  # fmt: skip
 # Long enough that no image holds one by chance: archives behind or inside something else.

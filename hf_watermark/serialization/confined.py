@@ -85,10 +85,12 @@ def _ended(exitcode: int | None, gib: float, minutes: float) -> Exception:
             f"given up: the files took more than {minutes:g} minutes of processor time (--max-minutes) or the machine's memory"
         )
     if sys.platform != "win32" and exitcode in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):
-        return InvalidInput(
-            f"given up: the files took more than {gib:g} GiB of memory (--max-memory), or broke a library"
-        )
+        return InvalidInput(f"{_too_much(gib)}, or broke a library")
     return Crashed(f"the process that reads the files ended with status {exitcode}")
+
+
+def _too_much(gib: float) -> str:
+    return f"given up: the files took more than {gib:g} GiB of memory (--max-memory)"
 
 
 def _run(
@@ -108,14 +110,14 @@ def _run(
             arguments = arguments | {"progress": tell}
         answer: dict[str, Any] = {"result": work(**arguments)}
     except MemoryError:
-        answer = {"error": f"given up: the files took more than {gib:g} GiB of memory (--max-memory)"}
+        answer = {"error": _too_much(gib)}
     except EXPECTED as error:
         answer = {"error": one_line(error)}
     except RuntimeError as error:
-        # What torch raises when it gets no memory.
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+        # torch has no type of its own for memory that it does not get; nothing of ours raises this bare one.
+        if type(error) is not RuntimeError:
             raise
-        answer = {"error": f"given up: the files took more than {gib:g} GiB of memory (--max-memory)"}
+        answer = {"error": f"{_too_much(gib)}, or broke a library: {one_line(error)[:300]}"}
     except BaseException:
         traceback.print_exc()
         sys.exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .documents import read_json
 from .files import InvalidInput, naming, open_regular
+from .kinds import MODEL, kind_of_names, names_in, refusal
 from .tensors import (
     HEADER_BYTES,
     TENSORS,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SHARDS = 2_048
 INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
@@ -132,12 +132,10 @@ def refuse_twice(name: str, twice: Mapping[str, list[str]], where: str | Path) -
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     """The safetensors files behind a path and, for a sharded model, which tensor its index puts where."""
     if not path.is_dir():
-        if path.suffix in _PICKLED:
-            raise InvalidInput(f"{path}: {_why_no_pickle(path.name)}")
         return [path], None
     index = path / INDEX_NAME
     names, weight_map = choose_weight_files(
-        {file.name for file in path.iterdir()}, lambda: read_json(index, HEADER_BYTES, allow_floats=True), path
+        names_in(path), lambda: read_json(index, HEADER_BYTES, allow_floats=True), path
     )
     return [path / name for name in names], weight_map
 
@@ -175,13 +173,5 @@ def choose_weight_files(
     if len(chosen) > SHARDS:
         raise InvalidInput(f"{where}: {len(chosen)} shards, limit {SHARDS}.")
     if not chosen:
-        pickled = sorted(name for name in names if name.endswith(_PICKLED) and "/" not in name)
-        raise InvalidInput(f"{where}: " + (_why_no_pickle(pickled[0]) if pickled else "holds no .safetensors file."))
+        raise refusal(where, kind_of_names(names), MODEL)
     return chosen, weight_map
-
-
-def _why_no_pickle(name: str) -> str:
-    return (
-        f"{name} is pickled, and reading a pickle can run code. Have the model saved as safetensors "
-        "(save_pretrained does so) by somebody who trusts it."
-    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .documents import parse_json
 from .files import InvalidInput, Unreadable, naming, open_regular
+from .kinds import MODEL, refuse_other_kinds
 
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def parse_safetensors_header(header: bytes, data_bytes: int) -> dict[str, Tensor
             )
         position = info.end
     if position != data_bytes:
-        raise InvalidInput(f"holds {data_bytes} bytes of data, the header describes {position} (truncated or padded).")
+        what = "it is truncated, download or save it again" if data_bytes < position else "something was appended"
+        raise InvalidInput(f"holds {data_bytes} bytes of data, the header describes {position}: {what}.")
     return infos
 
 
@@ -128,11 +130,15 @@ def read_safetensors_layout(path: str | Path, max_bytes: int = WEIGHT_BYTES) -> 
     Raises:
         [`InvalidInput`]: when the file is missing, truncated, too large or malformed.
     """
-    with naming(path), open_regular(path) as (file, status):
-        if status.st_size > max_bytes:
-            raise InvalidInput(f"has {status.st_size} bytes, limit {max_bytes}.")
-        length = header_length(file.read(8), status.st_size)
-        return parse_safetensors_header(file.read(length), status.st_size - 8 - length), 8 + length
+    try:
+        with naming(path), open_regular(path) as (file, status):
+            if status.st_size > max_bytes:
+                raise InvalidInput(f"has {status.st_size} bytes, limit {max_bytes}.")
+            length = header_length(file.read(8), status.st_size)
+            return parse_safetensors_header(file.read(length), status.st_size - 8 - length), 8 + length
+    except InvalidInput:
+        refuse_other_kinds(path, MODEL)  # says what it is instead, where that can be told
+        raise
 
 
 def header_length(prefix: bytes, size: int) -> int:
@@ -146,7 +152,7 @@ def header_length(prefix: bytes, size: int) -> int:
     if size < 8 or length > HEADER_BYTES or length + 8 > size:
         raise InvalidInput(
             f"announces a header of {length} bytes in a file of {size} (header limit {HEADER_BYTES}); "
-            "it is truncated or not a safetensors file."
+            "it is truncated, or no safetensors file: download or save it again."
         )
     return length
 

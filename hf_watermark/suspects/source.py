@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from ..package import VERSION
 from ..serialization import JSON_BYTES, InvalidInput, SafetensorsFolder
+from ..serialization.kinds import MODEL, kind_of_names, refusal, refuse_other_kinds
 from .errors import HubError, hub_errors
 
 
@@ -59,6 +60,7 @@ class Source(ABC):
             return source
         if Path(source).is_dir():
             return FolderSource(Path(source))
+        refuse_other_kinds(source, "a published model: its folder, or owner/name[@revision]")
         repo = parse_repo(str(source))
         if repo is None:
             raise InvalidInput(f"{source}: no such folder, and no name of a repository (owner/name[@revision])")
@@ -98,9 +100,7 @@ class Source(ABC):
         """
         names = [path for path in self.sizes if WEIGHT_FILE.fullmatch(path)]
         if not any(name.endswith(".safetensors") for name in names):
-            raise InvalidInput(
-                f"{self.name}: holds no .safetensors file; pickled weights are never read. Save the model with save_pretrained"
-            )
+            raise refusal(self.name, kind_of_names(self.sizes), MODEL)
         total = sum(self.sizes[name] for name in names)
         if total > max_bytes:
             raise InvalidInput(f"{self.name}: {total} bytes of weights, limit {max_bytes}")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..configuration import WatermarkConfig
-from ..keys import Claim
+from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
 
@@ -63,6 +63,12 @@ class Plan:
     layout: dict[str, Any]
     subkeys: int
     pool: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def with_pool(cls, config: Any, layout: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> "Plan":
+        """A plan whose pool holds these tensors, and whose layout commits to them."""
+        pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
+        return cls(layout | {"pool_sha256": pool_digest(pool)}, config.subkeys, pool)
 
 
 @dataclass(frozen=True)
@@ -120,10 +126,15 @@ class Embedding:
         [`~serialization.InvalidInput`]: when the key was made for another model or other data.
     """
 
-    method: ClassVar[str]
-    version: ClassVar[str] = "1"
-    config_class: ClassVar[type[WatermarkConfig]]
     verifier_class: ClassVar[type[Verifier]]
+    config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
+    method: ClassVar[str]  # that of the config
+    version: ClassVar[str] = "1"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "verifier_class" in vars(cls):
+            cls.config_class, cls.method = cls.verifier_class.config_class, cls.verifier_class.method
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         self.model, self.claim, self.data = model, claim, data

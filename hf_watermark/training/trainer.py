@@ -1,7 +1,6 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -13,10 +12,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
 from ..backbones import gathered_model, unwrapped
-from ..configuration import WatermarkConfig
+from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Check, Evidence
 from ..keys import NO_BEACON, Owner, WatermarkKey
 from ..serialization import InvalidInput, read_json
+from ..serialization.words import known_names
 from ..suspects import Suspect
 from ..verification.verifier import verify_claims
 from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
@@ -36,8 +36,9 @@ class WatermarkTrainer(PublishingTrainer):
     [`stack_trainers`].
 
     Args:
-        watermark ([`WatermarkConfig`] or `list[WatermarkConfig]`):
-            Config of the method, or one per stacked method.
+        watermark ([`WatermarkConfig`], `str` or `dict`, or a list of these, *optional*):
+            Config of the method, or one per stacked method: as an object, as the method's name (its defaults), or as a dict of fields with
+            the name under `method`. By default the configs that `key` was made for; of a fresh key the defaults of each method.
         owner ([`Owner`], *optional*):
             Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
         key ([`WatermarkKey`], *optional*):
@@ -52,7 +53,7 @@ class WatermarkTrainer(PublishingTrainer):
     def __init__(
         self,
         *args: Any,
-        watermark: WatermarkConfig | list[WatermarkConfig],
+        watermark: Any = None,
         owner: Owner | None = None,
         key: WatermarkKey | None = None,
         **kwargs: Any,
@@ -73,6 +74,8 @@ class WatermarkTrainer(PublishingTrainer):
             raise ValueError(
                 f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"
             )
+        if watermark is None and key is not None:
+            watermark = [assignment.config for assignment in key.assignments]
         self._configs = self._sorted_configs(watermark)
         self.evidence: Evidence | None = None
         self._micro_step = 0
@@ -86,11 +89,20 @@ class WatermarkTrainer(PublishingTrainer):
 
     # Methods stacked in this trainer
 
-    def _sorted_configs(self, watermark: WatermarkConfig | Sequence[WatermarkConfig]) -> list[WatermarkConfig]:
+    def _sorted_configs(self, watermark: Any) -> list[WatermarkConfig]:
         """One config per embedding, in the same order."""
-        given = list(watermark) if isinstance(watermark, Sequence) else [watermark]
+        classes = {embedding.method: embedding.config_class for embedding in self.embedding_classes}
+
+        def find(method: str) -> type[WatermarkConfig]:
+            if method not in classes:
+                raise InvalidInput(
+                    f"{type(self).__name__} does not mark with {method[:100]!r}: {known_names(method, classes)}"
+                )
+            return classes[method]
+
+        wanted = list(classes)
+        given = as_configs(watermark, find, wanted)
         configs = {config.method: config for config in given}
-        wanted = [embedding.method for embedding in self.embedding_classes]
         if sorted(configs) != sorted(wanted) or len(given) != len(wanted):
             raise ValueError(
                 f"`watermark` holds configs for {sorted(config.method for config in given)}, {type(self).__name__} needs one for "

@@ -15,6 +15,7 @@ from ..keys import Claim, CommitmentProblem, SubKey, in_words
 from ..serialization import InvalidInput, Unreadable
 from ..statistics import log2_binomial_tail
 from ..suspects import AccessError, BudgetExceeded, Suspect
+from .purpose import at_cross_purposes
 
 
 Observation = TypeVar("Observation")
@@ -63,13 +64,18 @@ class Verifier(ABC, Generic[Observation]):
         [`~serialization.InvalidInput`]: for parameters that no honest owner could have committed to.
     """
 
-    method: ClassVar[str]
-    access: ClassVar[Access]
     config_class: ClassVar[type[WatermarkConfig]]
+    method: ClassVar[str]  # that of the config
+    access: ClassVar[Access]
     # Whether triggers are made from a pool. Then the layout must commit to it: free images are free triggers.
     needs_pool: ClassVar[bool] = False
     # Whether what it reads depends on the order, scale or basis of the suspect's channels, which an alignment can bring back.
     reads_coordinates: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "config_class" in vars(cls):
+            cls.method = cls.config_class.method
 
     def __init__(self, claim: Claim):
         self.claim = claim
@@ -200,7 +206,9 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
         for other in errors.values():
             if not isinstance(other, Unreadable):
                 raise other
-        total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))), check)
+        reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
+        purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
+        total = unreadable(f"{reasons}. {purpose}", check)
     total.queries, total.unusable = suspect.queries - before, suspect.unusable - lost
     return with_skipped(total, errors, suspect, check)
 

@@ -101,9 +101,11 @@ def test_names_and_needs(name, resnet):
 
 
 def test_make_attack_helps():
-    with pytest.raises(ValueError, match="no attack 'prune'; choose one of: weight_noise, magnitude_prune"):
+    with pytest.raises(
+        ValueError, match="no attack 'prune': did you mean '.*prune.*'. choose one of weight_noise, magnitude_prune"
+    ):
         make_attack("prune")
-    with pytest.raises(ValueError, match="no option 'bit'; its options are: bits"):
+    with pytest.raises(ValueError, match="no option 'bit': did you mean 'bits'. choose one of bits"):
         make_attack("uniform_quantize", bit=4)
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, verify
 from hf_watermark.claims import Disclosure, Outcome, judge
-from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN
+from hf_watermark.claims.judgement import TRANSCRIPT_DOMAIN, signed_transcript
 from hf_watermark.keys import BurntEntry, Share, burn, burnt_log, burnt_subkeys, in_words, is_signed_by
 from hf_watermark.publishing import Extras, publish
 from hf_watermark.serialization import canonical_json
@@ -78,7 +78,7 @@ def test_a_derived_model(dated, opened, thief_folder):
 
 def test_a_signed_transcript(dated, opened, thief_folder):
     arbiter = Owner.create()
-    document = rule(dated, opened, thief_folder).signed_by(arbiter)
+    document = signed_transcript(rule(dated, opened, thief_folder).transcript, arbiter)
     message = TRANSCRIPT_DOMAIN + canonical_json(document["transcript"])
     assert is_signed_by(arbiter.public_key, message, bytes.fromhex(document["signature"]))
 

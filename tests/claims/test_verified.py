@@ -7,7 +7,8 @@ import pytest
 from shops import permuted, small_model
 
 from hf_watermark import Opening, Verdict, verify
-from hf_watermark.claims import verify_claim
+from hf_watermark.claims import verified, verify_claim
+from hf_watermark.claims.reading import published_model
 from hf_watermark.evidence import Basis
 from hf_watermark.keys import BurntEntry, ModelContext
 from hf_watermark.publishing import Extras, publish
@@ -68,6 +69,15 @@ def test_keys_and_statements_that_do_not_belong_together(dated, shop, repository
     assert changed.verdict is Verdict.INVALID and changed.reason.startswith("V1: ")
     (repository / "watermark" / "statement.json").unlink()
     assert proven(dated, dated.folder, statement=repository).reason.startswith("V0: ")
+
+
+def test_the_reference_is_built_only_where_the_direct_reading_does_not_suffice(dated, reordered, monkeypatch):
+    built = []
+    monkeypatch.setattr(verified, "published_model", lambda *given: built.append(given) or published_model(*given))
+    evidence = proven(dated, dated.folder, reference=True)
+    assert evidence.found and evidence.looks == 2 and not built
+    proven(dated, reordered, reference=True)
+    assert len(built) == 1
 
 
 def test_the_reference_is_the_model_that_the_key_was_made_for(dated, reordered, tmp_path):

@@ -202,4 +202,4 @@ def test_models_that_cannot_be_certified(refused, make_resnet, marked, key, tmp_
 
 def test_keys_that_cannot_be_opened(refused, marked, tmp_path):
     assert "give its passphrase" in refused("certify", marked.output, "--key", marked.key_folder)
-    assert "no key.json" in refused("certify", marked.output, "--key", tmp_path)
+    assert "the one with the key.json" in refused("certify", marked.output, "--key", tmp_path)

@@ -78,7 +78,9 @@ def test_key_of_another_model_is_no_error_but_a_verdict_with_its_reason(run, tin
 def test_missing_folders(refused, shop, tmp_path, evidence):
     nothing = tmp_path / "nothing"
     assert "no such file or folder" in refused("verify", nothing, "--key", shop / "keys" / "open", *evidence)
-    assert "no key.json" in refused("verify", shop / "marked", "--key", nothing, *evidence)
+    assert "no such folder; expected the owner's key folder" in refused(
+        "verify", shop / "marked", "--key", nothing, *evidence
+    )
     assert "cannot be opened" in refused("verify", shop / "marked", "--opening", nothing, *evidence)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import run
 from matrix_runs import TINY
 from shops import small_model, write_files
 from tiny import patterned_images, tiny_resnet, training_arguments
@@ -17,9 +18,8 @@ from hf_watermark import AutoTrainer, AutoVerifier, InvalidInput, Owner, Verdict
 from hf_watermark.claims import Disclosure, Outcome, check, judge, verify_claim
 from hf_watermark.cli.methods import methods
 from hf_watermark.configuration.facts import Null
-from hf_watermark.evaluation import parse_config
-from hf_watermark.evaluation.matrix.cells import attack_cells
-from hf_watermark.evaluation.matrix.columns import COLUMNS, table_row
+from hf_watermark.evaluation import read_table
+from hf_watermark.evaluation.matrix.cells import NO_ATTACK, ON_TWIN
 from hf_watermark.evaluation.planning import capacity_of, plan_mark
 from hf_watermark.mapping import METHODS, BrokenMethod, method_entry
 from hf_watermark.publishing import publish
@@ -112,18 +112,6 @@ def test_it_is_planned(known, marked):
     }  # fmt: skip
 
 
-def test_a_benchmark_takes_it(known):
-    config = parse_config(copy.deepcopy(TINY) | {"methods": {"toy": {TOY: {"bits": 64}}}})
-    cell = attack_cells(config)[0]
-    part = {"matches": 60, "trials": 64, "log2_p": -44.0, "level": "B", "verdict": "mark found"}
-    result = {"verdict": "mark found", "log2_p": -44.0, "methods": {TOY: part}, "versions": {}}
-
-    row = table_row(cell, result, {"accuracy": 0.9}, {"accuracy": 0.9})
-
-    assert row["methods"] == [TOY] and row.keys() == COLUMNS.keys()
-    assert row["parts"] == [{"method": TOY, **part, "chance": 0.5, "shared": 1}] and row["retention"] > 0.8
-
-
 def test_the_null_is_that_of_the_config_and_the_classes():
     config = method_entry("function_coupled").load("Config")(images_per_rule=4)
     assert method_entry("function_coupled").facts.null(config, 100) == Null(1 / 98, 4)
@@ -152,6 +140,25 @@ def test_an_installed_method_is_listed_without_being_run(installed, monkeypatch)
     assert "toy_method" not in sys.modules
     assert METHODS["greedy_residuals"].module == "hf_watermark.methods.greedy_residuals"
     assert METHODS[TOY].facts.unit == "bits"
+
+
+def test_a_benchmark_trains_attacks_and_reports_it(installed, tmp_path):
+    """By its entry point alone."""
+    attacks = [{"attacks": {"noise": {"name": "weight_noise"}}}]
+    config = copy.deepcopy(TINY) | {"methods": {"toy": {TOY: {"bits": 64}}}, "attacks": attacks}
+    (tmp_path / "toy.yaml").write_text(json.dumps(config))
+
+    run("benchmark", tmp_path / "toy.yaml", "--output", tmp_path / "out")
+
+    rows = read_table(tmp_path / "out" / "results.parquet")
+    verdicts = {NO_ATTACK: Verdict.FOUND, ON_TWIN: Verdict.NOT_FOUND, "noise": Verdict.FOUND}
+    assert {row["attack"]: row["verdict"] for row in rows} == verdicts
+    for row in rows:
+        [part] = row["parts"]
+        assert row["methods"] == [part["method"]] == [TOY]
+        assert (part["trials"], part["chance"], part["shared"]) == (64, 0.5, 1)  # the public sub-key does not count
+    card = (tmp_path / "out" / "model_cards" / "tiny_patterns_toy.md").read_text()
+    assert TOY in card and (tmp_path / "out" / "report.html").stat().st_size
 
 
 def test_a_broken_method_is_one_sentence(installed, capsys):

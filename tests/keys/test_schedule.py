@@ -152,34 +152,29 @@ def test_encoding_is_injective():
 
 
 def inclusion(index: int) -> tuple:
-    levels = our_levels()
     pair = schedule.leaf_secret(SEED, index), schedule.leaf_blind(SEED, index)
-    return levels[-1][0], COUNT, index, *pair, schedule.inclusion_path(levels, index)
+    return index, *pair, schedule.inclusion_path(our_levels(), index)
 
 
 @pytest.mark.parametrize("index", range(COUNT))
 def test_every_leaf_is_included(index):
-    assert schedule.is_included(*inclusion(index))
+    assert schedule.root_from_path(*inclusion(index)) == our_levels()[-1][0]
 
 
 def test_wrong_inclusion_proofs_are_refused():
-    root, count, index, secret, blind, path = inclusion(LEAF)
+    index, secret, blind, path = inclusion(LEAF)
     wrong = {
-        "other index": (root, count, 1, secret, blind, path),
-        "index beyond the tree": (root, count, LEAF + COUNT, secret, blind, path),
-        "negative index": (root, count, -1, secret, blind, path),
-        "other secret": (root, count, index, schedule.leaf_secret(SEED, 3), blind, path),
-        "other blind": (root, count, index, secret, schedule.leaf_blind(SEED, 3), path),
-        "swapped siblings": (root, count, index, secret, blind, path[::-1]),
-        "short path": (root, count, index, secret, blind, path[:1]),
-        "long path": (root, count, index, secret, blind, [*path, bytes(32)]),
-        "empty path": (root, count, index, secret, blind, []),
-        "smaller tree": (root, 2, 0, secret, blind, path),
-        "larger tree": (root, 8, index, secret, blind, path),
-        "count that is no power of two": (root, 3, index, secret, blind, path),
-        "other root": (bytes(32), count, index, secret, blind, path),
+        "other index": (1, secret, blind, path),
+        "index beyond the tree": (LEAF + COUNT, secret, blind, path),
+        "other secret": (index, schedule.leaf_secret(SEED, 3), blind, path),
+        "other blind": (index, secret, schedule.leaf_blind(SEED, 3), path),
+        "swapped siblings": (index, secret, blind, path[::-1]),
+        "short path": (index, secret, blind, path[:1]),
+        "long path": (index, secret, blind, [*path, bytes(32)]),
+        "empty path": (index, secret, blind, []),
     }
-    assert [name for name, proof in wrong.items() if schedule.is_included(*proof)] == []
+    root = our_levels()[-1][0]
+    assert [name for name, proof in wrong.items() if schedule.root_from_path(*proof) == root] == []
 
 
 def test_a_node_is_no_leaf():
@@ -187,8 +182,8 @@ def test_a_node_is_no_leaf():
     levels = our_levels()
     left, right = levels[0][2], levels[0][3]
     shorter = schedule.inclusion_path(levels, LEAF)[1:]
-    assert not schedule.is_included(levels[-1][0], COUNT // 2, 1, left, right, shorter)
-    assert not schedule.is_included(levels[-1][0], COUNT, LEAF, left, right, shorter)
+    for index in (1, LEAF):
+        assert schedule.root_from_path(index, left, right, shorter) != levels[-1][0]
     assert schedule.node_hash(left, right) != hashlib.sha256(left + right).digest()
 
 

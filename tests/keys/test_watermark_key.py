@@ -150,7 +150,9 @@ def test_nothing_secret_is_printed_or_precommitted(key):
 
 
 def test_wrong_missing_or_absent(key, tmp_path):
-    with pytest.raises(InvalidInput, match=r"no key\.json in this folder"):
+    with pytest.raises(
+        InvalidInput, match=r"is an empty folder; expected the owner's key folder: the one with the key\.json"
+    ):
         WatermarkKey.load(tmp_path)
     key.save(tmp_path / "k", PASSPHRASE)
     with pytest.raises(WrongPassphrase):

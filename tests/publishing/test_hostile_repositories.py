@@ -49,7 +49,7 @@ def test_pickles_are_never_read(dated, opened, hub, tmp_path):
     hub.add_repo("you/pickle", {"pytorch_model.bin": tmp_path / "pytorch_model.bin"})
     assert "is pickled, and reading a pickle can run code" in reason_of(opened, "you/pickle", dated.folder)
     hub.add_repo("you/disguised", {"model.safetensors": tmp_path / "pytorch_model.bin"})
-    assert "not a safetensors file" in reason_of(opened, "you/disguised", dated.folder)
+    assert "no safetensors file" in reason_of(opened, "you/disguised", dated.folder)
     # Beside good weights it is not touched.
     good = (dated.folder / "model.safetensors").read_bytes()
     hub.add_repo("you/both", {"pytorch_model.bin": tmp_path / "pytorch_model.bin", "model.safetensors": good})
@@ -61,7 +61,9 @@ def test_pickles_are_never_read(dated, opened, hub, tmp_path):
 def test_archives_are_no_input(dated, opened, tmp_path):
     """D6."""
     (tmp_path / "model.zip").write_bytes(b"PK\x03\x04" + bytes(100))
-    assert "not a safetensors file" in reason_of(opened, tmp_path / "model.zip", dated.folder)
+    assert "is a zip archive; expected a model in safetensors" in reason_of(
+        opened, tmp_path / "model.zip", dated.folder
+    )
     with pytest.raises(InvalidInput, match=f"has more than {MOST_FILES} files"):
         Source.open(tmp_path)._refuse_many(MOST_FILES + 1)
 

@@ -246,8 +246,8 @@ DUPLICATE = (
         ({"a": entry(4, 0)}, 4, "do not fit"),
         ({"a": entry(-4, 0)}, 4, "begins at -4"),
         ({"a": entry(0, 8)}, 8, "8 bytes of data do not fit"),
-        ({"a": entry()}, 5, "holds 5 bytes of data, the header describes 4"),
-        ({"a": entry()}, 3, "truncated or padded"),
+        ({"a": entry()}, 5, "holds 5 bytes of data, the header describes 4: something was appended"),
+        ({"a": entry()}, 3, "it is truncated, download or save it again"),
         ({"a": entry(0, 2**40, shape=(2**20, 2**18))}, 4, "274877906944 elements, limit"),
         ({"a": entry(0, 0, shape=(0, 2**31 + 1))}, 0, "to 2147483648"),
         ({"a": entry(0, 4, shape=(-1, -1))}, 4, "sizes from 0"),
@@ -497,7 +497,7 @@ def test_pickled_weights_are_never_opened(tmp_path, name):
 
 
 def test_folder_without_weights(tmp_path):
-    with pytest.raises(InvalidInput, match="holds no .safetensors file"):
+    with pytest.raises(InvalidInput, match="is an empty folder; expected a model in safetensors"):
         SafetensorsFolder(tmp_path)
     with pytest.raises(InvalidInput, match="missing: cannot be opened"):
         SafetensorsFolder(tmp_path / "missing")

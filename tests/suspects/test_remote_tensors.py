@@ -140,13 +140,13 @@ def test_offline_mode_reads_the_cache_only(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"README.md": b"hello"}, "holds no .safetensors file"),
+        ({"README.md": b"hello"}, "holds only README.md; expected a model in safetensors"),
         ({"pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled, and reading a pickle can run code"),
-        ({"sub/model.safetensors": WEIGHTS}, "holds no .safetensors file"),
+        ({"sub/model.safetensors": WEIGHTS}, "holds no model itself, but its folder sub does"),
         ({"model.safetensors": b""}, "model.safetensors is missing or empty"),
         ({"model.safetensors": b"1234567"}, "announces a header of"),
         ({"model.safetensors": (2**40).to_bytes(8, "little") + WEIGHTS[8:]}, "announces a header of 1099511627776"),
-        ({"model.safetensors": WEIGHTS[:-1]}, "truncated or padded"),
+        ({"model.safetensors": WEIGHTS[:-1]}, "it is truncated"),
         ({"model.safetensors": WEIGHTS.replace(b'"BF16"', b'"F\\n16"')}, "is no name of a type"),
         ({"model.safetensors.index.json": b"{}"}, "weight_map of model.safetensors.index.json must map"),
         ({"model.safetensors.index.json": b"[" * 300_000}, "model.safetensors.index.json: JSON has more than"),

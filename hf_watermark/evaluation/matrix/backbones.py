@@ -7,6 +7,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from ...backbones import backbone_config, wrap_timm
 from ...serialization import InvalidInput
+from ...serialization.words import known_names
 from .config import BackboneSpec
 
 
@@ -68,7 +69,7 @@ def _record(spec: BackboneSpec) -> dict[str, Any]:
         assert spec.transformers is not None
         return spec.transformers
     if spec.preset not in PRESETS:
-        raise InvalidInput(f"there is no preset {spec.preset!r}; choose one of {', '.join(PRESETS)}")
+        raise InvalidInput(f"there is no preset {spec.preset!r}: {known_names(spec.preset, PRESETS)}")
     return PRESETS[spec.preset]
 
 

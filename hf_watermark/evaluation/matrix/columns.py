@@ -10,10 +10,6 @@ from .cells import AttackCell, ModelCell
 from .data import class_count
 
 
-# What a rerun on the same machine may change; everything else is the same to the last digit.
-CLOCK_COLUMNS = ("cpu_seconds", "seconds", "training_cpu_seconds", "hardware", "versions")
-
-
 class Check(NamedTuple):
     """A finished check: its cell, what it gave, and what the trainings of the marked model and of its twin gave."""
 
@@ -170,8 +166,3 @@ def results_of(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dic
     }
     check["versions"] = dict(entry.rsplit(" ", 1) for entry in row["versions"].split(", "))
     return check, results["marked"], results["twin"]
-
-
-def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row is the same on every run."""
-    return {name: value for name, value in row.items() if name not in CLOCK_COLUMNS}

@@ -14,6 +14,7 @@ from ...mapping import METHODS, method_entry
 from ...serialization import InvalidInput
 from ...serialization.files import naming, open_regular, read_all
 from ...serialization.schema import Strict, validated
+from ...serialization.words import known_names
 
 
 CONFIG_BYTES = 256 * 1024
@@ -183,7 +184,7 @@ def _group_attacks(group: AttackGroup, data: DataSpec, seed: int, place: int) ->
     if group.battery is not None:
         if group.battery not in BATTERIES:
             raise ValueError(
-                f"attacks.{place}: there is no battery {group.battery!r}; choose one of {', '.join(BATTERIES)}"
+                f"attacks.{place}: there is no battery {group.battery!r}: {known_names(group.battery, BATTERIES)}"
             )
         options = {"learning_rate": data.training.learning_rate, "optimizer": "adamw"} | group.options
         try:
@@ -205,7 +206,7 @@ def _group_attacks(group: AttackGroup, data: DataSpec, seed: int, place: int) ->
         options = dict(fields)
         name = options.pop("name", None)
         if not isinstance(name, str) or name not in ATTACKS:
-            raise ValueError(f"attacks.{place}.{label}: `name` is {name!r}; choose one of {', '.join(ATTACKS)}")
+            raise ValueError(f"attacks.{place}.{label}: `name` is {name!r}: {known_names(name, ATTACKS)}")
         if "seed" in ATTACKS[name].__dataclass_fields__:
             options.setdefault("seed", seed)
         if label in listed:

@@ -12,7 +12,6 @@ from .summary import AFFORDABLE_LOSS, Outcome, is_attack, pareto_front
 
 GRID = "#e4e7eb"
 DASHES = (0, (4, 3))
-MOST_BITS = 256
 COLUMNS = 3
 # A thief who loses more than this has not stolen much; such points stand at the edge.
 MOST_LOSS = 30.0

@@ -1,6 +1,5 @@
 """Config of certified watermarks."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -84,15 +83,14 @@ class CertifiedConfig(WatermarkConfig):
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         for name, choices in CHOICES.items():
             require(getattr(self, name) in choices, name, getattr(self, name), f"choose one of {', '.join(choices)}")
-        require(
-            self.sigma > 0 and math.isfinite(self.sigma),
-            "sigma",
-            self.sigma,
-            "choose a positive number; 0.25 is the default",
-        )
+        require(0 < self.sigma <= 100, "sigma", self.sigma, "choose a number in (0, 100]; 0.25 is the default")
         require(0 < self.trigger_ratio <= 4, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 4]")
-        require(self.strength > 0, "strength", self.strength, "choose a positive number; 0.3 is the default")
-        require(self.overshoot >= 1, "overshoot", self.overshoot, "choose at least 1; 1.2 is the default")
+        require(
+            0 < self.strength <= 1000, "strength", self.strength, "choose a number in (0, 1000]; 0.3 is the default"
+        )
+        require(
+            1 <= self.overshoot <= 100, "overshoot", self.overshoot, "choose a number in [1, 100]; 1.2 is the default"
+        )
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "choose a share in [0, 1]; 0.5 is the default")
         require(10 <= self.draws <= 10**6, "draws", self.draws, "choose 10 to 1000000; 1000 is the default")
         require(

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ...backbones import FoldedNet, live_weights
-from ...keys import Claim, SubKey, pool_digest
+from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
 from ...training.triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
@@ -28,8 +28,6 @@ class CertifiedEmbedding(Embedding):
     the training data.
     """
 
-    method: ClassVar[str] = "certified"
-    config_class = CertifiedConfig
     verifier_class = CertifiedVerifier
 
     config: CertifiedConfig
@@ -55,11 +53,10 @@ class CertifiedEmbedding(Embedding):
             images, labels, rows = images[dealt], labels[dealt], rows[dealt]
         tensors = {"images": images, "labels": labels, "rows": rows, "range": torch.stack([low, high])}
         kinds = {"images": torch.float16, "labels": torch.int64, "rows": torch.int32, "range": torch.float16}
-        pool = {f"{cls.method}.{name}": tensor.to(kinds[name]) for name, tensor in tensors.items()}
         net = FoldedNet(model, images[:2], fold=config.moves == "all")
         scales = noise_scales(net.coordinates(model), config.noise)
-        layout = {"classes": classes, "scales": scales, "pool_sha256": pool_digest(pool)}
-        return Plan(layout, config.subkeys, pool)
+        pool = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
+        return Plan.with_pool(config, {"classes": classes, "scales": scales}, pool)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)

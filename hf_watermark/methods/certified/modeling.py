@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...backbones import FoldedNet, backbone_config, backbone_record, example_images
+from ...backbones import FoldedNet, example_images
+from ...backbones.wrapping import WrapperModel
 from .noise import add_noise, noise_scales
 
 
@@ -59,7 +58,7 @@ class SmoothedConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class SmoothedModelForImageClassification(PreTrainedModel):
+class SmoothedModelForImageClassification(WrapperModel):
     """
     An image classifier whose answer is the mean of its answers under Gaussian parameter noise. It saves, loads and works in a
     `pipeline` like any transformers model; import this class first, which registers it with the Auto classes.
@@ -73,14 +72,10 @@ class SmoothedModelForImageClassification(PreTrainedModel):
     """
 
     config_class = SmoothedConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
+    made_by = "SmoothedModelForImageClassification.smooth(model)"
 
     def __init__(self, config: SmoothedConfig):
         super().__init__(config)
-        inner = backbone_config(config.backbone, "use SmoothedModelForImageClassification.smooth(model)")
-        self.backbone: Any = AutoModelForImageClassification.from_config(inner)
         self._nets: list[FoldedNet] = []  # in a list: its template is no part of this model
         self.post_init()
 
@@ -103,11 +98,7 @@ class SmoothedModelForImageClassification(PreTrainedModel):
         if scales is None:
             net = FoldedNet(model, example_images(model), fold=fields.get("moves", "all") == "all")
             scales = noise_scales(net.coordinates(model), noise)
-        labels: dict[str, Any] = {"id2label": model.config.id2label, "label2id": model.config.label2id}
-        config = SmoothedConfig(backbone_record(model), sigma, scales, **labels, **fields)
-        smoothed = cls(config)
-        smoothed.backbone = model
-        return smoothed.eval()
+        return cls.around(model, sigma=sigma, scales=scales, **fields).eval()
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """
@@ -131,13 +122,10 @@ class SmoothedModelForImageClassification(PreTrainedModel):
         for draw in range(self.config.draws):
             logits = net(add_noise(weights, spread, self.config.noise_seed + draw), pixel_values)
             mean = mean + logits.float().softmax(dim=-1) / self.config.draws
-        logits = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
-        loss = None if labels is None else functional.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        return self.answer(mean.clamp_min(torch.finfo(torch.float32).tiny).log(), labels)
 
 
-AutoConfig.register(SmoothedConfig.model_type, SmoothedConfig, exist_ok=True)
-AutoModelForImageClassification.register(SmoothedConfig, SmoothedModelForImageClassification, exist_ok=True)
+SmoothedModelForImageClassification.register()
 
 SmoothedModel = SmoothedModelForImageClassification
 """Short name; the long one is what `pipeline` and `config.json` ask for."""

@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +65,6 @@ class CertifiedVerifier(Verifier[Answers]):
     smoothed test, which the certificate speaks of, is run as well, and the better of the two counts at the price of one bit.
     """
 
-    method: ClassVar[str] = "certified"
     access = Access.LABELS
     config_class = CertifiedConfig
     needs_pool = True

@@ -53,7 +53,10 @@ class FunctionCoupledConfig(WatermarkConfig):
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(
-            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
+            2 <= self.pool_per_class <= 10_000,
+            "pool_per_class",
+            self.pool_per_class,
+            "choose 2 to 10000; 12 is the default",
         )
         most = self.pool_per_class**2
         require(
@@ -66,5 +69,8 @@ class FunctionCoupledConfig(WatermarkConfig):
         require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
         require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
         require(
-            self.source_classes >= 2, "source_classes", self.source_classes, "choose at least 2; 12 is the default"
+            2 <= self.source_classes <= 10**6,
+            "source_classes",
+            self.source_classes,
+            "choose 2 to 1000000; 12 is the default",
         )

@@ -1,13 +1,13 @@
 """Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...backbones import is_sharded
-from ...keys import Claim, SubKey, pool_digest
+from ...keys import Claim, SubKey
 from ...training.embedding import (
     Batch,
     Embedding,
@@ -35,8 +35,6 @@ class FunctionCoupledEmbedding(Embedding):
     triggers are made of images that were never trained on, fused or plain.
     """
 
-    method: ClassVar[str] = "function_coupled"
-    config_class = FunctionCoupledConfig
     verifier_class = FunctionCoupledVerifier
 
     config: FunctionCoupledConfig
@@ -53,9 +51,7 @@ class FunctionCoupledEmbedding(Embedding):
         # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
         fill = images.amax(dim=(0, 2, 3)).half()
         tensors = {"images": images.half(), "labels": labels, "rows": rows.int(), "fill": fill}
-        pool = {f"{cls.method}.{name}": tensor for name, tensor in tensors.items()}
-        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
-        return Plan(layout, config.subkeys, pool)
+        return Plan.with_pool(config, {"classes": classes, "source_classes": sources}, tensors)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +57,6 @@ class Answers:
 class FunctionCoupledVerifier(Verifier[Answers]):
     """Black-box verifier of [`FunctionCoupledTrainer`]'s mark; needs top-1 labels only."""
 
-    method: ClassVar[str] = "function_coupled"
     access = Access.LABELS
     config_class = FunctionCoupledConfig
     needs_pool = True

@@ -56,8 +56,10 @@ class GreedyResidualsConfig(WatermarkConfig):
         require(self.subkeys is None or 1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16, or None")
         require(8 <= self.group_size <= 4096, "group_size", self.group_size, "choose 8 to 4096; 64 is the default")
         require(0 < self.kept_fraction <= 1, "kept_fraction", self.kept_fraction, "choose a share in (0, 1]")
-        require(self.margin > 0, "margin", self.margin, "choose a positive number; 0.1 is the default")
-        require(self.strength > 0, "strength", self.strength, "choose a positive number; 0.01 is the default")
+        require(0 < self.margin <= 100, "margin", self.margin, "choose a number in (0, 100]; 0.1 is the default")
+        require(
+            0 < self.strength <= 1000, "strength", self.strength, "choose a number in (0, 1000]; 0.01 is the default"
+        )
         require(
             self.layers is None or len(self.layers) > 0, "layers", self.layers, "name at least one, or leave it out"
         )

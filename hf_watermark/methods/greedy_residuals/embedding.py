@@ -1,7 +1,7 @@
 """Embeds greedy residuals while training."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,8 +41,6 @@ Holder = tuple[nn.Module, str]
 class GreedyResidualsEmbedding(Embedding):
     """Puts the key's bits into the signs of greedy residuals of key-drawn weight groups."""
 
-    method: ClassVar[str] = "greedy_residuals"
-    config_class = GreedyResidualsConfig
     verifier_class = GreedyResidualsVerifier
 
     config: GreedyResidualsConfig

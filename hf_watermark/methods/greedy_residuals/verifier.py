@@ -1,7 +1,5 @@
 """Reads greedy residuals from tensors; needs neither the model class nor a forward pass."""
 
-from typing import ClassVar
-
 import torch
 
 from ...backbones import read_weight
@@ -25,7 +23,6 @@ from .residuals import (
 class GreedyResidualsVerifier(CarrierVerifier):
     """White-box verifier of [`GreedyResidualsTrainer`]'s mark."""
 
-    method: ClassVar[str] = "greedy_residuals"
     config_class = GreedyResidualsConfig
 
     def __init__(self, claim: Claim):

@@ -1,6 +1,5 @@
 """Configs of the two soft-label watermarks."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,7 +11,30 @@ from .facts import MOST_FEATURES
 
 @dataclass
 class SoftLabelConfig(WatermarkConfig):
-    """What [`USPConfig`] and [`CSPConfig`] share; use one of these."""
+    """
+    What [`USPConfig`] and [`CSPConfig`] share; use one of these.
+
+    Args:
+        subkeys (`int`, *optional*, defaults to 1):
+            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
+        features (`int`, *optional*, defaults to 24):
+            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
+            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
+        mass (`float`, *optional*, defaults to 0.1):
+            Probability that the soft labels leave to the classes other than the true one, or answers that are marked at inference time to
+            those other than the top one.
+        amplitude (`float`, *optional*, defaults to 1.0):
+            Size of the perturbation of the other classes' log-probabilities, in nats.
+        strength (`float`, *optional*, defaults to 1.0):
+            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
+        decision (`float`, *optional*, defaults to 0.0):
+            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
+            mark survives a student that was trained on labels alone, at a price in accuracy (README).
+        pool_per_class (`int`, *optional*, defaults to 12):
+            Training images per marked class that are set aside as queries.
+        source_classes (`int`, *optional*, defaults to 64):
+            Query images are taken of at most this many classes; all are marked.
+    """
 
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     features: int = field(default=24, metadata={"help": "Least number of image features that carry signs."})
@@ -37,17 +59,20 @@ class SoftLabelConfig(WatermarkConfig):
         require(0 < self.mass < 0.5, "mass", self.mass, "choose a share in (0, 0.5); 0.1 is the default")
         require(0 < self.amplitude <= 3, "amplitude", self.amplitude, "choose a number in (0, 3]; 1.0 is the default")
         require(
-            self.strength >= 0 and math.isfinite(self.strength),
-            "strength",
-            self.strength,
-            "choose a number that is not negative; 1.0 is the default",
+            0 <= self.strength <= 1000, "strength", self.strength, "choose a number in [0, 1000]; 1.0 is the default"
         )
         require(0 <= self.decision <= 1, "decision", self.decision, "choose a share in [0, 1]; 0.0 is the default")
         require(
-            self.pool_per_class >= 2, "pool_per_class", self.pool_per_class, "choose at least 2; 12 is the default"
+            2 <= self.pool_per_class <= 10_000,
+            "pool_per_class",
+            self.pool_per_class,
+            "choose 2 to 10000; 12 is the default",
         )
         require(
-            self.source_classes >= 1, "source_classes", self.source_classes, "choose at least 1; 64 is the default"
+            1 <= self.source_classes <= 10**6,
+            "source_classes",
+            self.source_classes,
+            "choose 1 to 1000000; 64 is the default",
         )
 
 
@@ -63,25 +88,7 @@ class USPConfig(SoftLabelConfig):
     radar and no evidence; evidence is a test of the key's signs with a proven bound. Signs belong to pairs of a feature and a class, not to
     pairs of classes: these are too few with ten classes, and fine-tuning puts natural likenesses back in their place.
 
-    Args:
-        subkeys (`int`, *optional*, defaults to 1):
-            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        features (`int`, *optional*, defaults to 24):
-            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
-            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
-        mass (`float`, *optional*, defaults to 0.1):
-            Probability that the soft labels leave to the classes other than the true one.
-        amplitude (`float`, *optional*, defaults to 1.0):
-            Size of the perturbation of the other classes' log-probabilities, in nats.
-        strength (`float`, *optional*, defaults to 1.0):
-            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
-        decision (`float`, *optional*, defaults to 0.0):
-            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
-            mark survives a student that was trained on labels alone, at a price in accuracy (README).
-        pool_per_class (`int`, *optional*, defaults to 12):
-            Training images per marked class that are set aside as queries.
-        source_classes (`int`, *optional*, defaults to 64):
-            Query images are taken of at most this many classes; all are marked.
+    Its fields are those of [`SoftLabelConfig`].
     """
 
     method: ClassVar[str] = "usp"
@@ -98,25 +105,7 @@ class CSPConfig(SoftLabelConfig):
     are the code word. The mark is trained in ([`CSPTrainer`]) or put on the answers at inference time
     ([`PerturbedOutputModelForImageClassification`]).
 
-    Args:
-        subkeys (`int`, *optional*, defaults to 1):
-            Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        features (`int`, *optional*, defaults to 24):
-            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
-            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
-        mass (`float`, *optional*, defaults to 0.1):
-            Probability that the soft labels, or at inference time the answers, leave to the classes other than the top one.
-        amplitude (`float`, *optional*, defaults to 1.0):
-            Size of the perturbation of the other classes' log-probabilities, in nats.
-        strength (`float`, *optional*, defaults to 1.0):
-            Weight of the divergence between the model's distribution over the other classes and the perturbed one.
-        decision (`float`, *optional*, defaults to 0.0):
-            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
-            mark survives a student that was trained on labels alone, at a price in accuracy (README).
-        pool_per_class (`int`, *optional*, defaults to 12):
-            Training images per marked class that are set aside as queries.
-        source_classes (`int`, *optional*, defaults to 64):
-            Query images are taken of at most this many classes; all are marked.
+    Its fields are those of [`SoftLabelConfig`].
     """
 
     method: ClassVar[str] = "csp"

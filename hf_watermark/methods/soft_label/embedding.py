@@ -1,15 +1,15 @@
 """Embeds soft-label watermarks: every training image gets a soft label whose small probabilities carry the key's signs."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...keys import Claim, SubKey, pool_digest
+from ...keys import Claim, SubKey
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
 from ...training.triggers import collect_images, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
-from .config import CSPConfig, SoftLabelConfig, USPConfig
+from .config import SoftLabelConfig
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
@@ -29,9 +29,7 @@ class SoftLabelEmbedding(Embedding):
         images = images.half()
         reference = reference_answers(data.dataset, data.collate, set(rows.tolist()), images, classes)
         tensors = {"images": images, "labels": labels, "rows": rows.int(), "reference": reference}
-        pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
-        layout = {"classes": classes, "source_classes": sources, "pool_sha256": pool_digest(pool)}
-        return Plan(layout, config.subkeys, pool)
+        return Plan.with_pool(config, {"classes": classes, "source_classes": sources}, tensors)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)
@@ -76,14 +74,10 @@ class SoftLabelEmbedding(Embedding):
 class USPEmbedding(SoftLabelEmbedding):
     """Fits soft labels whose small probabilities follow a template of the key."""
 
-    method: ClassVar[str] = "usp"
-    config_class = USPConfig
     verifier_class = USPVerifier
 
 
 class CSPEmbedding(SoftLabelEmbedding):
     """Trains the code word of one licensee into the small probabilities of his copy."""
 
-    method: ClassVar[str] = "csp"
-    config_class = CSPConfig
     verifier_class = CSPVerifier

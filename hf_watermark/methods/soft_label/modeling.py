@@ -3,11 +3,9 @@
 from typing import Any
 
 import torch
-from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...backbones import backbone_config, backbone_record
+from ...backbones.wrapping import WrapperModel
 from ...keys import Claim
 from .code import HeldTemplate, without_class
 from .verifier import CSPVerifier
@@ -51,7 +49,7 @@ class PerturbedOutputConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class PerturbedOutputModelForImageClassification(PreTrainedModel):
+class PerturbedOutputModelForImageClassification(WrapperModel):
     """
     An image classifier whose small probabilities carry a key's signs, without any training. The top class never changes. It saves,
     loads and works in a `pipeline` like any transformers model; import this class first, which registers it with the Auto classes.
@@ -70,17 +68,11 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
     """
 
     config_class = PerturbedOutputConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
+    made_by = "PerturbedOutputModelForImageClassification.perturb(model, claim)"
 
     def __init__(self, config: PerturbedOutputConfig):
         super().__init__(config)
-        inner = backbone_config(
-            config.backbone, "use PerturbedOutputModelForImageClassification.perturb(model, claim)"
-        )
-        self.backbone: Any = AutoModelForImageClassification.from_config(inner)
-        self.template = HeldTemplate(config.features, int(inner.num_labels))
+        self.template = HeldTemplate(config.features, int(self.backbone.config.num_labels))
         self.post_init()
 
     @classmethod
@@ -104,17 +96,12 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
             raise ValueError(
                 f"the key was made for {verifier.classes} classes, this model has {model.config.num_labels}; make a fresh key"
             )
-        config = PerturbedOutputConfig(
-            backbone=backbone_record(model),
+        perturbed = cls.around(
+            model,
             mass=verifier.config.mass if mass is None else mass,
             amplitude=verifier.config.amplitude,
             features=len(verifier.features.mean),
-            id2label=model.config.id2label,
-            label2id=model.config.label2id,
         )
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            perturbed = cls(config)
-        perturbed.backbone = model
         perturbed.template.hold(verifier.template(), model.device)
         return perturbed.eval()
 
@@ -133,9 +120,7 @@ class PerturbedOutputModelForImageClassification(PreTrainedModel):
             return self.backbone(pixel_values, labels=labels, **kwargs)
         plain = self.backbone(pixel_values, **kwargs).logits.float()
         shift = self.config.amplitude * self.template(pixel_values)
-        logits = perturbed_log_probabilities(plain, plain.argmax(dim=1), shift, self.config.mass)
-        loss = None if labels is None else functional.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        return self.answer(perturbed_log_probabilities(plain, plain.argmax(dim=1), shift, self.config.mass), labels)
 
 
 def perturbed_log_probabilities(
@@ -166,10 +151,7 @@ def perturbed_log_probabilities(
     return torch.where(runner_up < marked.gather(1, top[:, None]) - 1e-4, marked, log_p)
 
 
-AutoConfig.register(PerturbedOutputConfig.model_type, PerturbedOutputConfig, exist_ok=True)
-AutoModelForImageClassification.register(
-    PerturbedOutputConfig, PerturbedOutputModelForImageClassification, exist_ok=True
-)
+PerturbedOutputModelForImageClassification.register()
 
 PerturbedOutputModel = PerturbedOutputModelForImageClassification
 """Short name; the long one is what `pipeline` and `config.json` ask for."""

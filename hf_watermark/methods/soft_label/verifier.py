@@ -1,7 +1,7 @@
 """Asks a suspect for its probabilities on the pool's images and tests the key's signs against them."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,14 +104,12 @@ class SoftLabelVerifier(Verifier[Readings]):
 class USPVerifier(SoftLabelVerifier):
     """Verifier of [`USPTrainer`]'s mark."""
 
-    method: ClassVar[str] = "usp"
     config_class = USPConfig
 
 
 class CSPVerifier(SoftLabelVerifier):
     """Verifier of [`CSPTrainer`]'s mark and of answers that [`PerturbedOutputModelForImageClassification`] gave."""
 
-    method: ClassVar[str] = "csp"
     config_class = CSPConfig
 
 

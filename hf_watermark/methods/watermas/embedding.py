@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -29,8 +28,6 @@ class WaterMASEmbedding(Embedding):
     where K is the number of classes: whoever moves the carriers then loses accuracy.
     """
 
-    method: ClassVar[str] = "watermas"
-    config_class = WaterMASConfig
     verifier_class = WaterMASVerifier
 
     config: WaterMASConfig

@@ -1,7 +1,6 @@
 """Reads WaterMAS marks from tensors; needs neither the model class nor a forward pass."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -53,7 +52,6 @@ class PayloadReading:
 class WaterMASVerifier(CarrierVerifier):
     """White-box verifier of [`WaterMASTrainer`]'s mark."""
 
-    method: ClassVar[str] = "watermas"
     config_class = WaterMASConfig
 
     def __init__(self, claim: Claim):

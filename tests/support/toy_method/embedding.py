@@ -1,19 +1,16 @@
 """Puts the toy in."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from hf_watermark.training.embedding import Embedding, Plan, TrainingData
 
-from .config import ToySignsConfig
 from .verifier import ToySignsVerifier, signs, sums
 
 
 class ToySignsEmbedding(Embedding):
-    method: ClassVar[str] = "toy_signs"
-    config_class = ToySignsConfig
     verifier_class = ToySignsVerifier
 
     @classmethod

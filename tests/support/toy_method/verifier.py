@@ -1,7 +1,5 @@
 """Reads the toy, with the mathematics that its trainer shares."""
 
-from typing import ClassVar
-
 import torch
 
 from hf_watermark.evidence import Access, Check, Evidence, single
@@ -26,7 +24,6 @@ def signs(subkey: SubKey, config: ToySignsConfig) -> torch.Tensor:
 
 
 class ToySignsVerifier(Verifier[torch.Tensor]):
-    method: ClassVar[str] = "toy_signs"
     access = Access.WEIGHTS
     config_class = ToySignsConfig
 

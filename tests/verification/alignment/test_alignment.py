@@ -23,7 +23,7 @@ from hf_watermark.attacks import (
     StructuredPrune,
 )
 from hf_watermark.backbones import canonical_rows
-from hf_watermark.backbones.names import rename_like
+from hf_watermark.backbones.names import Renamed, best_spelling
 from hf_watermark.evidence import Verdict
 from hf_watermark.serialization import InvalidInput
 from hf_watermark.suspects import Suspect
@@ -85,7 +85,7 @@ def test_an_untouched_suspect_stays_as_it_is():
 def test_ports_are_recognised_by_role(name):
     reference = build(name)
     port = build(name.replace("timm", "transformers").replace("resnet18", "resnet"))
-    names = rename_like(reference.state_dict(), port.state_dict())
+    names = Renamed(reference.state_dict(), best_spelling(list(reference.state_dict()), list(port.state_dict())))
     state = {key: names[key].reshape(value.shape) for key, value in port.state_dict().items()}
     port.load_state_dict(state)
     aligner = Aligner(reference, images=images_for(name, 1))
@@ -102,7 +102,7 @@ def test_convnext_port_has_the_same_names():
         ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_labels=4)
     )
     original = timm.create_model("convnext_atto", dims=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_classes=4)
-    assert rename_like(port.state_dict(), original.state_dict()).keys() == original.state_dict().keys()
+    assert best_spelling(list(port.state_dict()), list(original.state_dict())).keys() == original.state_dict().keys()
 
 
 def unrelated_to(reference):

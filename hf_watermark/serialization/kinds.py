@@ -1,0 +1,219 @@
+"""
+What a file or folder is that is not what was asked for: told from its first bytes and its names alone, so nothing is ever loaded for it.
+
+Every reader says in its own words what it expects; what lies there, and what to do with it, is said here once.
+"""
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from .documents import JSON_BYTES, parse_json
+from .files import InvalidInput, open_regular
+
+
+class Kind(NamedTuple):
+    """
+    Args:
+        what (`str`): What it is, as the end of a sentence about it.
+        instead (`str`, *optional*): What to do with it, where that is more than to give what is expected.
+        schema (`str`): Of a document of this library: what it calls itself.
+    """
+
+    what: str
+    instead: str = ""
+    schema: str = ""
+
+
+MODEL = "a model in safetensors: the folder that `save_pretrained` wrote, or one .safetensors file"
+KEY_FILE = "key.json"
+KEY_DOCUMENT = "hf-watermark/keyfile/"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+ARCHIVES = {
+    b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "a zip archive", b"PK\x07\x08": "a zip archive", b"\x1f\x8b": "a gzip archive",
+    b"\x1f\x9d": "a compressed file", b"BZh": "a bzip2 archive", b"\xfd7zXZ\x00": "an xz archive", b"\x5d\x00\x00": "an lzma archive",
+    b"\x28\xb5\x2f\xfd": "a zstandard archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive",
+    b"\x04\x22\x4d\x18": "an lz4 archive", b"MSCF": "a cab archive", b"!<arch>\n": "an ar archive", b"070701": "a cpio archive",
+}  # fmt: skip
+
+_ORIGINAL = "Give the safetensors from which it was converted"
+_TRUSTED = "Have the model saved as safetensors (`save_pretrained` does so) by somebody who trusts it"
+_KEYS = "A key is given as its folder (--key), an owner file with --owner; `hf-watermark key import` restores a backup"
+# By the first bytes.
+_STARTS = {
+    b"GGUF": Kind("is a GGUF file, for llama.cpp", _ORIGINAL),
+    b"ggml": Kind("is a GGML file, for llama.cpp", _ORIGINAL),
+    b"version https://git-lfs": Kind(
+        "is a Git LFS pointer: the name of a file that was not fetched", "Run `git lfs pull` in its folder"
+    ),
+    b"\x89HDF\r\n\x1a\n": Kind("is an HDF5 file, of Keras or TensorFlow", _ORIGINAL),
+    b"\x93NUMPY": Kind("is a numpy file", _ORIGINAL),
+    b"PAR1": Kind("is a table of a data set (parquet)"),
+    b"ARROW1": Kind("is a table of a data set (Arrow)"),
+    b"\x89PNG": Kind("is a picture (PNG)"),
+    b"\xff\xd8\xff": Kind("is a picture (JPEG)"),
+    b"%PDF": Kind("is a PDF"),
+    b"<!DOCTYPE": Kind("is a web page", "Download the file itself: on the Hub, with `hf download`"),
+    b"<html": Kind("is a web page", "Download the file itself: on the Hub, with `hf download`"),
+}
+_NAMED = {
+    ".onnx": Kind("is an ONNX graph", _ORIGINAL),
+    ".tflite": Kind("is a TensorFlow Lite model", _ORIGINAL),
+    ".gguf": Kind("is a GGUF file, for llama.cpp", _ORIGINAL),
+    ".h5": Kind("is an HDF5 file, of Keras or TensorFlow", _ORIGINAL),
+    ".keras": Kind("is a Keras model", _ORIGINAL),
+    ".msgpack": Kind("is a Flax model", _ORIGINAL),
+    ".pb": Kind("is a TensorFlow graph", _ORIGINAL),
+    ".mlmodel": Kind("is a Core ML model", _ORIGINAL),
+    ".engine": Kind("is a TensorRT engine", _ORIGINAL),
+}
+_DOCUMENTS = {
+    KEY_DOCUMENT: Kind("is a secret file (a key, an owner or a backup)", _KEYS),
+    "hf-watermark/opening/": Kind("is an opening (one disclosed sub-key)", "It is given with --opening"),
+    "hf-watermark/statement/": Kind(
+        "is a published statement", "It is read inside its model: give that folder or repository with --statement"
+    ),
+    "hf-watermark/precommit/": Kind("is a published precommit", "It is read inside its model, beside the statement"),
+    "hf-watermark/": Kind("is a report or record of this library"),
+}
+_PARTS = {
+    "model_type": Kind("is the config of a model, without its weights", "Give the folder that it lies in"),
+    "weight_map": Kind("is the index of a model in several files", "Give the folder that it lies in"),
+    "peft_type": Kind("is the config of an adapter", "Merge the adapter into its base model and save that"),
+    "verdict": Kind("is the evidence of a check"),
+}
+_ADAPTER = "adapter_model.safetensors"
+_MERGED = (
+    "Merge it into its base model (`merge_and_unload` of peft), save the result with `save_pretrained`, and give that"
+)
+
+
+def pickled(name: str) -> Kind:
+    return Kind(f"{name} is pickled, and reading a pickle can run code", _TRUSTED)
+
+
+def refusal(where: str | Path, kind: Kind, expected: str) -> InvalidInput:
+    """The error of a reader that found something else."""
+    return InvalidInput(f"{where}: {kind.what}; expected {expected}" + (f". {kind.instead}" if kind.instead else ""))
+
+
+def refuse_other_kinds(path: str | Path, expected: str, schema: str = "") -> None:
+    """
+    Raises [`InvalidInput`] where something lies at `path` that is known and is not wanted there. What is not known is left to the reader.
+
+    Args:
+        expected (`str`): What the reader reads, for people.
+        schema (`str`, *optional*): How the documents that it reads call themselves.
+    """
+    kind = kind_at(path)
+    if kind is not None and not (schema and kind.schema.startswith(schema)):
+        raise refusal(path, kind, expected)
+
+
+def kind_at(path: str | Path) -> Kind | None:
+    """What lies there; `None` for nothing and for what is not known. Ask only about what is no readable safetensors file."""
+    place = Path(path)
+    if not place.is_dir():
+        return _kind_of_file(place)
+    names = names_in(place)
+    weights = any(name.endswith(".safetensors") for name in names if "/" not in name)
+    return kind_of_weights(names) or Kind("is the folder of a model") if weights else kind_of_names(names)
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Names of everything in a folder and, with a slash, in the folders in it."""
+    found = set()
+    for entry in os.scandir(folder):
+        found.add(entry.name)
+        if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK):
+            found |= {f"{entry.name}/{name}" for name in os.listdir(entry)}
+    return frozenset(found)
+
+
+def kind_of_weights(names: Collection[str]) -> Kind | None:
+    """
+    What a folder or repository is whose safetensors are probably not those of a model. Probably: a reader tries them first, since whoever
+    publishes them chose the names.
+    """
+    here = {name for name in names if "/" not in name}
+    if {name for name in here if name.endswith(".safetensors")} == {_ADAPTER}:
+        return Kind(f"holds a PEFT adapter ({_ADAPTER}) and not the model that it changes", _MERGED)
+    return _KEY_FOLDER if KEY_FILE in here else None
+
+
+def kind_of_names(names: Collection[str]) -> Kind:
+    """What a folder or repository is in which there are these files and no safetensors."""
+    here = sorted(name for name in names if "/" not in name)
+    for holds, describe in _FOLDERS:
+        if hit := next((name for name in here if holds(name)), None):
+            return describe(hit)
+    below = sorted(names)
+    if deeper := next((name for name in below if name.endswith(".safetensors")), None):
+        return Kind(f"holds no model itself, but its folder {deeper.rpartition('/')[0]} does", "Give that folder")
+    if picture := next((name for name in below if name.lower().endswith((".png", ".jpg", ".jpeg"))), None):
+        return Kind(f"is a folder of pictures ({picture[:100]})")
+    if not here:
+        return Kind("is an empty folder")
+    return Kind(f"holds only {', '.join(name[:60] for name in here[:3])}" + (" ..." if len(here) > 3 else ""))
+
+
+_KEY_FOLDER = Kind("is a key folder, and holds secrets", _KEYS)
+
+
+def _part(name: str) -> Kind:
+    kind = _NAMED[Path(name).suffix.lower()]
+    return Kind(f"{name} {kind.what}", kind.instead)
+
+
+# In this order: what a folder is called by its first hit.
+_FOLDERS: tuple[tuple[Callable[[str], bool], Callable[[str], Kind]], ...] = (
+    (lambda name: name == KEY_FILE, lambda name: _KEY_FOLDER),
+    (lambda name: name.lower().endswith(PICKLED), pickled),
+    (lambda name: Path(name).suffix.lower() in _NAMED, _part),
+    (
+        lambda name: name == "model_index.json",
+        lambda name: Kind("is a diffusers pipeline, which holds several models", "Give the folder of one of them"),
+    ),
+    (
+        lambda name: name in ("dataset_info.json", "dataset_dict.json") or name.endswith((".parquet", ".arrow")),
+        lambda name: Kind(f"is a data set ({name})"),
+    ),
+    (lambda name: name == "config.json", lambda name: Kind("holds a config.json, and no weights in safetensors")),
+)
+
+
+def _kind_of_file(path: Path) -> Kind | None:
+    try:
+        with open_regular(path) as (file, status):
+            head = file.read(JSON_BYTES)
+    except InvalidInput:
+        return None
+    if not status.st_size:
+        return Kind("is empty (0 bytes)", "Download or save it again")
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    if head[4:8] == b"TFL3":
+        return _NAMED[".tflite"]
+    # An archive of torch begins with the entry that holds its pickle.
+    if path.suffix.lower() in PICKLED or head[0] == 0x80 and head[1] in range(2, 6) or b"/data.pkl" in head[:128]:
+        return pickled(path.name)
+    if path.suffix.lower() in _NAMED:
+        return _NAMED[path.suffix.lower()]
+    for start, words in ARCHIVES.items():
+        if head.startswith(start):
+            return Kind(f"is {words}", "Unpack it, and give the folder that was in it")
+    return _kind_of_document(head) if head.lstrip()[:1] == b"{" and status.st_size <= JSON_BYTES else None
+
+
+def _kind_of_document(raw: bytes) -> Kind | None:
+    try:
+        document = parse_json(raw, allow_floats=True)
+    except InvalidInput:
+        return None
+    schema = str(document.get("schema", document.get("format", "")))[:100]
+    for start, kind in _DOCUMENTS.items():
+        if schema.startswith(start):
+            return kind._replace(schema=schema)
+    return next((kind for name, kind in _PARTS.items() if name in document), None)
