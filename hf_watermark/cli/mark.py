@@ -80,7 +80,8 @@ def mark(
     if (model / PREPROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     pictures = None if images is None else load_pictures(images, loaded, model, image_size)
-    marked = mark_model(loaded, {"method": method, "subkeys": subkeys}, identity, pictures, budget, processor)
+    config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
+    marked = mark_model(loaded, config, identity, pictures, budget, processor)
     network, secret = marked
     network.save_pretrained(output)  # type: ignore[operator]
     if (model / PREPROCESSOR).exists():

@@ -43,9 +43,7 @@ class Inputs:
         return cls(mean[:, 0], centred / centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
 
 
-def layer_inputs(
-    model: nn.Module, weights: Iterable[str], images: torch.Tensor, synthetic: bool
-) -> dict[str, Inputs]:
+def layer_inputs(model: nn.Module, weights: Iterable[str], images: torch.Tensor, synthetic: bool) -> dict[str, Inputs]:
     """
     Inputs of the linear layers and convolutions that hold these weights, by the name of the weight. Other layers are left out.
 
@@ -86,7 +84,8 @@ def _rows_of(layer: Any, given: torch.Tensor, most: int) -> torch.Tensor:
         return _some(vectors, most).float()[None]
     padding = layer.padding
     if layer.padding_mode != "zeros" or isinstance(padding, str):
-        given, padding = functional.pad(given, layer._reversed_padding_repeated_twice), 0
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        given, padding = functional.pad(given, layer._reversed_padding_repeated_twice, mode), 0
     patches = functional.unfold(given, layer.kernel_size, layer.dilation, padding, layer.stride)
     vectors = _some(patches.transpose(1, 2).flatten(0, 1), most).float()
     return vectors.reshape(len(vectors), layer.groups, -1).transpose(0, 1)
@@ -101,7 +100,11 @@ def _some(vectors: torch.Tensor, most: int) -> torch.Tensor:
 @contextmanager
 def _batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Every BatchNorm normalises by the batch and keeps its running statistics; everything else stays in evaluation."""
-    norms = [item for item in model.modules() if isinstance(item, _BatchNorm) and item.track_running_stats] if wanted else []
+    norms = (
+        [item for item in model.modules() if isinstance(item, _BatchNorm) and item.track_running_stats]
+        if wanted
+        else []
+    )
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:

@@ -20,7 +20,7 @@ from torch import nn
 from ..backbones import example_images, refuse_half_precision, unwrapped
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
-from ..mapping import AutoEmbedding
+from ..mapping import METHODS, AutoEmbedding
 from ..serialization import InvalidInput
 from ..training.embedding import Embedding, TrainingData
 from .fidelity import FidelityReport, measure_fidelity
@@ -109,6 +109,10 @@ def mark_model(
     chosen = configs_of(config)
     if len(chosen) > 1:
         raise InvalidInput(f"`config` names {len(chosen)} methods: mark the model once for each of them")
+    kind = AutoEmbedding.for_method(chosen[0].method)
+    if not kind.writable:
+        known = ", ".join(method for method in METHODS if AutoEmbedding.for_method(method).writable)
+        raise InvalidInput(f"`{kind.method}` has to be trained into a model; without training there are: {known}")
     if images is not None and len(images) < FEW_IMAGES:
         raise InvalidInput(f"`images` holds {len(images)}: give at least {FEW_IMAGES}, or none")
     shape = example_images(source).shape[1:] if images is None else images.shape[1:]

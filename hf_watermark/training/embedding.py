@@ -127,6 +127,8 @@ class Embedding:
     """
 
     verifier_class: ClassVar[type[Verifier]]
+    writable: ClassVar[bool] = False
+    """Whether [`write`] can put the mark into finished weights."""
     config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
     method: ClassVar[str]  # that of the config
     version: ClassVar[str] = "1"
@@ -189,9 +191,9 @@ class Embedding:
             these rows may be changed a little afterwards.
 
         Raises:
-            [`~serialization.InvalidInput`]: by methods that have to train.
+            [`~serialization.InvalidInput`]: when these weights cannot hold it.
         """
-        raise InvalidInput(f"`{self.method}` has to be trained into a model; choose greedy_residuals or watermas")
+        raise NotImplementedError
 
     def logs(self) -> dict[str, float]:
         """Numbers since the last call, for the log of the training."""

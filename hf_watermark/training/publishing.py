@@ -14,7 +14,6 @@ from transformers.utils.hub import PushInProgress
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_keys_inside
 from ..publishing import Extras, Published, publish
-from ..publishing.precommit import FOLDER as PUBLIC_FOLDER
 from ..publishing.precommit import public_files, write_public_files
 from ..publishing.publish import fetch_card
 

@@ -42,6 +42,7 @@ class GreedyResidualsEmbedding(Embedding):
     """Puts the key's bits into the signs of greedy residuals of key-drawn weight groups."""
 
     verifier_class = GreedyResidualsVerifier
+    writable = True
 
     config: GreedyResidualsConfig
 
@@ -116,7 +117,9 @@ class GreedyResidualsEmbedding(Embedding):
         if config.preset == "paper":
             raise InvalidInput("preset 'paper' cannot be written without training; use the default preset")
         held = {}
-        for item, factors in zip(self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True):
+        for item, factors in zip(
+            self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True
+        ):
             weight = current(item.weight)
             matrix = weight.detach().float().reshape(len(weight), -1).clone()
             row = item.rows.to(matrix.device)[:, None]

@@ -13,12 +13,15 @@ weights u0 to the nearest ones with F(u) >= G mu.
 
 import torch
 
-from .residuals import kept_count
+from .residuals import greedy_mean, kept_count
 
 
 NOISE = 0.3
 ROUNDS = 25
 EXCESS = 1.01  # the last, undamped step lands on a curved surface
+TRIES = 8
+# A residual below this share of the margin asks for so much more.
+WEAK, STRONGER = 0.9, 1.3
 
 
 def project(values: torch.Tensor, margin: float, kept_fraction: float) -> torch.Tensor:
@@ -31,10 +34,20 @@ def project(values: torch.Tensor, margin: float, kept_fraction: float) -> torch.
         margin (`float`):
             mu, in units of the row's root mean square.
     """
-    target = margin * values.shape[1]
-    start = values.float()
-    short = expected_sum(start, kept_fraction)[0] < target
-    start = start[short]
+    target = torch.full((len(values),), margin * values.shape[1], device=values.device)
+    result = values.float().clone()
+    for _ in range(TRIES):
+        short = expected_sum(result, kept_fraction)[0] < target
+        # In a small group the expectation may hold where the residual itself does not.
+        weak = greedy_mean(result, kept_fraction) < WEAK * margin
+        target = torch.where(weak & ~short, STRONGER * target, target)
+        if not (short | weak).any():
+            break
+        result[short | weak] = _moved(values.float()[short | weak], target[short | weak], kept_fraction)
+    return result
+
+
+def _moved(start: torch.Tensor, target: torch.Tensor, kept_fraction: float) -> torch.Tensor:
     moved = start.clone()
     for round in range(ROUNDS):
         total, slope = expected_sum(moved, kept_fraction)
@@ -42,9 +55,7 @@ def project(values: torch.Tensor, margin: float, kept_fraction: float) -> torch.
         step = (missing / slope.square().sum(dim=1).clamp_min(1e-12)).clamp_min(0)
         wanted = start + step[:, None] * slope
         moved = wanted if round == ROUNDS - 1 else (moved + wanted) / 2
-    result = values.float().clone()
-    result[short] = moved
-    return result
+    return moved
 
 
 def expected_sum(values: torch.Tensor, kept_fraction: float) -> tuple[torch.Tensor, torch.Tensor]:

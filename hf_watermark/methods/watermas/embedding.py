@@ -29,6 +29,7 @@ class WaterMASEmbedding(Embedding):
     """
 
     verifier_class = WaterMASVerifier
+    writable = True
 
     config: WaterMASConfig
 
