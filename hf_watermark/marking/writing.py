@@ -106,7 +106,7 @@ def mark_model(
     """
     source = unwrapped(model)
     refuse_half_precision(source)
-    chosen = configs_of(config)
+    chosen: list[Any] = list(configs_of(config))
     if len(chosen) > 1:
         raise InvalidInput(f"`config` names {len(chosen)} methods: mark the model once for each of them")
     kind = AutoEmbedding.for_method(chosen[0].method)
