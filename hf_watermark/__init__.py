@@ -27,6 +27,7 @@ _NAMES = {
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
     "WatermarkTrainer": "training.trainer",
+    "mark_model": "marking",
     "plan_key": "marking",
     "register_method": "mapping",
     "stack_trainers": "training.trainer",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
     from .mapping import register_method as register_method
+    from .marking import mark_model as mark_model
     from .marking import plan_key as plan_key
     from .methods.certified import Certificate as Certificate
     from .methods.certified import CertifiedConfig as CertifiedConfig

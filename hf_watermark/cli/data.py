@@ -24,9 +24,9 @@ Prepare = Callable[[Any], torch.Tensor]
 
 
 class TableImages(Dataset):
-    """Rows of a table as `{"pixel_values": [C, H, W], "labels": int}`."""
+    """Rows of a table as `{"pixel_values": [C, H, W], "labels": int}`, without labels where there is no column of them."""
 
-    def __init__(self, table: "Table", image_column: str, label_column: str, prepare: Prepare):
+    def __init__(self, table: "Table", image_column: str, label_column: str | None, prepare: Prepare):
         self.table, self.image_column, self.label_column, self.prepare = table, image_column, label_column, prepare
 
     def __len__(self) -> int:
@@ -34,11 +34,17 @@ class TableImages(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.table[index]
-        return {"pixel_values": self.prepare(row[self.image_column]), "labels": row[self.label_column]}
+        labels = {} if self.label_column is None else {"labels": row[self.label_column]}
+        return {"pixel_values": self.prepare(row[self.image_column])} | labels
 
 
 def load_images(
-    source: str, model: PreTrainedModel, preprocessor: Path, image_size: int | None, num_labels: int | None
+    source: str,
+    model: PreTrainedModel,
+    preprocessor: Path,
+    image_size: int | None,
+    num_labels: int | None,
+    labelled: bool = True,
 ) -> Any:
     """
     Map-style data set of examples that fit `model`.
@@ -52,6 +58,8 @@ def load_images(
             Height and width; by default what the preprocessor or the model's config says, else that of the first image.
         num_labels (`int`, *optional*):
             Refuse labels that are not below it.
+        labelled (`bool`, *optional*, defaults to `True`):
+            Without it the images need no labels, and are given none.
 
     Raises:
         [`~serialization.InvalidInput`]: when there are no images, or they do not fit the model.
@@ -67,8 +75,9 @@ def load_images(
         _refuse_labels(source, [int(example["labels"]) for example in digits], num_labels)
         return digits
     table = read_table(Path(source))
-    image_column, label_column = _columns(source, table)
-    _refuse_labels(source, table[label_column], num_labels)
+    image_column, label_column = _columns(source, table, labelled)
+    if label_column is not None:
+        _refuse_labels(source, table[label_column], num_labels)
     size = image_size or model.config.to_dict().get("image_size")
     if size is None:
         width, height = table[0][image_column].size
@@ -94,9 +103,11 @@ def read_table(path: Path) -> "Table":
         raise InvalidInput(f"{path}: cannot be read ({error.__cause__ or error})") from None
 
 
-def _columns(source: str, table: "Table") -> tuple[str, str]:
+def _columns(source: str, table: "Table", labelled: bool) -> tuple[str, str | None]:
     images = [name for name, feature in table.features.items() if isinstance(feature, Image)]
     labels = [name for name in LABEL_COLUMNS if name in table.features]
+    if not labelled and len(images) == 1:
+        return images[0], None
     if len(images) != 1 or len(labels) != 1:
         raise InvalidInput(
             f"{source}: has the columns {', '.join(table.column_names)}; one of images and one called label or labels is needed"

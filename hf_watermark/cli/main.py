@@ -21,6 +21,7 @@ from . import (
     inspect,
     judge,
     keys,
+    mark,
     methods,
     owner,
     plan,
@@ -68,6 +69,7 @@ key_app.command("export", epilog=keys.EXPORT_EXAMPLE)(keys.export)
 key_app.command("import", epilog=keys.RESTORE_EXAMPLE)(keys.restore)
 app.add_typer(key_app, name="key")
 app.command(epilog=verify.EXAMPLE)(verify.verify)
+app.command(epilog=mark.EXAMPLE)(mark.mark)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)

@@ -1,18 +1,44 @@
 """`watermark/precommit.json`: the commitment that is public before training begins (PROTOCOL.md §2.2)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..keys import PRECOMMIT_DOMAIN, CommitmentProblem, ProblemKind, WatermarkKey, is_signed_by
+from ..keys import (
+    PRECOMMIT_DOMAIN,
+    CommitmentProblem,
+    Opening,
+    ProblemKind,
+    WatermarkKey,
+    is_signed_by,
+    public_subkeys,
+)
 from ..keys.schedule import precommit_hash
-from ..serialization import canonical_json
+from ..serialization import canonical_json, write_json_atomic
 from ..serialization.schema import Hex32, Hex64, Strict, parsed
 
 
 FOLDER = "watermark"
 PRECOMMIT = f"{FOLDER}/precommit.json"
 DOMAIN = PRECOMMIT_DOMAIN
+
+
+def public_files(key: WatermarkKey, found: bool) -> dict[str, dict[str, Any]]:
+    """The files of `watermark/` by name: the precommit, and once the mark was read back (`found`) the sub-key that is opened on purpose."""
+    files = {"precommit.json": key.precommit_document()}
+    if found:
+        for index in sorted(public_subkeys([assignment.share for assignment in key.assignments])):
+            files[f"subkey{index}.json"] = Opening.of(key, index).to_dict()
+    return files
+
+
+def write_public_files(folder: Path, files: Mapping[str, dict[str, Any]]) -> None:
+    """Writes [`public_files`] into a model folder."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for name, document in files.items():
+        write_json_atomic(folder / FOLDER / name, document)
 
 
 class Precommit(Strict):

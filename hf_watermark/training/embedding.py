@@ -127,6 +127,8 @@ class Embedding:
     """
 
     verifier_class: ClassVar[type[Verifier]]
+    writable: ClassVar[bool] = False
+    """Whether [`write`] can put the mark into finished weights."""
     config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
     method: ClassVar[str]  # that of the config
     version: ClassVar[str] = "1"
@@ -179,6 +181,19 @@ class Embedding:
 
     def after_update(self) -> None:
         """Called when the optimizer has changed the weights."""
+
+    def write(self) -> dict[str, torch.Tensor]:
+        """
+        Writes the mark into the model as it stands, without training. Called again it mends what has been lost, and nothing else.
+
+        Returns:
+            `dict[str, torch.Tensor]`: by the name of each changed weight, `[rows, columns]`, true where the mark lies. What else stands in
+            these rows may be changed a little afterwards.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when these weights cannot hold it.
+        """
+        raise NotImplementedError
 
     def logs(self) -> dict[str, float]:
         """Numbers since the last call, for the log of the training."""

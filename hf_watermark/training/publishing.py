@@ -12,11 +12,10 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
 from ..evidence import Evidence
-from ..keys import Opening, Owner, WatermarkKey, public_subkeys, refuse_keys_inside
+from ..keys import Owner, WatermarkKey, refuse_keys_inside
 from ..publishing import Extras, Published, publish
-from ..publishing.precommit import FOLDER as PUBLIC_FOLDER
+from ..publishing.precommit import public_files, write_public_files
 from ..publishing.publish import fetch_card
-from ..serialization import write_json_atomic
 
 
 logger = logging.getLogger(__name__)
@@ -41,12 +40,8 @@ class PublishingTrainer(Trainer):
         raise NotImplementedError
 
     def public_files(self) -> dict[str, dict[str, Any]]:
-        """The public files of `watermark/`: the precommit, and once the mark was read back the sub-key that is opened on purpose."""
-        files = {"precommit.json": self.key.precommit_document()}
-        if self.evidence is not None and self.evidence.found:
-            for index in public_subkeys([assignment.share for assignment in self.key.assignments]):
-                files[f"subkey{index}.json"] = Opening.of(self.key, index).to_dict()
-        return files
+        """Those of the mark as it was read last, see [`~publishing.precommit.public_files`]."""
+        return public_files(self.key, self.evidence is not None and self.evidence.found)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -54,9 +49,7 @@ class PublishingTrainer(Trainer):
         super()._save(output_dir, state_dict)
         # A pickle that nothing reads back; it holds tokens in clear and would be pushed with the model.
         (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / PUBLIC_FOLDER).mkdir(exist_ok=True)
-        for name, document in self.public_files().items():
-            write_json_atomic(folder / PUBLIC_FOLDER / name, document)
+        write_public_files(folder, self.public_files())
 
     # Publishing
 

@@ -15,13 +15,14 @@ from ..backbones import gathered_model, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Check, Evidence
 from ..keys import NO_BEACON, Owner, WatermarkKey
+from ..publishing.precommit import PRECOMMIT
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
 from ..suspects import Suspect
 from ..verification.verifier import verify_claims
 from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
 from .planning import make_key
-from .publishing import PUBLIC_FOLDER, PublishingTrainer
+from .publishing import PublishingTrainer
 from .triggers import without_rows
 
 
@@ -265,7 +266,7 @@ class WatermarkTrainer(PublishingTrainer):
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
-        published = Path(str(folder)) / PUBLIC_FOLDER / "precommit.json"
+        published = Path(str(folder)) / PRECOMMIT
         if published.exists() and read_json(published).get("precommit") != self.key.precommit.hex():
             raise InvalidInput(
                 f"{folder} was trained under another key; load that key and pass it: key=WatermarkKey.load('keys/...')"
@@ -313,4 +314,4 @@ class _Epochs(TrainerCallback):
             )
 
 
-__all__ = ["PUBLIC_FOLDER", "WatermarkTrainer", "stack_trainers"]
+__all__ = ["WatermarkTrainer", "stack_trainers"]

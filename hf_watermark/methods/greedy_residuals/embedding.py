@@ -18,8 +18,10 @@ from ...backbones import (
     read_carriers,
 )
 from ...keys import Claim
+from ...serialization import InvalidInput
 from ...training.embedding import Embedding, Plan, TrainingData
 from .config import GreedyResidualsConfig
+from .projection import project
 from .residuals import (
     fitting_subkeys,
     hinge,
@@ -40,6 +42,7 @@ class GreedyResidualsEmbedding(Embedding):
     """Puts the key's bits into the signs of greedy residuals of key-drawn weight groups."""
 
     verifier_class = GreedyResidualsVerifier
+    writable = True
 
     config: GreedyResidualsConfig
 
@@ -107,6 +110,29 @@ class GreedyResidualsEmbedding(Embedding):
             self._factors = self._factors.to(weights[0].device)
             total = FusedHinge.apply(self._marked, self._factors, config.margin, config.kept_fraction, *weights)
         return config.strength * total
+
+    @torch.no_grad()
+    def write(self) -> dict[str, torch.Tensor]:
+        config = self.config
+        if config.preset == "paper":
+            raise InvalidInput("preset 'paper' cannot be written without training; use the default preset")
+        held = {}
+        for item, factors in zip(
+            self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True
+        ):
+            weight = current(item.weight)
+            matrix = weight.detach().float().reshape(len(weight), -1).clone()
+            row = item.rows.to(matrix.device)[:, None]
+            # The sign that the bit asks of the stored weights, in units of their row; a dead row holds nothing.
+            unit = (factors.sign().to(matrix.device) * item.norms(weight) / item.carrier.eligible**0.5)[:, None]
+            values = torch.where(unit == 0, 0, matrix[row, item.columns] / unit)
+            moved = project(values, config.margin, config.kept_fraction)
+            matrix[row, item.columns] = torch.where(unit == 0, matrix[row, item.columns], moved * unit)
+            weight.copy_(matrix.reshape(weight.shape))
+            mask = torch.zeros_like(matrix, dtype=torch.bool)
+            mask[row, item.columns] = True
+            held[item.carrier.name] = mask
+        return held
 
 
 @dataclass

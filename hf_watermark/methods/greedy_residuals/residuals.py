@@ -195,10 +195,15 @@ def greedy_mean(values: torch.Tensor, kept_fraction: float) -> torch.Tensor:
     return values.gather(1, largest_magnitudes(values, kept_fraction)).sum(dim=1) / values.shape[1]
 
 
+def kept_count(size: int, kept_fraction: float) -> int:
+    """k, the number of weights that a residual sums."""
+    return max(1, size - int(size * (1 - kept_fraction) + 0.5))
+
+
 def largest_magnitudes(values: torch.Tensor, kept_fraction: float) -> torch.Tensor:
     """Columns `[groups, k]` of the k largest magnitudes of each row, in no particular order."""
     size = values.shape[1]
-    kept = max(1, size - int(size * (1 - kept_fraction) + 0.5))
+    kept = kept_count(size, kept_fraction)
     magnitudes = values.detach().abs()
     if magnitudes.device.type != "cpu":
         return magnitudes.topk(kept, dim=1, sorted=False).indices

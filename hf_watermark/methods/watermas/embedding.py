@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...backbones import describe, read_carriers
 from ...keys import Claim
 from ...serialization import InvalidInput
-from ...training.embedding import Embedding, Plan, Step, TrainingData
+from ...training.embedding import Embedding, Moment, Plan, Step, TrainingData
 from .config import WaterMASConfig
 from .replacing import draw_exchanges, find_substitutions, shapes_of
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
@@ -29,6 +29,7 @@ class WaterMASEmbedding(Embedding):
     """
 
     verifier_class = WaterMASVerifier
+    writable = True
 
     config: WaterMASConfig
 
@@ -41,6 +42,7 @@ class WaterMASEmbedding(Embedding):
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)
+        self._carriers = read_carriers(claim.assignment.layout)
         self.substitutions = find_substitutions(model, claim)
         self.substituted = False
         self._rises: list[torch.Tensor] = []
@@ -50,8 +52,7 @@ class WaterMASEmbedding(Embedding):
     @property
     def payload_capacity(self) -> int:
         """Most payload bytes that this backbone takes beside the evidence bits of the sub-keys that are embedded."""
-        carriers = read_carriers(self.claim.assignment.layout)
-        return payload_capacity(self.config, carriers, len(self.claim.subkeys))
+        return payload_capacity(self.config, self._carriers, len(self.claim.subkeys))
 
     # Replacing
 
@@ -92,6 +93,19 @@ class WaterMASEmbedding(Embedding):
 
     def after_update(self) -> None:
         self.impose()
+
+    def write(self) -> dict[str, torch.Tensor]:
+        if not self.substituted:
+            self.moment = Moment()  # before the first of no steps: now
+            self.substitute_when_due()
+        self.impose()
+        held = {}
+        for item in self.substitutions:
+            name = self._carriers[item.carrier].name
+            mask = torch.zeros(self._carriers[item.carrier].shape, dtype=torch.bool).flatten()
+            mask[item.weights.flat.cpu()] = True
+            held[name] = mask.reshape(len(mask) // self._carriers[item.carrier].columns, -1)
+        return held
 
     # Sharpening
 

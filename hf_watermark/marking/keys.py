@@ -5,11 +5,11 @@ from typing import Any
 from torch import nn
 from transformers import default_data_collator
 
-from .configuration import as_configs
-from .keys import Owner, WatermarkKey
-from .mapping import AutoEmbedding, method_entry
-from .training.embedding import TrainingData
-from .training.planning import make_key
+from ..configuration import WatermarkConfig, as_configs
+from ..keys import Owner, WatermarkKey
+from ..mapping import AutoEmbedding, method_entry
+from ..training.embedding import TrainingData
+from ..training.planning import make_key
 
 
 def plan_key(
@@ -54,8 +54,12 @@ def plan_key(
     >>> trainer = GreedyResidualsTrainer(model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), key=key)
     ```
     """
-    given = as_configs(configs, lambda method: method_entry(method).load("Config"))
-    marks = [(AutoEmbedding.for_method(config.method), config) for config in given]
+    marks = [(AutoEmbedding.for_method(config.method), config) for config in configs_of(configs)]
     if not isinstance(data, TrainingData):
         data = TrainingData(data, default_data_collator)
     return make_key(model, data, marks, owner, seed, processor)
+
+
+def configs_of(given: Any) -> list[WatermarkConfig]:
+    """Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`]."""
+    return as_configs(given, lambda method: method_entry(method).load("Config"))

@@ -1,0 +1,110 @@
+"""`hf-watermark mark`."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..serialization import InvalidInput, write_json_atomic
+from .attack import refuse_existing
+from .errors import FOUND, NOT_FOUND
+from .loading import PREPROCESSOR, load_model, silence_loading
+from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .secrets import OwnerFd, OwnerFile, OwnerOption, load_owner
+
+
+if TYPE_CHECKING:
+    import torch
+
+EXAMPLE = "Example:\n\nhf-watermark mark my-model --owner me/owner.json --output my-marked-model --images photos"
+# More only takes longer.
+MOST_IMAGES = 256
+REPORT = "fidelity.json"
+
+
+def mark(
+    model: Annotated[Path, typer.Argument(help="Folder of your own finished model. It is not changed; keep it.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="New folder for the marked model.")],
+    owner: OwnerOption = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="DIR", help="New folder for the key; by default OUTPUT-key, beside the model."),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="greedy_residuals or watermas.")] = "greedy_residuals",
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            metavar="PATH",
+            help="Some images without labels (a folder, a parquet file, or 'digits'): 128 halve the cost.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Height and width of images from --images.")
+    ] = None,
+    subkeys: Annotated[
+        int | None, typer.Option("--subkeys", min=1, max=16, help="Number of sub-keys; as many as the budget allows.")
+    ] = None,
+    budget: Annotated[
+        float, typer.Option("--budget", min=0, help="Most that the answers may move by: KL divergence in nats.")
+    ] = 0.01,
+    owner_passphrase_fd: OwnerFd = None,
+    owner_passphrase_file: OwnerFile = None,
+    passphrase_fd: PassphraseFd = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """
+    Put a mark into a finished model, in seconds, without training, labels or data.
+
+    Writes the marked model with its public files, the key beside it (encrypted when you give a passphrase), and fidelity.json.
+
+    Exit status: 0 marked and read back, 1 not read back, 2 bad usage or unreadable input.
+    """
+    folder = output.with_name(f"{output.name}-key") if key is None else key
+    refuse_existing(output)
+    refuse_existing(folder)
+    identity = load_owner(owner, read_passphrase(owner_passphrase_fd, owner_passphrase_file))
+    passphrase = read_passphrase(passphrase_fd, passphrase_file)
+    typer.echo(f"Reading {model} ...", err=True)
+
+    from transformers import AutoImageProcessor
+
+    from ..marking import mark_model
+    from ..publishing.precommit import public_files, write_public_files
+    from ..verifying import verify
+
+    silence_loading()
+    loaded = load_model(model)
+    processor: Any = None
+    if (model / PREPROCESSOR).is_file():
+        processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    pictures = None if images is None else load_pictures(images, loaded, model, image_size)
+    config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
+    marked = mark_model(loaded, config, identity, pictures, budget, processor)
+    network, secret = marked
+    network.save_pretrained(output)  # type: ignore[operator]
+    if (model / PREPROCESSOR).exists():
+        shutil.copyfile(model / PREPROCESSOR, output / PREPROCESSOR)
+    evidence = verify(output, secret)
+    write_public_files(output, public_files(secret, evidence.found))
+    write_json_atomic(output / REPORT, marked.fidelity.to_dict())
+    secret.save(folder, passphrase)
+    typer.echo(f"wrote {output}; its key is {folder}: keep both and {model}, and publish only the first")
+    typer.echo(f"cost: {marked.fidelity}")
+    typer.echo(str(evidence))
+    raise typer.Exit(FOUND if evidence.found else NOT_FOUND)
+
+
+def load_pictures(source: str, model: Any, folder: Path, image_size: int | None) -> "torch.Tensor":
+    """Up to 256 of the images, `[n, channels, height, width]`, from places spread evenly."""
+    import torch
+
+    from .data import load_images
+
+    found = load_images(source, model, folder / PREPROCESSOR, image_size, None, labelled=False)
+    rows = range(0, len(found), max(1, len(found) // MOST_IMAGES))[:MOST_IMAGES]
+    pictures = [found[row]["pixel_values"] for row in rows]
+    if len({picture.shape for picture in pictures}) > 1:
+        raise InvalidInput(f"{source}: its images have different sizes; give --image-size")
+    return torch.stack(pictures)
