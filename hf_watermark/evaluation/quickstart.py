@@ -62,7 +62,7 @@ def run_quickstart(
 ) -> dict[str, Any]:
     """
     Trains an unmarked twin and a model marked with both methods on handwritten digits, attacks and forges, verifies every result, and
-    writes into `output`: `model/` (with the public `watermark/` folder), `key/`, `evidence.json` and `report.html`.
+    writes into `output`: `model/` (with the public `watermark/` folder), `key/`, `owner.json`, `evidence.json` and `report.html`.
 
     Args:
         output (`str` or `Path`):
@@ -89,11 +89,11 @@ def run_quickstart(
     refuse_foreign_folder(output)
     begin = time.perf_counter()
     train, test = load_digits_data("train"), load_digits_data("test")
-    console = console or Console()
+    owner, console = Owner.create(), console or Console()
     attacks = quickstart_attacks(attack_epochs, distill_epochs, seed)
     with _few_threads(), _Stages(console, total=3 + len(attacks) + 4) as stages:
         twin_trainer = train_twin(train, epochs, seed, stages)
-        trainer = train_marked(train, epochs, seed, stages)
+        trainer = train_marked(train, owner, epochs, seed, stages)
         twin, model, key = twin_trainer.model.eval(), trainer.model.eval(), trainer.key
         with stages("verify twin and marked model"):
             twin_evidence, marked_evidence = verify(twin, key), trainer.evidence
@@ -124,7 +124,7 @@ def run_quickstart(
         "forgeries": forgeries,
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    write_output(output, record, trainer)
+    write_output(output, record, trainer, owner)
     show_table(record, output, console)
     return record
 
@@ -163,7 +163,7 @@ def train_twin(train: Any, epochs: float, seed: int, stages: "_Stages") -> Any:
     return trainer
 
 
-def train_marked(train: Any, epochs: float, seed: int, stages: "_Stages") -> Any:
+def train_marked(train: Any, owner: Owner, epochs: float, seed: int, stages: "_Stages") -> Any:
     """A trainer whose model carries both marks; same seed, data and recipe as the twin."""
     stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
     with tempfile.TemporaryDirectory() as folder, stages("train marked model") as bar:
@@ -173,7 +173,7 @@ def train_marked(train: Any, epochs: float, seed: int, stages: "_Stages") -> Any
             train_dataset=train,
             callbacks=[bar],
             watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=0.125)],
-            owner=Owner.create(),
+            owner=owner,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -270,20 +270,22 @@ def refuse_foreign_folder(output: Path) -> None:
         raise InvalidInput(f"{output} holds files that no quickstart made; choose another folder with --output")
 
 
-def write_output(output: Path, record: dict[str, Any], trainer: Any) -> None:
+def write_output(output: Path, record: dict[str, Any], trainer: Any, owner: Owner) -> None:
     """Replaces what an earlier quickstart wrote here, and nothing else."""
     refuse_foreign_folder(output)  # minutes have passed
     output.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(
-        output / MARKER, b"Made by `hf-watermark quickstart`, which may replace model/ and key/ here.\n"
+        output / MARKER, b"Made by `hf-watermark quickstart`, which may replace model/, key/ and owner.json here.\n"
     )
     for name in ("model", "key"):
         if (output / name).exists():
             shutil.rmtree(output / name)
+    (output / "owner.json").unlink(missing_ok=True)
     with warnings.catch_warnings():
-        # The report says that this key has no passphrase.
+        # The report says that keys of one's own need a passphrase.
         warnings.filterwarnings("ignore", message=".*stored without a passphrase")
         trainer.key.save(output / "key")
+        owner.save(output / "owner.json")
     trainer.save_model(str(output / "model"))
     write_json_atomic(output / "evidence.json", record)
     write_report(record, output / "report.html")
@@ -356,7 +358,8 @@ def show_table(record: dict[str, Any], output: Path, console: Console) -> None:
         claims.add_row(forgery["name"].replace("_", " "), outcome, forgery["refused"] or evidence["reason"])
     console.print(claims)
     console.print(f"Report: {output / 'report.html'}", soft_wrap=True)
-    console.print(f"Secret: {output / 'key'} (keep it out of the model folder and off the Hub)", soft_wrap=True)
+    secrets = f"{output / 'key'} and {output / 'owner.json'}"
+    console.print(f"Secret: {secrets} (keep them out of the model folder and off the Hub)", soft_wrap=True)
 
 
 @contextmanager
