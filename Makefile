@@ -45,7 +45,7 @@ quickstart: install
 readme: install
 	$(BIN)/python tests/run_readme.py README.md
 
-# Wheel and sdist, and the wheel in an environment of its own; `make extras` does that once per extra (ten minutes).
+# Wheel and sdist, and the wheel used in a fresh environment; `make extras`, which CI leaves out, with each extra alone.
 package: install
 	$(BIN)/python tests/run_package.py
 
