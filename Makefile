@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: install test test-fast coverage quality style quickstart readme clean
+.PHONY: install test test-fast coverage quality style quickstart readme package extras clean
 
 install: $(STAMP)
 
@@ -44,6 +44,13 @@ quickstart: install
 
 readme: install
 	$(BIN)/python tests/run_readme.py README.md examples/README.md hf_watermark/methods/certified/README.md hf_watermark/methods/watermas/README.md
+
+# Wheel and sdist, and the wheel used in a fresh environment; `make extras`, which CI leaves out, with each extra alone.
+package: install
+	$(BIN)/python tests/run_package.py
+
+extras: install
+	$(BIN)/python tests/run_extras.py
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 def on_first_use(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

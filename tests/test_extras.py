@@ -1,11 +1,13 @@
-"""What a command says where an optional library is missing."""
+"""What a command says where an optional library is missing, and that `make extras` tries each extra alone."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from commands import refused
+from run_extras import TOOLS, USES
 
 from hf_watermark import evaluation
 from hf_watermark.evaluation.digits import load_digits_data
@@ -40,8 +42,23 @@ def test_digits_and_photographs_without_scikit_learn(monkeypatch):
         photograph_crops(SubKey(0, 0, bytes(32)), 1, (3, 8, 8))
 
 
+ROOT = Path(__file__).parents[1]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
 def test_the_app_brings_what_its_pages_draw_with():
-    root = Path(__file__).parents[1]
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert "hf-watermark[plots]" in extras["demo"]
-    assert "hf-watermark[plots," in (root / "examples" / "space" / "requirements.txt").read_text()
+    assert "hf-watermark[plots]" in EXTRAS["demo"]
+    assert "hf-watermark[plots," in (ROOT / "examples" / "space" / "requirements.txt").read_text()
+
+
+def test_every_extra_is_tried_alone():
+    assert set(USES) - {""} == set(EXTRAS) - TOOLS
+
+
+def test_messages_name_extras_that_exist():
+    named = {
+        name
+        for path in (ROOT / "hf_watermark").rglob("*.py")
+        for name in re.findall(r"hf-watermark\[(\w+)\]", path.read_text())
+    }
+    assert named == set(USES) - {""}

@@ -65,7 +65,7 @@ def load_model(folder: Path) -> "PreTrainedModel":
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # a TypeError where config.json is no table
         raise InvalidInput(f"{folder}: {error}") from None
     lost = sorted({*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])})
     if lost:

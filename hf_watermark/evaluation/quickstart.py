@@ -63,7 +63,7 @@ def run_quickstart(
 ) -> dict[str, Any]:
     """
     Trains an unmarked twin and a model marked with both methods on handwritten digits, attacks and forges, verifies every result, and
-    writes into `output`: `model/` (with the public `watermark/` folder), `key/`, `evidence.json` and `report.html`.
+    writes into `output`: `model/` (with the public `watermark/` folder), `key/`, `owner.json`, `evidence.json` and `report.html`.
 
     Args:
         output (`str` or `Path`):
@@ -90,13 +90,13 @@ def run_quickstart(
     refuse_foreign_folder(output)
     begin = time.perf_counter()
     images, test = load_digits_data("train"), load_digits_data("test")
-    console = console or Console()
+    owner, console = Owner.create(), console or Console()
     attacks = quickstart_attacks(attack_epochs, distill_epochs, seed)
     with _few_threads(), Stages(console, total=3 + len(attacks) + 4) as stages:
         recipe = (images, epochs, seed, stages)
         twin = train("train unmarked twin", Trainer, *recipe).model.eval()
         stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
-        trainer = train("train marked model", stacked, *recipe, watermark=marks(), owner=Owner.create())
+        trainer = train("train marked model", stacked, *recipe, watermark=marks(), owner=owner)
         model, key = trainer.model.eval(), trainer.key
         with stages("verify twin and marked model"):
             twin_evidence, marked_evidence = verify(twin, key), trainer.evidence
@@ -127,7 +127,7 @@ def run_quickstart(
         "forgeries": forgeries,
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    write_output(output, record, trainer)
+    write_output(output, record, trainer, owner)
     show_table(record, output, console)
     return record
 
@@ -260,20 +260,22 @@ def refuse_foreign_folder(output: Path) -> None:
         raise InvalidInput(f"{output} holds files that no quickstart made; choose another folder with --output")
 
 
-def write_output(output: Path, record: dict[str, Any], trainer: Any) -> None:
+def write_output(output: Path, record: dict[str, Any], trainer: Any, owner: Owner) -> None:
     """Replaces what an earlier quickstart wrote here, and nothing else."""
     refuse_foreign_folder(output)  # minutes have passed
     output.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(
-        output / MARKER, b"Made by `hf-watermark quickstart`, which may replace model/ and key/ here.\n"
+        output / MARKER, b"Made by `hf-watermark quickstart`, which may replace model/, key/ and owner.json here.\n"
     )
     for name in ("model", "key"):
         if (output / name).exists():
             shutil.rmtree(output / name)
+    (output / "owner.json").unlink(missing_ok=True)
     with warnings.catch_warnings():
-        # The report says that this key has no passphrase.
+        # The report says that keys of one's own need a passphrase.
         warnings.filterwarnings("ignore", message=".*stored without a passphrase")
         trainer.key.save(output / "key")
+        owner.save(output / "owner.json")
     trainer.save_model(str(output / "model"))
     write_json_atomic(output / "evidence.json", record)
     write_report(record, output / "report.html")

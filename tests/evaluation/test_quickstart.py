@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hf_watermark import InvalidInput, WatermarkKey, verify
+from hf_watermark import InvalidInput, Owner, WatermarkKey, verify
 from hf_watermark.evaluation.quickstart import MARKER, run_quickstart, write_output
 from hf_watermark.evaluation.report import render_report
 
@@ -36,9 +36,9 @@ def test_every_file_is_there_and_the_key_is_beside_the_model(run):
 
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert {"model/config.json", "model/model.safetensors", "model/watermark/precommit.json"} <= files
-    assert {"key/key.json", "key/pool.safetensors", "evidence.json", "report.html"} <= files
+    assert {"key/key.json", "key/pool.safetensors", "owner.json", "evidence.json", "report.html"} <= files
     assert not any("key.json" in name or name.endswith(".bin") for name in files if name.startswith("model/"))
-    assert (output / "key" / "key.json").stat().st_mode & 0o777 == 0o600
+    assert all((output / name).stat().st_mode & 0o777 == 0o600 for name in ("key/key.json", "owner.json"))
     assert json.loads((output / "evidence.json").read_text()) == json.loads(json.dumps(record))
 
 
@@ -63,18 +63,19 @@ def test_the_record_covers_twin_attacks_and_forgeries(run):
     assert all(0 <= row["accuracy"] <= 1 for row in record["attacks"])
 
 
-def test_no_public_file_holds_the_seed(run):
+@pytest.mark.parametrize("secret", ["key", "owner.json"])
+def test_no_public_file_holds_a_secret(run, secret):
     output, _, screen = run
-    seed = WatermarkKey.load(output / "key").seed
-    forms = [seed, seed.hex().encode(), seed.hex().upper().encode(), base64.b64encode(seed).rstrip(b"=")]
-    forms += [base64.urlsafe_b64encode(seed).rstrip(b"="), repr(seed).encode()]
+    raw = WatermarkKey.load(output / "key").seed if secret == "key" else Owner.load(output / secret).private_bytes()
+    forms = [raw, raw.hex().encode(), raw.hex().upper().encode(), base64.b64encode(raw).rstrip(b"=")]
+    forms += [base64.urlsafe_b64encode(raw).rstrip(b"="), repr(raw).encode()]
 
-    public = [path for path in output.rglob("*") if path.is_file() and path.parent.name != "key"]
+    files = [path for path in output.rglob("*") if path.is_file()]
+    public = [path for path in files if secret not in (path.name, path.parent.name)]
 
     assert len(public) >= 6
     for content in [*(path.read_bytes() for path in public), screen.encode()]:
         assert not any(form in content for form in forms)
-    assert seed.hex().encode() in (output / "key" / "key.json").read_bytes() or True
 
 
 def test_the_screen_shows_every_stage_and_both_tables(run):
@@ -92,7 +93,7 @@ def test_an_earlier_quickstart_is_replaced_and_other_files_stay(run, tmp_path):
     (output / "model" / "stale.txt").write_text("old")
     key = WatermarkKey.load(output / "key")
 
-    write_output(output, record, _SavedTrainer(key))
+    write_output(output, record, _SavedTrainer(key), Owner.create())
 
     assert (output / "notes.txt").read_text() == "mine"
     assert not (output / "model" / "stale.txt").exists()

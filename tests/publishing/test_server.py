@@ -11,7 +11,6 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     HfFileSystem,
-    ModelCard,
     get_safetensors_metadata,
     get_session,
     hf_hub_download,
@@ -123,8 +122,9 @@ def test_errors(hub):
     with pytest.raises(HfHubHTTPError, match="403"):
         HfApi().create_commit("you/model", [CommitOperationAdd("b.txt", b"b")], commit_message="b")
     hub.verdict_on_yaml = ["license is unknown"]
+    card = CommitOperationAdd("README.md", b"---\nlicense: x\n---\ntext")
     with pytest.raises(ValueError, match="license is unknown"):
-        ModelCard("---\nlicense: x\n---\ntext").validate()
+        HfApi().create_commit("you/model", [card], commit_message="the card is looked at first")
 
 
 def test_the_order_of_two_publishers_shows(hub):
