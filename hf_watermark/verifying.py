@@ -44,8 +44,9 @@ def verify(
 
     Args:
         suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
-            A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function from images `[n, channels, height,
-            width]` in the model's input space to labels `[n]` or probabilities `[n, classes]`.
+            A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, a pipeline of transformers, or a function: from
+            images `[n, channels, height, width]` in the model's input space to labels `[n]` or probabilities `[n, classes]`, or, as a
+            pipeline is called, from one PIL image to `[{"label": ..., "score": ...}]`.
         key ([`WatermarkKey`] or [`Opening`]):
             The owner's key, or one disclosed sub-key.
         looks (`int`, *optional*, defaults to 1):
@@ -193,7 +194,7 @@ def _prepare(suspect: Any, key: WatermarkKey | Opening, check: Check) -> tuple[l
     except InvalidInput as error:
         return invalid_claim([str(error)])
     try:
-        return verifiers, Suspect.open(suspect, key.backbone)
+        return verifiers, Suspect.open(suspect, key.backbone, context=key.context)
     except Unreadable as error:
         return unreadable(str(error), check)
 

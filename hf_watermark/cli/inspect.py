@@ -13,6 +13,7 @@ from ..serialization import InvalidInput
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .progress import begin
 
 
 EXAMPLE = "Example:\n\nhf-watermark inspect suspect-folder --key keys/my-model"
@@ -30,6 +31,7 @@ def inspect(
 
     Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive.
     """
+    begin(f"Reading {model}")
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..evidence import Verdict

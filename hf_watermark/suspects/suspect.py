@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import is_offline_mode
@@ -14,9 +14,13 @@ from torch import nn
 from ..backbones import answers_of, run_on_backbone, unwrapped
 from ..evidence import Access
 from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
+from .pictures import Function, PictureSuspect
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo
 
+
+if TYPE_CHECKING:
+    from ..keys import ModelContext
 
 ADAPTED = (
     "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
@@ -102,16 +106,20 @@ class Suspect:
         source: "Suspect | nn.Module | str | Path | Answer",
         backbone: Mapping[str, Any] | None = None,
         token: str | bool | None = None,
+        context: "ModelContext | None" = None,
     ) -> "Suspect":
         """
         Args:
             source (`Suspect`, `nn.Module`, `str`, `Path` or `Callable`):
-                A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function
-                `images -> labels or probabilities`. A string that names an existing path is that path.
+                A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, a pipeline of transformers (its model is
+                read), or a function `images -> labels or probabilities`. A string that names an existing path is that path.
             backbone (`Mapping`, *optional*):
                 The owner's architecture (`key.backbone`), with which a folder's or repo's tensors can also be queried.
             token (`str` or `bool`, *optional*):
                 For a Hub repo: access token; by default the one that `huggingface_hub` finds; `False` sends none.
+            context ([`~keys.ModelContext`], *optional*):
+                The owner's class names and normalisation (`key.context`), with which a function can also be one that takes a picture and
+                returns `[{"label": ..., "score": ...}]`.
 
         Raises:
             [`~serialization.InvalidInput`]: when the source is none of these or cannot be read.
@@ -129,7 +137,13 @@ class Suspect:
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)
         if callable(source):
-            return cls(str(getattr(source, "name", "endpoint")), answer=source)
+            model = getattr(source, "model", None)
+            if isinstance(model, nn.Module) and type(source).__module__.startswith("transformers.pipelines"):
+                return cls.of_module(f"{type(source).__name__} of a {type(model).__name__}", model)
+            name = str(getattr(source, "name", "endpoint"))
+            if context is None or isinstance(source, PictureSuspect):
+                return cls(name, answer=source)
+            return cls(name, answer=Function(source, context))
         raise InvalidInput(
             f"cannot check a {type(source).__name__}; give a model, a folder of safetensors, a Hub repo or a callable"
         )
