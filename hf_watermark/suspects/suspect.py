@@ -249,13 +249,17 @@ class Suspect:
     @property
     def weights(self) -> Mapping[str, torch.Tensor]:
         if self._weights is None:
-            raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
+            raise AccessError(
+                f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
+            )
         return self._weights
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         if self._shapes is None:
-            raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
+            raise AccessError(
+                f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
+            )
         return self._shapes
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
