@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .evidence import Basis, Check, Evidence
-from .keys import NO_BEACON, Opening, SubKey, WatermarkKey
+from .keys import NO_BEACON, Opening, SubKey, WatermarkKey, refuse_unloaded
 from .mapping import AutoVerifier
 from .serialization import InvalidInput, Unreadable
 from .suspects import Suspect
@@ -44,8 +44,9 @@ def verify(
 
     Args:
         suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
-            A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function from images `[n, channels, height,
-            width]` in the model's input space to labels `[n]` or probabilities `[n, classes]`.
+            A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, a pipeline of transformers, or a function: from
+            images `[n, channels, height, width]` in the model's input space to labels `[n]` or probabilities `[n, classes]`, or, as a
+            pipeline is called, from one PIL image to `[{"label": ..., "score": ...}]`.
         key ([`WatermarkKey`] or [`Opening`]):
             The owner's key, or one disclosed sub-key.
         looks (`int`, *optional*, defaults to 1):
@@ -93,6 +94,7 @@ def self_check(
     key: WatermarkKey | Opening, looks: int = 1, beacon: bytes | None = None, budget: int | None = None
 ) -> Check:
     """What a verifier decides who has a key and nobody's statement."""
+    refuse_unloaded("key", key, WatermarkKey, Opening)
     if looks < 1:
         raise ValueError(f"`looks` is {looks}: at least this one look was taken")
     if budget is not None and budget < 1:
@@ -193,7 +195,7 @@ def _prepare(suspect: Any, key: WatermarkKey | Opening, check: Check) -> tuple[l
     except InvalidInput as error:
         return invalid_claim([str(error)])
     try:
-        return verifiers, Suspect.open(suspect, key.backbone)
+        return verifiers, Suspect.open(suspect, key.backbone, context=key.context)
     except Unreadable as error:
         return unreadable(str(error), check)
 
@@ -206,5 +208,7 @@ def is_bound(claimed: bytes, looked_up: bytes | None) -> bool:
     if looked_up is None:
         return False
     if looked_up != claimed or claimed == NO_BEACON:
-        raise InvalidInput(f"`beacon` is {looked_up.hex()}, the key was bound to {claimed.hex()}")
+        raise InvalidInput(
+            f"`beacon` is {looked_up.hex()}, the key was bound to {claimed.hex()}; look the value up again, or leave it out"
+        )
     return True

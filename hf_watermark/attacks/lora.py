@@ -1,5 +1,6 @@
 """LoRA: fine-tuning of low-rank updates with `peft`, merged into the weights afterwards."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -58,7 +59,9 @@ class LoraFineTune(TrainingAttack):
             modules_to_save=[head_name],
             lora_dropout=0.0,
         )
-        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        # peft draws from the global generator, and asks transformers by a name that is going to change.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             torch.random.default_generator.manual_seed(private_seed(f"{self.name}/init", self.seed))
             adapted = get_peft_model(model, config)
         self.train(adapted, data)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
+from ..serialization import InvalidInput
 from .allowed import allowed_config, recordable, refuse_oversized
 
 
@@ -85,4 +86,8 @@ def auto_class(config: PreTrainedConfig) -> Any:
     classifies = type(config) in AutoModelForImageClassification._model_mapping
     if segmentation is not None and (segmentation.__name__ in named or not classifies):
         return AutoModelForSemanticSegmentation
+    if not classifies:
+        raise InvalidInput(
+            f"a {config.model_type!r} model neither classifies images nor segments them; give one that does"
+        )
     return AutoModelForImageClassification

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from ..attacks.table import ATTACKS, ENTRIES, make_attack
 from ..serialization import InvalidInput
 from .loading import PREPROCESSOR, load_model
+from .progress import begin
 
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def attack(
     ] = None,
 ) -> None:
     """Try to remove a mark: run one attack on a model and save the result. The original is not changed."""
+    begin(f"Attacking a copy of {model}")
     refuse_existing(output)
     chosen = build_attack(name, option or [])
     if chosen.needs_data and data is None:

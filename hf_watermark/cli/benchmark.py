@@ -6,18 +6,33 @@ from typing import Annotated
 
 import typer
 
-from ..serialization import InvalidInput
+from ..serialization import InvalidInput, write_bytes_atomic
 from .loading import silence_loading
+from .options import refuse_output
+from .progress import begin
 
 
-EXAMPLE = "Example:\n\nhf-watermark benchmark examples/benchmarks/matrix_digits.yaml --output runs/matrix"
+EXAMPLE = """Example:
+
+hf-watermark benchmark --init my_benchmark.yaml
+
+hf-watermark benchmark my_benchmark.yaml --output runs/my_benchmark
+"""
+TEMPLATE = Path(__file__).parents[1] / "evaluation" / "matrix" / "template.yaml"
 
 
 def benchmark(
-    config: Annotated[Path, typer.Argument(help="YAML: methods, backbones, data, attacks, seeds.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML: methods, backbones, data, attacks, seeds. --init writes one.")
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="New folder, or one of an earlier run to go on with.")
-    ],
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="New folder, or one of an earlier run to go on with."),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", metavar="FILE", help="Write a small config with comments to this new file, and stop."),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,6 +57,16 @@ def benchmark(
     A run that was stopped goes on where it was. Under accelerate launch or torchrun the work is spread over all processes. Keys and seeds follow from the
     config: a key of a benchmark is no secret.
     """
+    if init is not None:
+        if config is not None or output is not None:
+            raise InvalidInput("--init writes a config and runs nothing; leave out the config and --output")
+        refuse_output(init)
+        write_bytes_atomic(init, TEMPLATE.read_bytes(), overwrite=False)
+        typer.echo(f"wrote {init}; now run: {shlex.join(_words(init, Path('runs/my_benchmark')))}")
+        return
+    if config is None or output is None:
+        raise InvalidInput("give a config and --output DIR, or write a config to start from with --init FILE")
+    begin(f"Reading {config}")
     silence_loading()
 
     from ..evaluation import read_config, run_matrix
@@ -49,11 +74,14 @@ def benchmark(
     folders = read_folders(data or [])
     chosen = read_config(config, folders)
     # Relative paths only: the cards are published, and folders of a machine are nobody's business.
-    shown = [path.name if path.is_absolute() else str(path) for path in (config, output)]
-    words = ["hf-watermark", "benchmark", shown[0], "--output", shown[1]]
-    table = run_matrix(chosen, output, shlex.join(words), typer.echo, only_table, reuse)
+    shown = [Path(path.name) if path.is_absolute() else path for path in (config, output)]
+    table = run_matrix(chosen, output, shlex.join(_words(*shown)), typer.echo, only_table, reuse)
     if table.exists():
         typer.echo(f"wrote {table}, {table.with_name('report.html')} and {table.with_name('model_cards')}")
+
+
+def _words(config: Path, output: Path) -> list[str]:
+    return ["hf-watermark", "benchmark", str(config), "--output", str(output)]
 
 
 def read_folders(given: list[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .loading import load_model, silence_loading
 from .options import refuse_output
+from .progress import begin
 
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def calibrate(
     The table is a control: it can make a verdict weaker and never a p-value smaller. Exit status: 0 written, 1 written, but some method passed
     its thresholds more often than allowed, 2 bad usage.
     """
+    begin("Trying keys on models without a mark")
     refuse_output(output)
     silence_loading()
 

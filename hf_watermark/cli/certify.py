@@ -17,6 +17,7 @@ from ..serialization import InvalidInput
 from .errors import FOUND, NOT_FOUND
 from .loading import PREPROCESSOR, load_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .progress import begin
 
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def certify(
 
     Exit status: 0 certified at some radius, 1 at none, 2 bad usage or unreadable input.
     """
+    begin(f"Certifying {model}")
     if plot is not None:
         refuse_plot(plot)
         from ..evaluation import drawing  # noqa: F401

@@ -14,6 +14,7 @@ from torchvision.transforms import functional
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..serialization import InvalidInput
+from ..serialization.kinds import refuse_other_kinds
 
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def read_table(path: Path) -> "Table":
         builder = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
         return load_dataset(builder, data_dir=str(path), split="train")
     except (DatasetsError, ValueError) as error:
+        if not any(path.rglob("*.parquet")) and not path.is_file():
+            refuse_other_kinds(path, "images: a parquet file, a folder of them, or a folder with one folder per class")
         raise InvalidInput(f"{path}: cannot be read ({error.__cause__ or error})") from None
 
 

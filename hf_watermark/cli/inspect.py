@@ -14,6 +14,7 @@ from .errors import leave
 from .loading import silence_loading
 from .options import JsonOption
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .progress import begin
 from .secrets import KeyOption
 
 
@@ -32,6 +33,7 @@ def inspect(
 
     Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive.
     """
+    begin(f"Reading {model}")
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..keys import WatermarkKey

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..serialization import InvalidInput, SafetensorsFolder
+from ..serialization.kinds import MODEL, Kind, kind_of_weights, refusal
 
 
 if TYPE_CHECKING:
@@ -40,11 +41,15 @@ def load_model(folder: Path) -> "PreTrainedModel":
     Raises:
         [`~serialization.InvalidInput`]: when the folder holds no such model.
     """
-    if not (folder / "config.json").is_file():
+    if not folder.exists():
         raise InvalidInput(
-            f"{folder}: no folder with config.json; download the model first, Hub names are not read here"
+            f"{folder}: no such folder; download the model first (`hf download`), names of the Hub are not read here"
         )
-    for _ in SafetensorsFolder(folder).values():
+    tensors = SafetensorsFolder(folder)
+    if not (folder / "config.json").is_file():
+        bare = Kind("holds weights and no config.json, so the model cannot be built")
+        raise refusal(folder, kind_of_weights(tensors.beside) or bare, MODEL)
+    for _ in tensors.values():
         pass  # reading a tensor refuses NaN and infinite values
 
     from transformers import AutoConfig

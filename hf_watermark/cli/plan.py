@@ -10,6 +10,7 @@ from rich.table import Table
 from ..serialization import InvalidInput
 from .loading import silence_loading
 from .options import JsonOption
+from .progress import begin
 
 
 EXAMPLE = (
@@ -54,6 +55,7 @@ def plan(
     """
     if (method is None) == (scan is None):
         raise InvalidInput("give exactly one of --method NAME and --scan REPOS")
+    begin("Planning")
     silence_loading()
     if scan is not None:
         from ..evaluation.scanning import ScanInputs, scan_plan

@@ -9,6 +9,7 @@ from ..serialization import InvalidInput
 from .errors import FOUND, NOT_FOUND
 from .loading import silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .progress import begin
 from .secrets import KeyOption, OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
 
 
@@ -97,6 +98,7 @@ def publish(
 
     Exit status: 0 published, 1 the mark was not found in the folder, 2 bad usage or refused.
     """
+    begin(f"Reading {model}")
     secret, owner_secret = (
         read_passphrase(passphrase_fd, passphrase_file),
         read_passphrase(owner_passphrase_fd, owner_passphrase_file),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..serialization.kinds import KEY_FILE
 from .owner import default_path
 from .passphrase import open_secret
 
@@ -60,6 +61,6 @@ def warn_of_keys(folders: Iterable[object], key: Path | None) -> None:
         found = key_inside(str(folder)) if folder is not None else None
         if found is not None:
             typer.echo(f"warning: {found} is a secret inside the model folder {folder}; move it out", err=True)
-    model = None if key is None else model_around(key)
+    model = None if key is None or not (key / KEY_FILE).exists() else model_around(key)
     if model is not None:
         typer.echo(f"warning: the key {key} lies inside the model folder {model.parent}; move it out", err=True)

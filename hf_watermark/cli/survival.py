@@ -10,6 +10,7 @@ from .errors import FOUND, NOT_FOUND
 from .loading import PREPROCESSOR, load_model, silence_loading
 from .options import refuse_output
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .progress import begin
 from .secrets import KeyOption, load_key
 
 
@@ -53,6 +54,7 @@ def survival(
 
     Exit status: 0 table written, 1 the mark was not found before any attack, 2 bad usage or unreadable input.
     """
+    begin(f"Attacking copies of {model}")
     refuse_output(output)
     if data is not None and not learning_rate:
         raise InvalidInput("give --learning-rate with --data: the rate that the model was trained with")

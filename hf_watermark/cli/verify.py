@@ -14,6 +14,7 @@ from .errors import leave
 from .loading import silence_loading
 from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
+from .progress import begin
 from .secrets import warn_of_keys
 
 
@@ -145,6 +146,7 @@ def verify(
     """
     if (key is None) == (opening is None):
         raise InvalidInput("give exactly one of --key DIR and --opening FILE")
+    begin(f"Checking {suspect}")
     if output is not None:
         refuse_output(output)
     if report is not None:

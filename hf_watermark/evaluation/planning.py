@@ -72,7 +72,9 @@ def plan_mark(
     if not 0 < target_p < 1:
         raise InvalidInput(f"target p is {target_p:g}: choose a number between 0 and 1, such as 1e-9")
     if not (0 < power < 1 and 0 < rate <= 1 and looks >= 1 and classes >= 2):
-        raise InvalidInput(f"rate {rate}, power {power}, looks {looks}, classes {classes}: out of range")
+        raise InvalidInput(
+            f"rate {rate}, power {power}, looks {looks}, classes {classes}: give shares in (0, 1] for rate and power, at least 1 look and 2 classes"
+        )
     facts, config_class = entry.facts, entry.load("Config")
     config = config_class()
     chance = facts.null(config, classes).chance

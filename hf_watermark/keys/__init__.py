@@ -17,6 +17,7 @@ from .claim import (
 from .context import ModelContext, start_digest
 from .envelope import WrongPassphrase
 from .folders import key_inside, model_around, refuse_keys_inside, refuse_model_folder
+from .given import refuse_unloaded
 from .opening import Opening
 from .owner import Owner, fingerprint, is_signed_by
 from .problems import CommitmentProblem, ProblemKind, in_words
@@ -60,6 +61,7 @@ __all__ = [
     "public_subkeys",
     "refuse_keys_inside",
     "refuse_model_folder",
+    "refuse_unloaded",
     "share_problems",
     "start_digest",
 ]

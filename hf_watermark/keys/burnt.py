@@ -60,7 +60,7 @@ def burn(folder: Path, index: int, nonce: str) -> None:
     if any(entry["subkey"] == index and entry["nonce"] == nonce for entry in entries):
         return
     if len(entries) == MOST_ENTRIES:
-        raise InvalidInput(f"{folder / BURNT_FILE}: holds {MOST_ENTRIES} entries; this key has been shown enough")
+        raise InvalidInput(f"{folder / BURNT_FILE}: holds {MOST_ENTRIES} entries, which is the most; make a fresh key")
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document = {"schema": SCHEMA, "entries": [*entries, {"subkey": index, "nonce": nonce, "date": date}]}
     write_json_atomic(folder / BURNT_FILE, document, mode=0o600)

@@ -58,10 +58,12 @@ def _derive(passphrase: str, kdf: dict) -> tuple[bytes, bytes]:
     # Caps on read: a hostile key file must not turn the derivation into a memory bomb.
     for field, low, high in (("memory_kib", 8 * kdf["lanes"], MOST_KIB), ("iterations", 1, 10), ("lanes", 1, 16)):
         if not low <= kdf[field] <= high:
-            raise InvalidInput(f"key file: kdf.{field}={kdf[field]} is outside [{low}, {high}]; refuse this file")
+            raise InvalidInput(
+                f"key file: kdf.{field}={kdf[field]} is outside [{low}, {high}]: this library did not write it; restore the key from a backup"
+            )
     if kdf["memory_kib"] * kdf["iterations"] > MOST_WORK:
         raise InvalidInput(
-            f"key file: kdf.memory_kib x kdf.iterations is {kdf['memory_kib'] * kdf['iterations']}, limit {MOST_WORK}; refuse this file"
+            f"key file: kdf.memory_kib x kdf.iterations is {kdf['memory_kib'] * kdf['iterations']}, limit {MOST_WORK}: this library did not write it; restore the key from a backup"
         )
     derived = Argon2id(
         salt=_unb64(kdf["salt"]),
@@ -119,7 +121,7 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file", max_bytes
     try:
         envelope = parse_json(raw, max_bytes=max_bytes)
     except InvalidInput as error:
-        raise InvalidInput(f"{name}: truncated or not a key file ({error})") from None
+        raise InvalidInput(f"{name}: truncated or not a key file ({error}); restore it from a backup") from None
     try:
         if envelope["format"] != FORMAT:
             raise InvalidInput(f"{name}: format is {envelope['format']!r}, expected {FORMAT!r}")
@@ -127,7 +129,9 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file", max_bytes
         ciphertext, commit = _unb64(envelope["ciphertext"]), _unb64(envelope["commit"])
         if header["kdf"]["name"] == "none":
             if not hmac.compare_digest(hashlib.sha256(ciphertext).digest(), commit) or header["cipher"] != "none":
-                raise InvalidInput(f"{name}: the content does not match its digest; the file was edited or damaged")
+                raise InvalidInput(
+                    f"{name}: the content does not match its digest; the file was edited or damaged; restore it from a backup"
+                )
             return parse_json(ciphertext, max_bytes=max_bytes, allow_floats=True)
         if passphrase is None:
             raise WrongPassphrase(f"{name}: is encrypted; give its passphrase")

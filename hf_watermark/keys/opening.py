@@ -208,7 +208,9 @@ class Opening:
                 pool=pool or {},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidInput(f"opening: malformed ({type(error).__name__}: {error})") from None
+            raise InvalidInput(
+                f"opening: not in the form that `hf-watermark open` writes ({type(error).__name__}: {error}); ask for a fresh copy"
+            ) from None
 
     def save(self, path: str | Path) -> Path:
         write_json_atomic(Path(path), self.to_dict())

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import default_data_collator
 
 from ..configuration import WatermarkConfig, as_configs
-from ..keys import Owner, WatermarkKey
+from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..mapping import AutoEmbedding, method_entry
 from ..training.embedding import TrainingData
 from ..training.planning import make_key
@@ -54,6 +54,7 @@ def plan_key(
     >>> trainer = GreedyResidualsTrainer(model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), key=key)
     ```
     """
+    refuse_unloaded("owner", owner, Owner)
     marks = [(AutoEmbedding.for_method(config.method), config) for config in configs_of(configs)]
     if not isinstance(data, TrainingData):
         data = TrainingData(data, default_data_collator)

@@ -5,6 +5,7 @@ Every reader says in its own words what it expects; what lies there, and what to
 """
 
 import os
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -89,8 +90,13 @@ _MERGED = (
 )
 
 
+def _plain(name: str) -> str:
+    """A stranger's name of a file as it may stand in a message: printable, and not too long."""
+    return (name if name.isprintable() else ascii(name)[1:-1])[:100]
+
+
 def pickled(name: str) -> Kind:
-    return Kind(f"{name} is pickled, and reading a pickle can run code", _TRUSTED)
+    return Kind(f"{_plain(name)} is pickled, and reading a pickle can run code", _TRUSTED)
 
 
 def refusal(where: str | Path, kind: Kind, expected: str) -> InvalidInput:
@@ -150,12 +156,14 @@ def kind_of_names(names: Collection[str]) -> Kind:
             return describe(hit)
     below = sorted(names)
     if deeper := next((name for name in below if name.endswith(".safetensors")), None):
-        return Kind(f"holds no model itself, but its folder {deeper.rpartition('/')[0]} does", "Give that folder")
+        return Kind(
+            f"holds no model itself, but its folder {_plain(deeper.rpartition('/')[0])} does", "Give that folder"
+        )
     if picture := next((name for name in below if name.lower().endswith((".png", ".jpg", ".jpeg"))), None):
-        return Kind(f"is a folder of pictures ({picture[:100]})")
+        return Kind(f"is a folder of pictures ({_plain(picture)})")
     if not here:
         return Kind("is an empty folder")
-    return Kind(f"holds only {', '.join(name[:60] for name in here[:3])}" + (" ..." if len(here) > 3 else ""))
+    return Kind(f"holds only {', '.join(map(_plain, here[:3]))}" + (" ..." if len(here) > 3 else ""))
 
 
 _KEY_FOLDER = Kind("is a key folder, and holds secrets", _KEYS)
@@ -163,7 +171,7 @@ _KEY_FOLDER = Kind("is a key folder, and holds secrets", _KEYS)
 
 def _part(name: str) -> Kind:
     kind = _NAMED[Path(name).suffix.lower()]
-    return Kind(f"{name} {kind.what}", kind.instead)
+    return Kind(f"{_plain(name)} {kind.what}", kind.instead)
 
 
 # In this order: what a folder is called by its first hit.
@@ -177,7 +185,7 @@ _FOLDERS: tuple[tuple[Callable[[str], bool], Callable[[str], Kind]], ...] = (
     ),
     (
         lambda name: name in ("dataset_info.json", "dataset_dict.json") or name.endswith((".parquet", ".arrow")),
-        lambda name: Kind(f"is a data set ({name})"),
+        lambda name: Kind(f"is a data set ({_plain(name)})"),
     ),
     (lambda name: name == "config.json", lambda name: Kind("holds a config.json, and no weights in safetensors")),
 )
@@ -196,8 +204,8 @@ def _kind_of_file(path: Path) -> Kind | None:
             return kind
     if head[4:8] == b"TFL3":
         return _NAMED[".tflite"]
-    # An archive of torch begins with the entry that holds its pickle.
-    if path.suffix.lower() in PICKLED or head[0] == 0x80 and head[1] in range(2, 6) or b"/data.pkl" in head[:128]:
+    # A pickle of protocol 2 to 5; an archive of torch begins with the entry that holds one.
+    if path.suffix.lower() in PICKLED or re.match(rb"\x80[\x02-\x05]", head) or b"/data.pkl" in head[:128]:
         return pickled(path.name)
     if path.suffix.lower() in _NAMED:
         return _NAMED[path.suffix.lower()]

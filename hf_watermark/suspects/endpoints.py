@@ -5,28 +5,25 @@ Methods make images in the model's input space; an endpoint takes picture files 
 between: it undoes the owner's normalisation, and turns names into the owner's class numbers.
 """
 
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
 from ..serialization import InvalidInput
 from .errors import NetworkError
+from .pictures import Answers, PictureSuspect
 
 
 APIS = ("inference", "gradio")
 SECONDS = 60
-# An image with more than this share of values outside of a picture's range, by more than rounding, was normalised otherwise.
-MOST_CLIPPED, ROUNDING = 0.01, 1.5 / 255
 
 
-class Endpoint:
+class Endpoint(PictureSuspect):
     """
     An image classifier behind an address, as a function from images to probabilities for [`~suspects.Suspect.open`].
 
@@ -77,86 +74,29 @@ class Endpoint:
         place = urlsplit(url)
         if place.scheme not in ("http", "https") or not place.hostname:
             raise InvalidInput(f"{url[:200]!r} is no address; give https://...")
-        self.url, self.name = url, place.hostname
+        self.url = url
         self.api = api or ("gradio" if place.hostname.endswith(".hf.space") else "inference")
         if self.api not in APIS:
             raise InvalidInput(f"`api` is {api!r}: choose one of {', '.join(APIS)}")
-        if not mean or len(mean) != len(std) or min(std) <= 0:
-            raise InvalidInput(
-                f"`mean` {list(mean)} and `std` {list(std)} must have one entry per channel, `std` above 0"
-            )
-        known = labels if isinstance(labels, Mapping) else {name: place for place, name in enumerate(labels)}
-        self.classes = 1 + max(known.values(), default=-1)
-        self.labels = {f"LABEL_{place}": place for place in range(self.classes)} | dict(known)
-        self.mean, self.std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
-        self.asked = self.clipped = 0
-        # Whether the endpoint gives labels alone; known after its first answer.
-        self._labels_only: bool | None = None
+        super().__init__(place.hostname, labels, mean, std)
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """
-        Probabilities `[n, classes]` (float64) of images `[n, channels, height, width]` in the model's input space, or labels `[n]` (int64)
-        where the endpoint gives no scores.
-        """
-        answers = [[] if self._is_clipped(image) else self._ask(self.picture(image)) for image in images]
-        if self._labels_only is None and any(answers):
-            self._labels_only = all(score is None for answer in answers for _, score in answer)
-        if self._labels_only:
-            return torch.tensor([self.labels.get(str(answer[0][0]), -1) if answer else -1 for answer in answers])
-        return torch.stack([self._row(answer) for answer in answers])
+    def ask(self, picture: bytes) -> Answers:
+        return self._ask(picture)
 
     @property
     def notes(self) -> list[str]:
-        found = [f"{self.name} was shown {self.asked - self.clipped} triggers: the sub-keys they belong to are burnt"]
-        if self.clipped:
-            found.append(
-                f"{self.clipped} of {self.asked} images are no pictures under mean {self.mean.flatten().tolist()} and std "
-                f"{self.std.flatten().tolist()}, and were not sent: give the normalisation that the owner's model was trained with"
-            )
-        return found if self.asked else []
-
-    def _is_clipped(self, image: torch.Tensor) -> bool:
-        pixels = self._pixels(image)
-        outside = (pixels < -ROUNDING) | (pixels > 1 + ROUNDING)
-        self.asked += 1
-        clipped = float(outside.float().mean()) > MOST_CLIPPED
-        self.clipped += clipped
-        return clipped
-
-    def picture(self, image: torch.Tensor) -> bytes:
-        """A PNG of one image `[channels, height, width]`: eight bits per channel, so endpoints see it a little rounded."""
-        from PIL import Image
-
-        pixels = self._pixels(image).clamp(0, 1).mul(255).round().to(torch.uint8)
-        array = pixels.permute(1, 2, 0).numpy()
-        file = io.BytesIO()
-        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, format="PNG")
-        return file.getvalue()
-
-    def _pixels(self, image: torch.Tensor) -> torch.Tensor:
-        """The image in 0..1, as it was before the owner's normalisation."""
-        if image.shape[0] not in (1, 3) or len(self.mean) not in (1, image.shape[0]):
-            raise InvalidInput(
-                f"an image of {image.shape[0]} channels with a mean of {len(self.mean)} cannot be sent; give mean and std per channel"
-            )
-        return image.float() * self.std + self.mean
-
-    def _row(self, answer: list[tuple[Any, Any]]) -> torch.Tensor:
-        row = torch.zeros(self.classes, dtype=torch.float64)
-        for label, score in answer:
-            place = self.labels.get(str(label))
-            if place is None or not isinstance(score, int | float):
-                return torch.full_like(row, torch.nan)
-            row[place] = score
-        return row if answer else torch.full_like(row, torch.nan)
+        if not self.asked:
+            return []
+        shown = self.asked - self.clipped
+        return [f"{self.name} was shown {shown} triggers: the sub-keys they belong to are burnt", *super().notes]
 
     def _inference(self, token: str | None) -> Any:
         # Without a token the client sends the stored Hub token to whatever address it is given; only an own header prevents that.
         headers = None if token else {"authorization": ""}
         client = InferenceClient(model=self.url, token=token, headers=headers, timeout=SECONDS)
 
-        def ask(picture: bytes) -> list[tuple[Any, Any]]:
+        def ask(picture: bytes) -> Answers:
             try:
                 return [(item.label, item.score) for item in client.image_classification(picture, top_k=self.classes)]
             except HfHubHTTPError as error:
@@ -189,7 +129,7 @@ class Endpoint:
         except Exception as error:  # the client raises plain exceptions of its own
             raise ConnectionError(f"{self.name} is no Gradio app that can be reached ({_first_line(error)})") from None
 
-        def ask(picture: bytes) -> list[tuple[Any, Any]]:
+        def ask(picture: bytes) -> Answers:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "image.png"
                 file.write_bytes(picture)
@@ -201,7 +141,7 @@ class Endpoint:
 
         return ask
 
-    def _confidences(self, answer: Any) -> list[tuple[Any, Any]]:
+    def _confidences(self, answer: Any) -> Answers:
         """The content of a `gr.Label`."""
         found = answer.get("confidences") if isinstance(answer, dict) else None
         if isinstance(found, list) and all(isinstance(item, dict) for item in found):

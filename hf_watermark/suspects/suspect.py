@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import is_offline_mode
@@ -15,9 +15,13 @@ from ..backbones import answers_of, run_on_backbone, unwrapped
 from ..evidence import Access
 from ..serialization import InvalidInput, SafetensorsFolder
 from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
+from .pictures import Function, PictureSuspect
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo
 
+
+if TYPE_CHECKING:
+    from ..keys import ModelContext
 
 ADAPTED = (
     "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
@@ -91,16 +95,20 @@ class Suspect:
         source: "Suspect | nn.Module | str | Path | Answer",
         backbone: Mapping[str, Any] | None = None,
         token: str | bool | None = None,
+        context: "ModelContext | None" = None,
     ) -> "Suspect":
         """
         Args:
             source (`Suspect`, `nn.Module`, `str`, `Path` or `Callable`):
-                A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, or a function
-                `images -> labels or probabilities`. A string that names an existing path is that path.
+                A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, a pipeline of transformers (its model is
+                read), or a function `images -> labels or probabilities`. A string that names an existing path is that path.
             backbone (`Mapping`, *optional*):
                 The owner's architecture (`key.backbone`), with which a folder's or repo's tensors can also be queried.
             token (`str` or `bool`, *optional*):
                 For a Hub repo: access token; by default the one that `huggingface_hub` finds; `False` sends none.
+            context ([`~keys.ModelContext`], *optional*):
+                The owner's class names and normalisation (`key.context`), with which a function can also be one that takes a picture and
+                returns `[{"label": ..., "score": ...}]`.
 
         Raises:
             [`~serialization.InvalidInput`]: when the source is none of these or cannot be read.
@@ -118,7 +126,13 @@ class Suspect:
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)
         if callable(source):
-            return cls(str(getattr(source, "name", "endpoint")), answer=source)
+            model = getattr(source, "model", None)
+            if isinstance(model, nn.Module) and type(source).__module__.startswith("transformers.pipelines"):
+                return cls.of_module(f"{type(source).__name__} of a {type(model).__name__}", model)
+            name = str(getattr(source, "name", "endpoint"))
+            if context is None or isinstance(source, PictureSuspect):
+                return cls(name, answer=source)
+            return cls(name, answer=Function(source, context))
         raise InvalidInput(
             f"cannot check a {type(source).__name__}; give a model, a folder of safetensors, a Hub repo or a callable"
         )
@@ -224,13 +238,17 @@ class Suspect:
     @property
     def weights(self) -> Mapping[str, torch.Tensor]:
         if self._weights is None:
-            raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
+            raise AccessError(
+                f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
+            )
         return self._weights
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         if self._shapes is None:
-            raise AccessError(f"{self.name} offers no weights; only black-box methods can check it")
+            raise AccessError(
+                f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
+            )
         return self._shapes
 
     def tensors(self) -> Mapping[str, torch.Tensor]:

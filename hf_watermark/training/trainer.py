@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy
 from ..backbones import gathered_model, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Check, Evidence
-from ..keys import NO_BEACON, Owner, WatermarkKey
+from ..keys import NO_BEACON, Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
@@ -63,13 +63,14 @@ class WatermarkTrainer(PublishingTrainer):
             raise ValueError(
                 "give exactly one of `owner=` (makes a fresh key) and `key=` (continues with an existing one)"
             )
+        refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
         super().__init__(*args, **kwargs)
         # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
         # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
         self.model_accepts_loss_kwargs = False
         if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError(
-                "DeepSpeed and FSDP1 hide the weights outside `forward`; use DDP or FSDP2 (`fsdp_version: 2`)"
+                "DeepSpeed and FSDP1 keep the weights where a mark cannot be put in; use DDP or FSDP2 (`fsdp_version: 2`)"
             )
         if self.args.push_to_hub and self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
@@ -136,7 +137,9 @@ class WatermarkTrainer(PublishingTrainer):
         for config in self._configs:
             committed = claims[config.method].assignment.config
             if committed != config.to_dict():
-                raise InvalidInput(f"the key was made for another `{config.method}` config: {committed}")
+                raise InvalidInput(
+                    f"the key was made for another `{config.method}` config: {committed}; give that one, or leave out `watermark`"
+                )
         named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
         set_aside = frozenset(row for rows in named for row in rows)
         data = TrainingData(self.train_dataset, self.data_collator, set_aside)

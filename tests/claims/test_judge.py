@@ -257,7 +257,7 @@ def test_accessory_layers_of_a_claimant_have_no_place(dated, opened, thief_folde
     """B4: passport layers, a detector, code: whatever a claimant adds is refused by name, or breaks the commitment."""
     document, layer = opened.to_dict(), {"passport.weight": [[0.5, -0.5]]}
     for extra in ({"passport": layer}, {"detector": "me/detector"}):
-        with pytest.raises(InvalidInput, match="opening: malformed .*unknown field"):
+        with pytest.raises(InvalidInput, match="opening: not in the form that .*unknown field"):
             Disclosure.parse(json.dumps(document | extra).encode())
     for field in ("config", "layout"):
         edited = copy.deepcopy(document)

@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from commands import error_line
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, TrainingArguments
 from typer.testing import CliRunner
 
@@ -39,16 +40,16 @@ def tiny() -> Callable[..., PreTrainedModel]:
 
 @pytest.fixture
 def refused(run: Run, tmp_path: Path, shop: Path) -> Callable[..., str]:
-    """Runs a command that must fail as bad input: exit status 2, one line on stderr, no file touched. Returns that line."""
+    """Runs a command that must fail as bad input: exit status 2, one line of error on stderr, no file touched. Returns that line."""
 
     def check(*arguments: object) -> str:
         before = contents(tmp_path), contents(shop)
         result = run(*arguments)
         assert result.exit_code == 2, result.output
         assert result.stdout == ""
-        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1, result.stderr
+        message = error_line(result.stderr)
         assert (contents(tmp_path), contents(shop)) == before
-        return result.stderr
+        return message
 
     return check
 

@@ -197,7 +197,7 @@ def test_models_that_cannot_be_certified(refused, make_resnet, marked, key, tmp_
     make_resnet(depths=[1, 2]).save_pretrained(tmp_path / "deeper")
     message = refused("certify", tmp_path / "deeper", "--key", key, "--radii", "0.2")
     assert "not the owner's architecture" in message
-    assert "no folder with config.json" in refused("certify", tmp_path / "nothing", "--key", key)
+    assert "no such folder; download the model first" in refused("certify", tmp_path / "nothing", "--key", key)
 
 
 def test_keys_that_cannot_be_opened(refused, marked, tmp_path):

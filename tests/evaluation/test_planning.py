@@ -71,7 +71,7 @@ def test_looks_are_charged():
         (("function_coupled", 1e-9, 0.12), "no more than"),
         (("function_coupled", 1e-9, 0.14), "more than the 180 rules"),
         (("greedy_residuals", 0.0, 0.9), "target p is 0"),
-        (("greedy_residuals", 1e-9, 1.5), "out of range"),
+        (("greedy_residuals", 1e-9, 1.5), "give shares in .0, 1. for rate and power"),
         (("nonesuch", 1e-9, 0.9), "'nonesuch' does not exist"),
     ],
 )

@@ -441,7 +441,7 @@ def test_openings_have_one_spelling(key, change, words):
 def test_missing_fields_are_invalid_input(key, field):
     document = Opening.of(key, 0).to_dict()
     del document[field]
-    with pytest.raises(InvalidInput, match="opening: malformed"):
+    with pytest.raises(InvalidInput, match="opening: not in the form that"):
         Opening.from_dict(document)
 
 

@@ -160,7 +160,10 @@ def test_the_hinge_is_a_sum_and_stops_at_the_margin():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": 100_000 // 2}, r"1 sub-key\(s\) x 50000 bits x 64 weights do not fit: the 2 carrier tensors hold"),
+        (
+            {"bits": 100_000 // 2},
+            r"1 sub-key\(s\) x 50000 bits x 64 weights do not fit: the 2 weight tensors that can be marked hold",
+        ),
         ({"subkeys": 16}, r"16 sub-key\(s\) x 512 bits"),
         ({"layers": ["resnet.9"]}, r"layer 'resnet.9' does not exist .*resnet\.0, resnet\.1, stem"),
         ({"layers": ["classifier.5.weight"]}, "does not exist"),

@@ -316,7 +316,7 @@ def test_a_checkpoint_without_the_carriers_is_refused(tmp_path):
         item.weights.write(-item.values)
     trainer.model.save_pretrained(tmp_path / "checkpoint-1")
     embedding(trainer).substituted = False
-    with pytest.raises(InvalidInput, match="does not hold the carriers of this key"):
+    with pytest.raises(InvalidInput, match="does not hold the marked weights of this key"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 

@@ -41,7 +41,7 @@ def test_a_dry_run_shows_files_and_card_and_does_nothing(hub, shop, copy, tmp_pa
     metadata = yaml.safe_load(done.stdout.split("---\n")[1])
     assert metadata["license"] == "apache-2.0" and metadata["library_name"] == "transformers"
     assert metadata["pipeline_tag"] == "image-classification" and "hf-watermark" in metadata["tags"]
-    assert "## Watermark" in done.stdout and done.stderr == ""
+    assert "## Watermark" in done.stdout and done.stderr == f"Reading {copy} ...\n"
 
 
 def test_a_dry_run_refuses_what_publishing_refuses(hub, shop, copy):
@@ -96,7 +96,7 @@ def test_the_library_is_that_which_wrote_the_config(tmp_path):
 
 def test_verify_warns_of_a_key_in_a_model_folder(shop, copy, tmp_path):
     quiet = run("verify", copy, "--key", shop.keys)
-    assert quiet.stderr == "" and "secret" not in quiet.stdout
+    assert quiet.stderr == f"Checking {copy} ...\n" and "secret" not in quiet.stdout
     shutil.copy(shop.keys.parent / "owner.json", copy / "me.bak")
     done = run("verify", copy, "--key", shop.keys, "--json")
     assert f"warning: {copy / 'me.bak'} is a secret inside the model folder" in done.stderr

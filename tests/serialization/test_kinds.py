@@ -152,5 +152,11 @@ def test_an_owner_under_the_name_of_a_key_is_not_one(tmp_path):
 
 
 def test_nothing_is_said_of_what_is_not_known(tmp_path):
-    (tmp_path / "x").write_bytes(b"\x01\x02\x03")
-    assert kind_at(tmp_path / "x") is None and kind_at(tmp_path / "absent") is None
+    for content in (b"\x01\x02\x03", b"\x80", b"{", b'{"schema": 5}', b"[" * 9):
+        (tmp_path / "x").write_bytes(content)
+        assert kind_at(tmp_path / "x") is None and kind_at(tmp_path / "absent") is None
+
+
+def test_a_name_cannot_command_the_terminal(tmp_path):
+    (tmp_path / "\x1b[2J.onnx").write_bytes(b"x")
+    assert kind_at(tmp_path).what == "\\x1b[2J.onnx is an ONNX graph"

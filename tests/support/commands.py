@@ -13,5 +13,12 @@ def run(*arguments, status=0):
 
 def refused(*arguments) -> str:
     result = run(*arguments, status=2)
-    assert result.stderr.startswith("Error: ") and result.stdout == ""
-    return result.stderr
+    assert result.stdout == ""
+    return error_line(result.stderr)
+
+
+def error_line(stderr: str) -> str:
+    """The one line that says what is wrong, behind the one in which a slow command says what it began."""
+    *begun, error = stderr.splitlines()
+    assert error.startswith("Error: ") and (not begun or begun[0].endswith(" ...") and len(begun) == 1), stderr
+    return error + "\n"

@@ -103,7 +103,9 @@ def test_a_function_is_asked_in_batches():
     assert len(suspect.labels(IMAGES, 256)) == 7 and sizes == [3, 3, 1] and suspect.queries == 7
     assert Suspect.open(endpoint).access == {Access.LABELS}
     for missing in ("weights", "shapes"):
-        with pytest.raises(AccessError, match="offers no weights; only black-box methods can check it"):
+        with pytest.raises(
+            AccessError, match="offers no weights; it can only be checked by methods that read answers"
+        ):
             getattr(suspect, missing)
 
 

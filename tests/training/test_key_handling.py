@@ -91,7 +91,9 @@ def test_a_layer_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path)
 
 
 def test_bits_that_do_not_fit_are_refused_with_the_capacity(tmp_path: Path):
-    with pytest.raises(ValueError, match="carrier tensors hold 720 disjoint groups in all; lower `bits`"):
+    with pytest.raises(
+        ValueError, match="weight tensors that can be marked hold 720 disjoint groups in all; lower `bits`"
+    ):
         greedy(tmp_path, watermark=GreedyResidualsConfig(bits=512, subkeys=2, group_size=16), owner=Owner.create())
 
 

@@ -186,7 +186,7 @@ def certify(
     config = verifier.config
     if config.labels == "one":
         raise InvalidInput(
-            "this key has one label for all triggers (preset `paper`): a net that collapses to it would be certified; nothing is"
+            "this key has one label for all triggers (preset `paper`): a net that gives no other answer would be certified, so none is; make a key with labels='per_image'"
         )
     draws = config.draws if draws is None else draws
     radii = [float(radius) for radius in radii]

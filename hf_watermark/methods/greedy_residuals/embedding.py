@@ -61,7 +61,7 @@ class GreedyResidualsEmbedding(Embedding):
         shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
         if describe(shapes, [carrier.role for carrier in self._carriers]) != self._carriers:
             raise LayoutMismatch(
-                "the key was made for another backbone: its carriers have other shapes here; make a fresh key"
+                "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
             )
         self._subkeys = claim.subkeys
         message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])

@@ -72,7 +72,7 @@ def refuse_small(config: GreedyResidualsConfig, carriers: list[Carrier], subkeys
         return
     capacity = sum(carrier.rows * (carrier.eligible // config.group_size) for carrier in carriers)
     raise InvalidInput(
-        f"{subkeys} sub-key(s) x {config.bits} bits x {config.group_size} weights do not fit: the {len(carriers)} carrier tensors "
+        f"{subkeys} sub-key(s) x {config.bits} bits x {config.group_size} weights do not fit: the {len(carriers)} weight tensors that can be marked "
         f"hold {capacity} disjoint groups in all; lower `bits`, `subkeys` or `group_size`, or use a larger backbone"
     )
 

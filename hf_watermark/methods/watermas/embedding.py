@@ -74,7 +74,7 @@ class WaterMASEmbedding(Embedding):
         for item, own in zip(self.substitutions, values, strict=True):
             if resumed and not torch.equal(own.cpu().float().sign(), item.raw_signs()):
                 raise InvalidInput(
-                    "the checkpoint does not hold the carriers of this key; resume from a checkpoint of the run that made it"
+                    "the checkpoint does not hold the marked weights of this key; resume from a checkpoint of the run that made it"
                 )
             item.values = own.to(item.weights.parameter.device)
         self.substituted = True

@@ -99,7 +99,7 @@ def find_substitutions(model: nn.Module, claim: Claim) -> list[Substitution]:
     carriers = read_carriers(claim.assignment.layout)
     if describe(shapes, [carrier.role for carrier in carriers]) != carriers:
         raise LayoutMismatch(
-            "the key was made for another backbone: its carriers have other shapes here; make a fresh key"
+            "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
         )
     count, subkeys = symbol_count(config), len(claim.assignment.subkeys)
     places = [place_symbols(subkey, carriers, count, subkeys) for subkey in claim.subkeys]
@@ -160,7 +160,7 @@ def draw_exchanges(model: nn.Module, claim: Claim, substitutions: list[Substitut
         carrier, own = carriers[item.carrier], magnitudes[item.order]
         if not own.min() > 0:
             raise InvalidInput(
-                f"layer {carrier.role!r} is zero in the quantile `lowest` of {config.lowest}, so no mark can hide there; "
+                f"layer {carrier.role!r} is zero in the quantile `lowest` of {config.lowest}, so no mark fits there; "
                 "raise `switch_in` until it has learned something, or `lowest`, or name other `layers`"
             )
         column = carrier.select(torch.arange(carrier.columns)[None])[0]

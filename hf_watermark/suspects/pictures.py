@@ -1,0 +1,221 @@
+"""
+Suspects that take pictures and answer with names of classes: what is needed between them and methods, which make tensors in the model's input
+space and read class numbers.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..serialization import InvalidInput
+
+
+if TYPE_CHECKING:
+    from ..keys import ModelContext
+
+# An image with more than this share of values outside of a picture's range, by more than rounding, was normalised otherwise.
+MOST_CLIPPED, ROUNDING = 0.01, 1.5 / 255
+Answers = list[tuple[Any, Any]]
+
+
+class PictureSuspect(ABC):
+    """
+    A classifier of pictures as a function from images to probabilities: it undoes the owner's normalisation, and turns names into the owner's
+    class numbers. `LABEL_0`, `LABEL_1` ... are always understood. Answers may be cut to the best few classes: the others count as zero;
+    a classifier that gives no scores gives labels. A label that the owner's model does not know makes an answer unusable.
+
+    Args:
+        name (`str`): For messages.
+        labels (`Mapping[str, int]` or `Sequence[str]`): The owner's class names and their numbers.
+        mean, std (`Sequence[float]`): The owner's normalisation per channel.
+    """
+
+    def __init__(
+        self, name: str, labels: Mapping[str, int] | Sequence[str], mean: Sequence[float], std: Sequence[float]
+    ):
+        self.name = name
+        if not mean or len(mean) != len(std) or min(std) <= 0:
+            raise InvalidInput(
+                f"`mean` {list(mean)} and `std` {list(std)} must have one entry per channel, `std` above 0"
+            )
+        known = labels if isinstance(labels, Mapping) else {name: place for place, name in enumerate(labels)}
+        self.classes = 1 + max(known.values(), default=-1)
+        self.labels = {f"LABEL_{place}": place for place in range(self.classes)} | dict(known)
+        self.mean, self.std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
+        self.asked = self.clipped = 0
+        # Whether it gives labels alone; known after its first answer.
+        self._labels_only: bool | None = None
+
+    @abstractmethod
+    def ask(self, picture: bytes) -> Answers:
+        """Names and scores of one PNG; scores are `None` where there are none."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """
+        Probabilities `[n, classes]` (float64) of images `[n, channels, height, width]` in the model's input space, or labels `[n]` (int64)
+        where there are no scores.
+        """
+        answers = [[] if self._is_clipped(image) else self.ask(self.picture(image)) for image in images]
+        if self._labels_only is None and any(answers):
+            self._labels_only = all(score is None for answer in answers for _, score in answer)
+        if self._labels_only:
+            return torch.tensor([self.labels.get(str(answer[0][0]), -1) if answer else -1 for answer in answers])
+        return torch.stack([self._row(answer) for answer in answers])
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the evidence should know about the asking."""
+        if not self.clipped:
+            return []
+        return [
+            f"{self.clipped} of {self.asked} images are no pictures under mean {self.mean.flatten().tolist()} and std "
+            f"{self.std.flatten().tolist()}, and were not sent: give the normalisation that the owner's model was trained with"
+        ]
+
+    def _is_clipped(self, image: torch.Tensor) -> bool:
+        pixels = self._pixels(image)
+        outside = (pixels < -ROUNDING) | (pixels > 1 + ROUNDING)
+        self.asked += 1
+        clipped = float(outside.float().mean()) > MOST_CLIPPED
+        self.clipped += clipped
+        return clipped
+
+    def picture(self, image: torch.Tensor) -> bytes:
+        """A PNG of one image `[channels, height, width]`: eight bits per channel, so it is a little rounded."""
+        from PIL import Image
+
+        pixels = self._pixels(image).clamp(0, 1).mul(255).round().to(torch.uint8)
+        array = pixels.permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, format="PNG")
+        return file.getvalue()
+
+    def _pixels(self, image: torch.Tensor) -> torch.Tensor:
+        """The image in 0..1, as it was before the owner's normalisation."""
+        if image.shape[0] not in (1, 3) or len(self.mean) not in (1, image.shape[0]):
+            raise InvalidInput(
+                f"an image of {image.shape[0]} channels with a mean of {len(self.mean)} cannot be sent; give mean and std per channel"
+            )
+        return image.float() * self.std + self.mean
+
+    def _row(self, answer: list[tuple[Any, Any]]) -> torch.Tensor:
+        row = torch.zeros(self.classes, dtype=torch.float64)
+        for label, score in answer:
+            place = self.labels.get(str(label))
+            if place is None or not isinstance(score, int | float):
+                return torch.full_like(row, torch.nan)
+            row[place] = score
+        return row if answer else torch.full_like(row, torch.nan)
+
+
+class ImageClassifier(PictureSuspect):
+    """
+    A function that is called as `transformers.pipeline("image-classification")` is: with one PIL image, it returns a list of
+    `{"label": name, "score": probability}`. Such functions need no wrapping in `verify(function, key)` where the key holds the owner's class
+    names and normalisation.
+
+    Args:
+        function (`Callable`):
+            Takes a `PIL.Image.Image`.
+        labels, mean, std:
+            As in [`~suspects.endpoints.Endpoint`].
+
+    Raises:
+        [`~serialization.InvalidInput`]: for a normalisation that cannot be; on asking, for an answer of another form.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark.suspects import ImageClassifier
+
+    >>> suspect = ImageClassifier(my_function, labels=["cat", "dog"], mean=[0.5] * 3, std=[0.5] * 3)
+    >>> verify(suspect, key).verdict
+    ```
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        labels: Mapping[str, int] | Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
+        super().__init__(str(getattr(function, "__name__", type(function).__name__)), labels, mean, std)
+        self.function = function
+
+    def ask(self, picture: bytes) -> Answers:
+        from PIL import Image
+
+        answer = self.function(Image.open(io.BytesIO(picture)))
+        items = _items(answer)
+        if items is None:
+            raise InvalidInput(
+                f"{self.name} answers to a picture with a {type(answer).__name__}; return a list of "
+                '{"label": name, "score": probability}, as pipelines do'
+            )
+        return [(item["label"], item.get("score")) for item in items]
+
+
+class Function:
+    """
+    A function that a user gave as a suspect, of which nothing says whether it takes tensors or pictures. It is called with tensors first;
+    where it cannot take them, or answers with names of classes, it is asked pictures from then on.
+
+    Args:
+        context ([`~keys.ModelContext`]): Class names and normalisation of the owner's model.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], context: "ModelContext"):
+        self.function, self.context = function, context
+        self._pictures: ImageClassifier | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        return list(getattr(self._pictures or self.function, "notes", ()))
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        if self._pictures is not None:
+            return self._pictures(images)
+        refused: Exception | None = None
+        try:
+            answer = self.function(images)
+        except (TypeError, ValueError, AttributeError) as error:
+            refused = error
+        if refused is None and _items(answer) is None:
+            return answer
+        missing = [
+            name for name, held in (("labels", self.context.labels), ("mean and std", self.context.mean)) if not held
+        ]
+        if missing:
+            if refused is not None:
+                raise refused
+            raise InvalidInput(
+                f"the suspect answers with names of classes, and the key does not hold the owner's {' nor '.join(missing)}; wrap it: "
+                "hf_watermark.suspects.ImageClassifier(function, labels=..., mean=..., std=...)"
+            )
+        pictures = ImageClassifier(self.function, self.context.labels, self.context.mean, self.context.std)
+        try:
+            found = pictures(images)
+        except Exception:
+            if refused is not None:
+                raise refused from None  # what it says of tensors is what its author has to mend
+            raise
+        self._pictures = pictures
+        return found
+
+
+def _items(answer: Any) -> list[dict[str, Any]] | None:
+    """The classes of one picture, of pictures in a list the first one's; `None` where the answer has no names of classes."""
+    if isinstance(answer, dict):
+        answer = [answer]
+    if isinstance(answer, list | tuple) and answer and isinstance(answer[0], list):
+        answer = answer[0]
+    named = (
+        isinstance(answer, list | tuple)
+        and answer
+        and all(isinstance(item, dict) and "label" in item for item in answer)
+    )
+    return list(answer) if named else None
