@@ -43,8 +43,10 @@ class Endpoint:
             Address, `http` or `https`.
         labels (`Mapping[str, int]` or `Sequence[str]`):
             The owner's class names and their numbers; `LABEL_0`, `LABEL_1` ... are always understood.
-        mean, std (`Sequence[float]`):
+        mean (`Sequence[float]`):
             The owner's normalisation per channel: pixels in 0..1 were turned into `(pixel - mean) / std`.
+        std (`Sequence[float]`):
+            See `mean`; above 0.
         api (`str`, *optional*):
             `"inference"` (the protocol of Inference Endpoints) or `"gradio"`; by default `gradio` for `*.hf.space`.
         api_name (`str`, *optional*):
@@ -60,7 +62,7 @@ class Endpoint:
 
     ```python
     >>> endpoint = Endpoint("https://example.com/classify", labels=["cat", "dog"], mean=[0.5] * 3, std=[0.5] * 3)
-    >>> verify_sequentially(endpoint, key, budget=200).evidence.verdict
+    >>> suspect = Suspect.open(endpoint)  # then: verify_sequentially(suspect, key, budget=200)
     ```
     """
 
@@ -108,6 +110,7 @@ class Endpoint:
 
     @property
     def notes(self) -> list[str]:
+        """What a reader of the evidence should know about the asking; empty before anything was asked."""
         found = [f"{self.name} was shown {self.asked - self.clipped} triggers: the sub-keys they belong to are burnt"]
         if self.clipped:
             found.append(

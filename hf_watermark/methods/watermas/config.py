@@ -50,6 +50,9 @@ class WaterMASConfig(WatermarkConfig):
             Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` ascends in each step.
+
+    Raises:
+        `ValueError`: for a value out of its range.
     """
 
     method: ClassVar[str] = "watermas"
@@ -99,6 +102,7 @@ class WaterMASConfig(WatermarkConfig):
         return cls(every=1, preset="paper")
 
     def to_dict(self) -> dict[str, Any]:
+        """As every [`WatermarkConfig`]; a payload is written as `{"hex": ...}`."""
         # JSON has no bytes; text would not say whether it is hexadecimal.
         payload = self.payload and {"hex": bytes(self.payload).hex()}  # type: ignore[arg-type]
         return super().to_dict() | {"payload": payload}
