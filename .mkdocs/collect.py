@@ -21,7 +21,7 @@ from hf_watermark.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ("*.md", "hf_watermark/**/*.md", "examples/*.md", "examples/benchmarks/*.md", "model_cards/*.md")
-LINK = re.compile(r"\]\(([^)#:\s]+)[^)]*\)|src=\"([^\":]+)\"")
+LINK = re.compile(r"(?:\]\(|\bsrc=\")([^)\"#:\s]+)")
 PUBLIC = [name for name in hf_watermark.__all__ if not name.startswith("_")]
 
 
@@ -36,9 +36,8 @@ def rooms() -> dict[str, list[str]]:
     """Documented names by the room that holds them."""
     found: dict[str, list[str]] = {}
     for name in PUBLIC:
-        found.setdefault(hf_watermark._NAMES[name].removeprefix("methods.").partition(".")[0], []).append(
-            f"hf_watermark.{name}"
-        )
+        room = hf_watermark._NAMES[name].removeprefix("methods.").partition(".")[0]
+        found.setdefault(room, []).append(f"hf_watermark.{name}")
     return dict(sorted(found.items())) | {"base_classes": bases()}
 
 
@@ -61,12 +60,10 @@ def commands() -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     guides = {path.relative_to(ROOT).as_posix(): path for pattern in GUIDES for path in sorted(ROOT.glob(pattern))}
-    linked = {}
-    for path in guides.values():
-        for target in LINK.findall(path.read_text()):
-            found = (path.parent / (target[0] or target[1])).resolve()
-            if found.is_file() and found.is_relative_to(ROOT):
-                linked[found.relative_to(ROOT).as_posix()] = found
+    links = [(path.parent / link).resolve() for path in guides.values() for link in LINK.findall(path.read_text())]
+    linked = {
+        path.relative_to(ROOT).as_posix(): path for path in links if path.is_file() and path.is_relative_to(ROOT)
+    }
     for name, path in (linked | guides).items():
         files.append(File.generated(config, name, abs_src_path=str(path)))
     made = dict(api_pages()) | {"commands.md": commands()}
@@ -94,8 +91,10 @@ KNOWN = {path.rpartition(".")[-1]: path for names in rooms().values() for path i
 
 
 def readable(docstring: str) -> str:
-    # Types and defaults are those of the signature.
-    docstring = re.sub(r"^( +\w+) \(.*\):$", r"\1:", docstring, flags=re.MULTILINE)
+    # Types and defaults of arguments are those of the signature; what is returned or raised is a plain name.
+    docstring = re.sub(r"^(    \w+) \(.*\):$", r"\1:", docstring, flags=re.MULTILINE)
+    docstring = re.sub(r"^    \[?`~?(?:\w+\.)*(\w+)`\]?: ", r"    \1: ", docstring, flags=re.MULTILINE)
+    docstring = re.sub(r"^Example:$", "**Example:**", docstring, flags=re.MULTILINE)
     return re.sub(r"\[`~?([\w.]+)`\]", _reference, docstring)
 
 
