@@ -1,6 +1,7 @@
 """`WatermarkConfig`: the public hyper-parameters of a method. Never a secret, never part of `TrainingArguments`."""
 
 import dataclasses
+import inspect
 import math
 import reprlib
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ class CheckedWhenMade(type):
             require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
         return config
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The fields, for `help` and editors: they would show `__call__`."""
+        made = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return made.replace(parameters=list(made.parameters.values())[1:])
+
     def _taken(cls, field: dataclasses.Field, value: Any) -> Any:
         """The value as it is stored, or a sentence about its type."""
         if field.type is float and type(value) is int:
@@ -53,10 +60,10 @@ class CheckedWhenMade(type):
 class WatermarkConfig(metaclass=CheckedWhenMade):
     """
     Base class of all method configs. Subclasses are `@strict @dataclass` classes: an unknown field, or a value of the wrong type or outside
-    its range, is refused on construction with a `ValueError` that names the field, the value and what is allowed.
+    its range, is refused on construction.
 
     Raises:
-        `ValueError`: for a value that is refused.
+        `ValueError`: for a value that is refused; it names the field, the value and what is allowed.
 
     Example:
 

@@ -57,9 +57,6 @@ class CertifiedConfig(WatermarkConfig):
             1.5 times as fast where the processor has bfloat16 instructions, slow where it has none.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` is the released recipe, for comparison only.
-
-    Raises:
-        `ValueError`: for a value out of its range.
     """
 
     method: ClassVar[str] = "certified"

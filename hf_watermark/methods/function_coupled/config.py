@@ -36,9 +36,6 @@ class FunctionCoupledConfig(WatermarkConfig):
             Training images per source class that are set aside for verification.
         source_classes (`int`, *optional*, defaults to 12):
             At most this many classes serve as sources; targets use all classes.
-
-    Raises:
-        `ValueError`: for a value out of its range.
     """
 
     method: ClassVar[str] = "function_coupled"

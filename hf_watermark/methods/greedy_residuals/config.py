@@ -36,9 +36,6 @@ class GreedyResidualsConfig(WatermarkConfig):
             Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` marks the first convolution on the published 256 x 253 grid with mu 0.1, lambda 0.01, eta 2.
-
-    Raises:
-        `ValueError`: for a value out of its range.
     """
 
     method: ClassVar[str] = "greedy_residuals"

@@ -50,9 +50,6 @@ class WaterMASConfig(WatermarkConfig):
             Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` ascends in each step.
-
-    Raises:
-        `ValueError`: for a value out of its range.
     """
 
     method: ClassVar[str] = "watermas"
