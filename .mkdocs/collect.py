@@ -13,6 +13,7 @@ import griffe
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 
 import hf_watermark
@@ -20,8 +21,8 @@ from hf_watermark.cli.main import app
 
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("*.md", "hf_watermark/**/*.md", "examples/*.md", "examples/benchmarks/*.md", "model_cards/*.md")
-LINK = re.compile(r"(?:\]\(|\bsrc=\")([^)\"#:\s]+)")
+GUIDES = ("*.md", "hf_watermark/**/*.md", "examples/**/*.md", "model_cards/*.md")
+LINK = re.compile(r"(\]\(|\bsrc=\")([^)\"#:\s]+)")
 PUBLIC = [name for name in hf_watermark.__all__ if not name.startswith("_")]
 
 
@@ -58,25 +59,41 @@ def commands() -> str:
     return re.sub(r"^(hf-watermark .*)$", r"    \1", text, flags=re.MULTILINE)
 
 
+def folder_page(name: str, folder: Path) -> str:
+    inside = "\n".join(f"* `{path.name}`" for path in sorted(folder.iterdir()) if path.is_file())
+    return f"# `{name}`\n\nA folder of the repository, with\n\n{inside}\n"
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     guides = {path.relative_to(ROOT).as_posix(): path for pattern in GUIDES for path in sorted(ROOT.glob(pattern))}
-    links = [(path.parent / link).resolve() for path in guides.values() for link in LINK.findall(path.read_text())]
-    linked = {
-        path.relative_to(ROOT).as_posix(): path for path in links if path.is_file() and path.is_relative_to(ROOT)
-    }
-    for name, path in (linked | guides).items():
-        files.append(File.generated(config, name, abs_src_path=str(path)))
+    links = {(path.parent / link).resolve() for path in guides.values() for _, link in LINK.findall(path.read_text())}
+    linked = {path.relative_to(ROOT).as_posix(): path for path in links if path.is_relative_to(ROOT)}
     made = dict(api_pages()) | {"commands.md": commands()}
+    for name, path in (linked | guides).items():
+        if path.is_file():
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+        elif path.is_dir() and f"{name}/README.md" not in guides:
+            made[f"{name}/README.md"] = folder_page(name, path)
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     config.nav = [
         "README.md",
         {"Guides": [name for name in guides if "/" in name]},
-        {"Public names": [name for name in made if "/" in name]},
+        {"Public names": [name for name in made if name.startswith("api/")]},
         "commands.md",
         {"The project": [name for name in guides if "/" not in name and name != "README.md"]},
     ]
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """A link to a folder leads to the folder's page."""
+    here = (ROOT / page.file.src_uri).parent
+
+    def to_page(found: re.Match[str]) -> str:
+        return f"{found[0].rstrip('/')}/README.md" if (here / found[2]).is_dir() else found[0]
+
+    return LINK.sub(to_page, markdown)
 
 
 class References(griffe.Extension):
@@ -91,10 +108,15 @@ KNOWN = {path.rpartition(".")[-1]: path for names in rooms().values() for path i
 
 
 def readable(docstring: str) -> str:
-    # Types and defaults of arguments are those of the signature; what is returned or raised is a plain name.
-    docstring = re.sub(r"^(    \w+) \(.*\):$", r"\1:", docstring, flags=re.MULTILINE)
-    docstring = re.sub(r"^    \[?`~?(?:\w+\.)*(\w+)`\]?: ", r"    \1: ", docstring, flags=re.MULTILINE)
-    docstring = re.sub(r"^Example:$", "**Example:**", docstring, flags=re.MULTILINE)
+    for pattern, replacement in (
+        # Two names that share a line.
+        (r"^    (\w+), (\w+)( \(.*?\))?:(.*)$", r"    \1\3: See `\2`.\n    \2\3:\4"),
+        # Types and defaults of arguments are those of the signature; what is returned or raised is a plain name.
+        (r"^    (\w+) \(.*\):$", r"    \1:"),
+        (r"^    \[?`~?(?:\w+\.)*(\w+)`\]?: ", r"    \1: "),
+        (r"^Example:$", "**Example:**"),
+    ):
+        docstring = re.sub(pattern, replacement, docstring, flags=re.MULTILINE)
     return re.sub(r"\[`~?([\w.]+)`\]", _reference, docstring)
 
 

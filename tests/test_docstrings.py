@@ -60,7 +60,7 @@ def entries(doc: str, title: str) -> list[str]:
 
 
 def arguments_of(doc: str) -> list[str]:
-    return [entry.partition(" ")[0] for entry in entries(doc, "Args")]
+    return [name for entry in entries(doc, "Args") for name in entry.partition(" (")[0].split(", ")]
 
 
 def parameters_of(item: Any, named: bool = False) -> set[str]:
