@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: install test test-fast coverage quality style quickstart readme package extras clean
+.PHONY: install test test-fast coverage quality style quickstart readme package extras docs clean
 
 install: $(STAMP)
 
@@ -52,5 +52,9 @@ package: install
 extras: install
 	$(BIN)/python tests/run_extras.py
 
+# site/index.html; for its search: python -m http.server --directory site
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --config-file .mkdocs/mkdocs.yml
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs site build dist *.egg-info

@@ -127,6 +127,9 @@ def register_method(method: str, module: str, prefix: str | None = None) -> None
         prefix (`str`, *optional*):
             `ToySigns` for the method `toy_signs` by default.
 
+    Raises:
+        [`~serialization.InvalidInput`]: for a name that is taken or no name.
+
     Example:
 
     ```python
@@ -170,14 +173,27 @@ def method_entry(method: str) -> MethodEntry:
 
 
 class AutoWatermarkConfig:
-    """Builds the config class that a JSON names."""
+    """
+    Builds the config class that a JSON names.
+
+    Example:
+
+    ```python
+    >>> AutoWatermarkConfig.from_dict(GreedyResidualsConfig(bits=256).to_dict()).bits
+    256
+    >>> AutoWatermarkConfig.from_pretrained("config").method
+    'watermas'
+    ```
+    """
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "WatermarkConfig":
+        """The config that [`WatermarkConfig.to_dict`] wrote, whatever its method."""
         return method_entry(str(data.get("method"))).load("Config").from_dict(data)
 
     @staticmethod
     def from_pretrained(directory: str | Path) -> "WatermarkConfig":
+        """The config that [`WatermarkConfig.save_pretrained`] wrote into a folder, whatever its method."""
         from .configuration import CONFIG_NAME
 
         return AutoWatermarkConfig.from_dict(read_json(Path(directory) / CONFIG_NAME, allow_floats=True))
@@ -192,16 +208,36 @@ class AutoEmbedding:
 
 
 class AutoTrainer:
-    """Finds the trainer class of a method."""
+    """
+    Finds the trainer class of a method.
+
+    Example:
+
+    ```python
+    >>> AutoTrainer.for_method("watermas").__name__
+    'WaterMASTrainer'
+    ```
+    """
 
     @staticmethod
     def for_method(method: str) -> "type[WatermarkTrainer]":
+        """A subclass of [`WatermarkTrainer`]."""
         return method_entry(method).load("Trainer")
 
 
 class AutoVerifier:
-    """Finds the verifier class of a method."""
+    """
+    Finds the verifier class of a method.
+
+    Example:
+
+    ```python
+    >>> AutoVerifier.for_method("watermas").access
+    <Access.WEIGHTS: 'weights'>
+    ```
+    """
 
     @staticmethod
     def for_method(method: str) -> "type[Verifier]":
+        """A subclass of [`~verification.verifier.Verifier`]."""
         return method_entry(method).load("Verifier")

@@ -52,7 +52,7 @@ def verify(
         looks (`int`, *optional*, defaults to 1):
             How many variants of this check were or will be tried (suspect snapshots, sub-keys); charged as log2(looks) bits.
         beacon (`bytes`, *optional*):
-            The public random value that the verifier looked up himself for the date of the precommit. Only when it is the one the
+            The public random value that the verifier looked up themselves for the date of the precommit. Only when it is the one the
             key was bound to is level B enough; a beacon that the claimant names could have been searched.
         budget (`int`, *optional*):
             Most images that the suspect may be asked. A method that would ask more is left out, with a warning; when it is the only
@@ -79,7 +79,7 @@ def verify(
     ```python
     >>> from hf_watermark import WatermarkKey, verify
 
-    >>> evidence = verify("suspect-folder", WatermarkKey.load("keys/my-model"))
+    >>> evidence = verify("my-model", WatermarkKey.load("keys/my-model"))
     >>> print(evidence.verdict)
     mark found
     ```
@@ -160,13 +160,22 @@ def verify_sequentially(
     `hf-watermark verify https://...` does.
 
     Args:
+        suspect (`nn.Module`, `str`, `Path`, `Callable` or [`Suspect`]):
+            As in [`verify`].
+        key ([`WatermarkKey`] or [`Opening`]):
+            As in [`verify`].
         budget (`int`, *optional*):
             Most images to ask; all that the key has by default. A second run with a larger one asks the same images first and goes on: it is
             no second look, if the suspect answers an image the same whenever it is asked.
-        suspect, key, beacon, looks:
+        beacon (`bytes`, *optional*):
+            As in [`verify`].
+        looks (`int`, *optional*, defaults to 1):
             As in [`verify`].
         before_asking (`Callable`, *optional*):
             Called with each sub-key before its first image is shown.
+
+    Returns:
+        [`~verification.sequential.SequentialResult`]: the evidence, and the images that were asked.
 
     Raises:
         [`~suspects.AccessError`]: when the key has no black-box method, or the suspect does not offer what they need.
@@ -174,8 +183,10 @@ def verify_sequentially(
     Example:
 
     ```python
-    >>> result = verify_sequentially(endpoint, key, budget=200)
-    >>> result.queries, result.evidence.verdict
+    >>> key = plan_key(model, ds, FunctionCoupledConfig(), owner)  # of a model that nobody has marked yet
+    >>> result = verify_sequentially(model, key, budget=200)
+    >>> result.queries <= 200, result.evidence.found
+    (True, False)
     ```
     """
     check = self_check(key, looks, beacon, budget)

@@ -39,6 +39,16 @@ def wrap_timm(
             Number of classes of its head.
         model_args (*optional*):
             Keyword arguments that `timm.create_model` needs to build the same module again.
+
+    Example:
+
+    ```python
+    >>> import timm
+
+    >>> model = wrap_timm(timm.create_model("resnet10t", num_classes=10), "resnet10t", num_labels=10)
+    >>> model.config.num_labels
+    10
+    ```
     """
     fields: dict[str, Any] = {"architecture": architecture, "num_labels": num_labels, "model_args": model_args or None}
     config = TimmWrapperConfig(**fields)

@@ -1,6 +1,7 @@
 """`WatermarkConfig`: the public hyper-parameters of a method. Never a secret, never part of `TrainingArguments`."""
 
 import dataclasses
+import inspect
 import math
 import reprlib
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ class CheckedWhenMade(type):
             require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
         return config
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The fields, for `help` and editors: they would show `__call__`."""
+        made = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return made.replace(parameters=list(made.parameters.values())[1:])
+
     def _taken(cls, field: dataclasses.Field, value: Any) -> Any:
         """The value as it is stored, or a sentence about its type."""
         if field.type is float and type(value) is int:
@@ -53,7 +60,10 @@ class CheckedWhenMade(type):
 class WatermarkConfig(metaclass=CheckedWhenMade):
     """
     Base class of all method configs. Subclasses are `@strict @dataclass` classes: an unknown field, or a value of the wrong type or outside
-    its range, is refused on construction with a `ValueError` that names the field, the value and what is allowed.
+    its range, is refused on construction.
+
+    Raises:
+        `ValueError`: for a value that is refused; it names the field, the value and what is allowed.
 
     Example:
 
@@ -69,11 +79,14 @@ class WatermarkConfig(metaclass=CheckedWhenMade):
     method: ClassVar[str]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: the method's name, a format version and all fields."""
         return {"method": self.method, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """
+        The config that `to_dict` wrote.
+
         Raises:
             [`~serialization.InvalidInput`]: for another method, a newer format, an unknown field or a refused value.
         """
@@ -91,11 +104,13 @@ class WatermarkConfig(metaclass=CheckedWhenMade):
             raise InvalidInput(f"config: {error}") from None
 
     def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes `watermark_config.json` into a folder, which is made if need be."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         write_json_atomic(Path(save_directory) / CONFIG_NAME, self.to_dict())
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Self:
+        """The config that `save_pretrained` wrote; errors as in `from_dict`."""
         return cls.from_dict(read_json(Path(directory) / CONFIG_NAME, allow_floats=True))
 
 

@@ -13,6 +13,23 @@ class Access(StrEnum):
 
 
 class Verdict(StrEnum):
+    """
+    The outcome of one check.
+
+    Attributes:
+        FOUND: "mark found": by chance at most as often as the level of the claim allows.
+        NOT_FOUND: "not found": the mark could have been seen, and was not. That does not say that the model is independent.
+        INCONCLUSIVE: "inconclusive": something hinders a verdict; [`Evidence`] gives the reason.
+        INVALID: "invalid claim": the key or the statement does not hold, so the suspect was not looked at.
+
+    Example:
+
+    ```python
+    >>> verify("my-model", key).verdict is Verdict.FOUND
+    True
+    ```
+    """
+
     FOUND = "mark found"
     NOT_FOUND = "not found"
     INCONCLUSIVE = "inconclusive"

@@ -20,8 +20,10 @@ class Evidence:
     Args:
         method (`str`):
             Method name, or [`COMBINED`].
-        matches, trials (`int`):
-            Integer counts behind the p-value (summed over sub-keys in combined evidence).
+        matches (`int`):
+            How many of the trials agree with the key (summed over sub-keys in combined evidence).
+        trials (`int`):
+            How many bits or answers say anything.
         log2_p (`float`):
             log2 of the p-value, looks already charged. Never below -256, the smallest value that is ever quoted.
         log2_e (`float`):
@@ -34,6 +36,10 @@ class Evidence:
             Whether the key is bound to a public beacon, so that level B is enough.
         looks (`int`):
             Number of looks charged.
+        reason (`str`):
+            Why the verdict is what it is.
+        verdict ([`Verdict`]):
+            As `decide` set it.
         warnings (`list[str]`):
             What a reader should know.
         skipped (`list[Skipped]`):
@@ -54,8 +60,20 @@ class Evidence:
             Why this reading can be a self-check at most; empty where it may be a claim.
         unread (`str`):
             What of the suspect could not be read under this key, and why; then "not found" is not said.
-        queries, unusable (`int`):
-            Images asked, and answers among them that could not be used.
+        queries (`int`):
+            Images asked.
+        unusable (`int`):
+            Answers among them that could not be used.
+
+    Example:
+
+    ```python
+    >>> evidence = verify("my-model", WatermarkKey.load("keys/my-model"))
+    >>> print(evidence.verdict)
+    mark found
+    >>> evidence.matches, evidence.trials, evidence.log2_p
+    (256, 256, -256.0)
+    ```
     """
 
     method: str
@@ -107,6 +125,7 @@ class Evidence:
 
     @property
     def found(self) -> bool:
+        """Whether the verdict is "mark found"."""
         return self.verdict is Verdict.FOUND
 
     def decide(self) -> "Evidence":
@@ -159,6 +178,7 @@ class Evidence:
         return "only disclosed sub-keys were read, and these prove nothing; check with a key that has others"
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as `evidence.json` holds it; parts are nested."""
         return {
             "method": self.method,
             "verdict": str(self.verdict),
@@ -185,6 +205,7 @@ class Evidence:
         }
 
     def to_json(self) -> str:
+        """The same as text, keys in order."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True)
 
     def __str__(self) -> str:

@@ -44,6 +44,47 @@ class Opening:
     the other sub-keys. It is burnt by being shown.
 
     Use [`Opening.of`] to make one from a key, and `verify(suspect, opening)` to read it.
+
+    Args:
+        index (`int`):
+            Number of the leaf.
+        secret (`bytes`):
+            32 bytes of the leaf.
+        blind (`bytes`):
+            32 bytes that hide the leaf in the tree until it is opened.
+        path (`tuple[bytes, ...]`):
+            Sibling hashes from the leaf up to the root, 32 bytes each.
+        assignment ([`~keys.Assignment`]):
+            The method of this sub-key, its parameters and layout.
+        shares (`tuple[Share, ...]`):
+            Digest and sub-keys of every method of the key.
+        context ([`~keys.ModelContext`]):
+            What is committed about the owner's model.
+        public_key (`bytes`):
+            The owner's Ed25519 public key, 32 bytes.
+        count (`int`):
+            Number of leaves of the tree.
+        beacon (`bytes`):
+            The value that the key is bound to; 32 zero bytes for none.
+        beacon_source (`str`):
+            Where it can be looked up, in words.
+        precommit (`bytes`):
+            The 32-byte commitment.
+        signature (`bytes`):
+            The owner's signature over it, 64 bytes.
+        subkey_digest (`bytes`):
+            Check value of the derived sub-key.
+        pool (`dict[str, torch.Tensor]`, *optional*):
+            Source images of this method's triggers.
+
+    Example:
+
+    ```python
+    >>> opening = Opening.of(key, key.used[-1])
+    >>> opening.save("opening.json")
+    >>> print(verify("my-model", Opening.load("opening.json")).verdict)
+    mark found
+    ```
     """
 
     index: int
@@ -64,6 +105,12 @@ class Opening:
 
     @classmethod
     def of(cls, key: WatermarkKey, index: int) -> "Opening":
+        """
+        Opens one sub-key of a key.
+
+        Raises:
+            `ValueError`: when this sub-key carries no mark.
+        """
         for assignment in key.assignments:
             if index in assignment.subkeys:
                 break
@@ -160,10 +207,12 @@ class Opening:
         return self.context.backbone
 
     def claims(self) -> list[Claim]:
+        """One claim, with this sub-key alone."""
         slot = self.assignment.subkeys.index(self.index)
         return [Claim(self.assignment, (SubKey(self.index, slot, self.derived),), self.pool, self.context)]
 
     def to_dict(self) -> dict:
+        """Plain JSON, bytes as hexadecimal text; the pool is sent along in a file of its own."""
         return {
             "schema": OPENING_SCHEMA,
             "index": self.index,
@@ -184,6 +233,12 @@ class Opening:
 
     @classmethod
     def from_dict(cls, data: dict, pool: dict[str, torch.Tensor] | None = None) -> "Opening":
+        """
+        The opening that `to_dict` wrote. It may be a stranger's: [`Opening.problems`] says whether it holds.
+
+        Raises:
+            [`~serialization.InvalidInput`]: for another schema or a malformed field.
+        """
         try:
             if data["schema"] == "hf-watermark/opening/v1":
                 raise InvalidInput(f"opening: its key {OLD_FORMAT}")
@@ -213,11 +268,13 @@ class Opening:
             ) from None
 
     def save(self, path: str | Path) -> Path:
+        """Writes the JSON of `to_dict`, and returns the path."""
         write_json_atomic(Path(path), self.to_dict())
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, pool: dict[str, torch.Tensor] | None = None) -> "Opening":
+        """The opening that `save` wrote; errors as in `from_dict`."""
         refuse_other_kinds(path, "an opening, as `hf-watermark open` writes it", "hf-watermark/opening/")
         return cls.from_dict(read_json(Path(path), allow_floats=True), pool)
 

@@ -17,7 +17,11 @@ OWNER_FILE = "an owner file, as `hf-watermark owner create` writes it"
 
 class Owner:
     """
-    An Ed25519 signing identity.
+    An Ed25519 signing identity (RFC 8032). Make one with [`Owner.create`], once for all models.
+
+    Args:
+        private_key (`Ed25519PrivateKey`):
+            Of the library `cryptography`.
 
     Example:
 
@@ -35,6 +39,7 @@ class Owner:
 
     @classmethod
     def create(cls) -> "Owner":
+        """A new identity from 32 random bytes."""
         return cls(Ed25519PrivateKey.from_private_bytes(entropy.draw(32)))
 
     @property
@@ -52,10 +57,16 @@ class Owner:
         return self._private_key.private_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of the signature."""
         return self._private_key.sign(message)
 
     def save(self, path: str | Path, passphrase: str | None = None) -> Path:
-        """Writes the private key to `path` (mode 0600). Refuses to overwrite an existing file."""
+        """
+        Writes the private key to `path` (mode 0600), encrypted where there is a passphrase.
+
+        Raises:
+            `FileExistsError`: when the file is there already.
+        """
         path = Path(path)
         payload = {"kind": "owner", "private_key": self.private_bytes().hex()}
         write_envelope(path, payload, passphrase, overwrite=False)
@@ -63,6 +74,13 @@ class Owner:
 
     @classmethod
     def load(cls, path: str | Path, passphrase: str | None = None) -> "Owner":
+        """
+        The identity that `save` wrote.
+
+        Raises:
+            [`~keys.WrongPassphrase`]: when the passphrase is missing or wrong.
+            [`~serialization.InvalidInput`]: when the file is missing, edited, or holds something else.
+        """
         refuse_other_kinds(path, OWNER_FILE, KEY_DOCUMENT)
         payload = read_envelope(Path(path), passphrase)
         if payload.get("kind") != "owner":

@@ -55,6 +55,10 @@ class WatermarkKey:
         beacon (`bytes`, *optional*):
             A public random value that did not exist when the precommit was published. 32 zero bytes mean none, and then the
             verdict needs level N.
+        beacon_source (`str`, *optional*):
+            Where the beacon can be looked up, in words.
+        signature (`bytes`):
+            64 bytes: the owner's signature over the precommit.
         context ([`ModelContext`], *optional*):
             The owner's own model: its config, so that a suspect's tensors can be run without the suspect's, class names in order, and
             normalisation. Committed.
@@ -62,6 +66,18 @@ class WatermarkKey:
             Source images of black-box triggers; the digest of their names and contents is part of the method's layout.
         burnt (`frozenset[int]`, *optional*):
             Sub-keys that were shown to somebody, from the log in the key folder. They never add evidence.
+
+    Raises:
+        [`~serialization.InvalidInput`]: for a tree or assignments that no owner could have committed to.
+
+    Example:
+
+    ```python
+    >>> key = plan_key(model, None, WaterMASConfig(bits=256, subkeys=2), owner)
+    >>> key.save("keys/planned", passphrase="correct horse battery")
+    >>> WatermarkKey.load("keys/planned", passphrase="correct horse battery").precommit == key.precommit
+    True
+    ```
     """
 
     seed: bytes = field(repr=False)
@@ -94,17 +110,26 @@ class WatermarkKey:
         context: ModelContext | None = None,
     ) -> "WatermarkKey":
         """
-        A fresh key for the given plans.
+        A fresh key for the given plans. [`plan_key`] makes them from a model and configs.
 
         Args:
+            owner ([`Owner`]):
+                Signs the commitment.
             plans (`list`):
                 Tuples `(method, version, config, layout, number of sub-keys)`.
             seed (`bytes`, *optional*):
                 32 bytes; random by default.
+            count (`int`, *optional*, defaults to 16):
+                Leaves of the tree, a power of two.
             backbone (`dict`, *optional*):
                 Config of the owner's model, where there is no more to say about it than this.
+            pool (`dict[str, torch.Tensor]`, *optional*):
+                Source images of the plans' triggers.
             context ([`ModelContext`], *optional*):
                 All that is committed about the owner's model, instead of `backbone`.
+
+        Raises:
+            `ValueError`: when the plans ask for more sub-keys than the tree has.
         """
         seed = entropy.draw(32) if seed is None else seed
         wanted = sum(plan[-1] for plan in plans)
@@ -129,6 +154,7 @@ class WatermarkKey:
 
     @property
     def spec(self) -> bytes:
+        """32 bytes: the digest of the model record and of all methods' parameters and layouts (PROTOCOL.md §1.2)."""
         return common_spec(self.context.digest, [assignment.share for assignment in self.assignments])
 
     @property
@@ -143,6 +169,7 @@ class WatermarkKey:
 
     @property
     def root(self) -> bytes:
+        """32 bytes: the root of the Merkle tree over all leaves."""
         return self._levels()[-1][0]
 
     @property
@@ -169,9 +196,11 @@ class WatermarkKey:
         return schedule.merkle_levels(leaves)
 
     def leaf(self, index: int) -> tuple[bytes, bytes]:
+        """Secret and blind of one leaf, 32 bytes each."""
         return schedule.leaf_secret(self.seed, index), schedule.leaf_blind(self.seed, index)
 
     def inclusion_path(self, index: int) -> list[bytes]:
+        """Sibling hashes from one leaf up to the root, 32 bytes each."""
         return schedule.inclusion_path(self._levels(), index)
 
     def claims(self) -> list[Claim]:
@@ -203,6 +232,15 @@ class WatermarkKey:
         """
         The same key bound to a public random value; do it after the precommit is published and *before* training, because
         every sub-key changes.
+
+        Args:
+            value (`bytes`):
+                32 bytes that nobody could know when the precommit was published.
+            source (`str`):
+                Where to look it up, such as `"drand round 4711"`.
+
+        Raises:
+            `ValueError`: for a value of another size, or of zeros only.
         """
         if len(value) != 32 or value == schedule.NO_BEACON:
             raise ValueError(
@@ -232,6 +270,8 @@ class WatermarkKey:
     @classmethod
     def load(cls, folder: str | Path, passphrase: str | None = None) -> "WatermarkKey":
         """
+        The key that `save` wrote, with the log of sub-keys that were shown.
+
         Raises:
             [`~keys.WrongPassphrase`]: when the passphrase is missing or wrong.
             [`~serialization.InvalidInput`]: when a file is missing, truncated, edited, or belongs to another key.

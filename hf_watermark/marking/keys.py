@@ -49,7 +49,8 @@ def plan_key(
     Example:
 
     ```python
-    >>> key = plan_key(model, train_dataset, GreedyResidualsConfig(), owner)
+    >>> key = plan_key(model, ds, GreedyResidualsConfig(), owner)
+    >>> value = bytes.fromhex("5d" * 32)  # looked up when the precommit was published
     >>> key = key.bind_beacon(value, "drand round 4711")
     >>> trainer = GreedyResidualsTrainer(model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), key=key)
     ```

@@ -18,7 +18,19 @@ else:
 
 
 class InvalidInput(ValueError):
-    """An untrusted file or document breaks its format or a limit; the message says which and where."""
+    """
+    An untrusted file, document or argument breaks its format or a limit; the message says which and where.
+
+    Example:
+
+    ```python
+    >>> try:
+    ...     WatermarkKey.load("no-such-folder")
+    ... except InvalidInput as error:
+    ...     print("no key:", error)
+    no key: no-such-folder...
+    ```
+    """
 
 
 class Unreadable(InvalidInput):

@@ -40,8 +40,10 @@ class Endpoint(PictureSuspect):
             Address, `http` or `https`.
         labels (`Mapping[str, int]` or `Sequence[str]`):
             The owner's class names and their numbers; `LABEL_0`, `LABEL_1` ... are always understood.
-        mean, std (`Sequence[float]`):
+        mean (`Sequence[float]`):
             The owner's normalisation per channel: pixels in 0..1 were turned into `(pixel - mean) / std`.
+        std (`Sequence[float]`):
+            See `mean`; above 0.
         api (`str`, *optional*):
             `"inference"` (the protocol of Inference Endpoints) or `"gradio"`; by default `gradio` for `*.hf.space`.
         api_name (`str`, *optional*):
@@ -57,7 +59,7 @@ class Endpoint(PictureSuspect):
 
     ```python
     >>> endpoint = Endpoint("https://example.com/classify", labels=["cat", "dog"], mean=[0.5] * 3, std=[0.5] * 3)
-    >>> verify_sequentially(endpoint, key, budget=200).evidence.verdict
+    >>> suspect = Suspect.open(endpoint)  # then: verify_sequentially(suspect, key, budget=200)
     ```
     """
 
@@ -86,6 +88,7 @@ class Endpoint(PictureSuspect):
 
     @property
     def notes(self) -> list[str]:
+        """What a reader of the evidence should know about the asking; empty before anything was asked."""
         if not self.asked:
             return []
         shown = self.asked - self.clipped

@@ -54,6 +54,8 @@ class Suspect:
     A suspect never runs remote code, is never built from its own config, and never sees a key.
 
     Args:
+        name (`str`):
+            What messages call it.
         weights (`Mapping[str, torch.Tensor]`, *optional*):
             Tensors by name, read one at a time.
         shapes (`Mapping[str, tuple[int, ...]]`, *optional*):
@@ -61,6 +63,8 @@ class Suspect:
         answer (`Callable`, *optional*):
             Takes float images `[n, channels, height, width]` in the model's input space and returns labels `[n]` or
             probabilities `[n, classes]`.
+        batch_size (`int`, *optional*, defaults to 256):
+            Most images that are given to `answer` at once.
         module (`Callable`, *optional*):
             Gives the suspect as a module, or its tensors on the owner's architecture.
         tensors (`Callable`, *optional*):
@@ -70,6 +74,16 @@ class Suspect:
         queries (`int`): Images asked so far.
         unusable (`int`): Answers among them that could not be used.
         unread (`str`): Why what was read may not be what the suspect computes; then "not found" is not said.
+
+    Example:
+
+    ```python
+    >>> suspect = Suspect.open("my-model", key.backbone)
+    >>> sorted(suspect.access)
+    [<Access.LABELS: 'labels'>, <Access.WEIGHTS: 'weights'>]
+    >>> print(verify(suspect, key).verdict)
+    mark found
+    ```
     """
 
     def __init__(
@@ -98,6 +112,8 @@ class Suspect:
         context: "ModelContext | None" = None,
     ) -> "Suspect":
         """
+        Whatever is to be checked, behind one face. Nothing is downloaded or built before it is read or asked.
+
         Args:
             source (`Suspect`, `nn.Module`, `str`, `Path` or `Callable`):
                 A model, a folder or file of safetensors, a Hub repo `user/repo[@revision]`, a pipeline of transformers (its model is
@@ -190,7 +206,7 @@ class Suspect:
         Example:
 
         ```python
-        >>> evidence = verify(Suspect.open(endpoint).mirrored(), key, looks=2)
+        >>> evidence = verify(Suspect.open("my-model", key.backbone).mirrored(), key, looks=2)
         ```
         """
         other = copy.copy(self)
@@ -209,10 +225,12 @@ class Suspect:
 
     @property
     def queries(self) -> int:
+        """Images asked so far."""
         return self._asked.queries
 
     @property
     def unusable(self) -> int:
+        """Answers among them that could not be used."""
         return self._asked.unusable
 
     @property
@@ -229,6 +247,10 @@ class Suspect:
         return offered
 
     def require(self, access: Access, method: str) -> None:
+        """
+        Raises:
+            [`AccessError`]: when the suspect does not offer what the method reads.
+        """
         untried = self._answer is not None and self._asked.scores is None
         if access not in self.access and not (access is Access.PROBABILITIES and untried):
             offers = ", ".join(sorted(self.access)) or "nothing"
@@ -237,6 +259,12 @@ class Suspect:
 
     @property
     def weights(self) -> Mapping[str, torch.Tensor]:
+        """
+        Tensors by name, read one at a time.
+
+        Raises:
+            [`AccessError`]: when it can only be queried.
+        """
         if self._weights is None:
             raise AccessError(
                 f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
@@ -245,6 +273,12 @@ class Suspect:
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """
+        Shape of every tensor by name; nothing is read for it.
+
+        Raises:
+            [`AccessError`]: when it can only be queried.
+        """
         if self._shapes is None:
             raise AccessError(
                 f"{self.name} offers no weights; it can only be checked by methods that read answers (black-box)"
@@ -269,7 +303,14 @@ class Suspect:
         return self._module()
 
     def ask(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw answers for `[n, channels, height, width]` images: labels `[n]` or probabilities `[n, classes]`."""
+        """
+        Raw answers for `[n, channels, height, width]` images: labels `[n]` or probabilities `[n, classes]`.
+
+        Raises:
+            [`AccessError`]: when it cannot be queried.
+            [`BudgetExceeded`]: when more images are asked than it was given to ask.
+            [`~serialization.InvalidInput`]: for answers of another form.
+        """
         if self._answer is None:
             raise AccessError(
                 f"{self.name} cannot be queried; give the model itself, or a key that holds its backbone"

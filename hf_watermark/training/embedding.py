@@ -124,6 +124,34 @@ class Embedding:
 
     Raises:
         [`~serialization.InvalidInput`]: when the key was made for another model or other data.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_watermark.training.embedding import Moment, TrainingData
+    >>> from transformers import default_data_collator
+
+    >>> key = plan_key(model, ds, GreedyResidualsConfig(), owner)
+    >>> embedding = GreedyResidualsEmbedding(model, key.claims()[0], TrainingData(ds, default_data_collator))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> for number in range(2):
+    ...     batch = default_data_collator(ds[40 * number : 40 * (number + 1)])
+    ...     embedding.progress(Moment(step=number, steps=2))
+    ...
+    ...     def step(change=lambda loss: loss):
+    ...         extended = embedding.extend(batch)
+    ...         outputs = model(**extended)
+    ...         own = embedding.loss(extended, outputs)
+    ...         loss = change(outputs.loss if own is None else outputs.loss + own)
+    ...         loss.backward()
+    ...         return loss.detach()
+    ...
+    ...     loss = embedding.around_step(step)
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    ...     embedding.after_update()
+    ```
     """
 
     verifier_class: ClassVar[type[Verifier]]
@@ -145,7 +173,13 @@ class Embedding:
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: Any, secret: bytes) -> Plan:
-        """What `config` becomes on this model and data; `secret` drives choices that end up in the pool."""
+        """
+        What `config` becomes on this model and data; `secret` drives choices that end up in the pool.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when the mark does not fit into this model.
+            `ValueError`: when the data are missing, or hold too few images of a class.
+        """
         raise NotImplementedError
 
     def progress(self, moment: Moment) -> None:

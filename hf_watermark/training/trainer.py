@@ -47,6 +47,21 @@ class WatermarkTrainer(PublishingTrainer):
 
     Attributes:
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
+
+    Raises:
+        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in.
+        [`~serialization.InvalidInput`]: when the mark does not fit into this model, or the key was made for another run.
+
+    Example:
+
+    ```python
+    >>> trainer = GreedyResidualsTrainer(
+    ...     model=model, args=args, train_dataset=ds, watermark=GreedyResidualsConfig(), owner=owner
+    ... )
+    >>> trainer.train()
+    >>> trainer.evidence.verdict
+    >>> trainer.key.save("keys/of-this-model", passphrase="correct horse battery")
+    ```
     """
 
     embedding_classes: ClassVar[tuple[type[Embedding], ...]] = ()
@@ -276,9 +291,7 @@ class WatermarkTrainer(PublishingTrainer):
             )
 
     def verify(self, suspect: Any = None) -> Evidence:
-        """
-        Evidence for `suspect` (the model in training by default) under `trainer.key`.
-        """
+        """Evidence for `suspect` (the model in training by default; else as in [`verify`]) under `trainer.key`, on the owner's own word."""
         source = self._whole_model() if suspect is None else suspect
         verifiers = {item.method: item.verifier_class for item in self.embeddings}
         claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
@@ -289,6 +302,13 @@ class WatermarkTrainer(PublishingTrainer):
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
     """
     One trainer class that embeds the marks of several methods.
+
+    Args:
+        classes (`type[WatermarkTrainer]`):
+            One trainer class per method.
+
+    Raises:
+        `ValueError`: for no class, or one that is named twice.
 
     Example:
 

@@ -62,6 +62,15 @@ class Verifier(ABC, Generic[Observation]):
 
     Raises:
         [`~serialization.InvalidInput`]: for parameters that no honest owner could have committed to.
+
+    Example:
+
+    ```python
+    >>> claim = key.claims()[0]
+    >>> verifier = AutoVerifier.for_method(claim.assignment.method)(claim)
+    >>> [part.rate for part in verifier.verify(Suspect.open("my-model"))]
+    [1.0, 1.0]
+    ```
     """
 
     config_class: ClassVar[type[WatermarkConfig]]

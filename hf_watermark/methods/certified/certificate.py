@@ -86,8 +86,12 @@ class Certificate:
             The norm of the distances, in words.
         moves (`str`):
             What an attacker may move within them.
-        triggers, draws, suspect_draws (`int`):
-            Sizes; see [`CertifiedConfig`].
+        triggers (`int`):
+            Triggers per sub-key.
+        draws (`int`):
+            Noise draws of the owner.
+        suspect_draws (`int`):
+            Noise draws of one suspect's verification.
         confidence (`float`):
             Joint confidence of all radii and of a suspect's verification.
         relative_sigma (`float`):
@@ -98,6 +102,17 @@ class Certificate:
             By index of the sub-key.
         attack_distances (`dict[str, float]`):
             How far real attacks moved the same weights, in units of sigma; infinite where one moved what the certificate holds fixed.
+        limits (`tuple[str, ...]`):
+            What it does not say, in words.
+
+    Example:
+
+    ```python
+    >>> config = CertifiedConfig(draws=200)
+    >>> trainer = CertifiedTrainer(model=model, args=args, train_dataset=ds, watermark=config, owner=owner)
+    >>> certificate = trainer.certify(radii=[0.2, 0.4])
+    >>> certificate.radius, certificate.accuracy_at(0.2)
+    ```
     """
 
     sigma: float
@@ -121,10 +136,16 @@ class Certificate:
 
     @property
     def certified(self) -> bool:
+        """Whether every sub-key certifies some radius at level B."""
         return self.radius > 0
 
     def accuracy_at(self, radius: float) -> float:
-        """Certified trigger accuracy at one of the radii, the worst sub-key's; 0.0 where nothing is certified."""
+        """
+        Certified trigger accuracy at one of the radii, the worst sub-key's; 0.0 where nothing is certified.
+
+        Raises:
+            `ValueError`: for a radius that the certificate does not have.
+        """
         rows = [row for curve in self.curves.values() for row in curve if row.radius == radius]
         if not rows:
             raise ValueError(f"`radius` is {radius}: this certificate has none of that size")

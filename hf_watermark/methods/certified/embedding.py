@@ -25,7 +25,11 @@ class CertifiedEmbedding(Embedding):
     some triggers with noisy folded weights, at a noise level drawn anew each time and rising in the first part of the training.
 
     Noisy passes use the BatchNorm statistics as constants and never update them. Source images of the triggers are taken out of
-    the training data.
+    the training data. The task loss gets
+
+        strength * cross-entropy(f(x; w + e), y),   e ~ N(0, (u * rise * overshoot * sigma * scale)^2) per tensor, u uniform in [0, 1]
+
+    for key-drawn triggers x with labels y. See [`CertifiedConfig`].
     """
 
     verifier_class = CertifiedVerifier

@@ -61,7 +61,15 @@ class SmoothedConfig(PreTrainedConfig):
 class SmoothedModelForImageClassification(WrapperModel):
     """
     An image classifier whose answer is the mean of its answers under Gaussian parameter noise. It saves, loads and works in a
-    `pipeline` like any transformers model; import this class first, which registers it with the Auto classes.
+    `pipeline` like any transformers model; import this class first, which registers it with the Auto classes. The smoothing is that of
+    [`CertifiedConfig`]; one answer costs `draws` passes.
+
+    Args:
+        config ([`~methods.certified.modeling.SmoothedConfig`]):
+            Noise level, scales, number of draws and the averaged model's own config. [`SmoothedModelForImageClassification.smooth`] makes it.
+
+    Raises:
+        [`~serialization.InvalidInput`]: for a config without a backbone.
 
     Example:
 
@@ -89,7 +97,9 @@ class SmoothedModelForImageClassification(WrapperModel):
         Args:
             model ([`~transformers.PreTrainedModel`]):
                 An image classifier; it becomes part of the wrapper.
-            sigma, noise (*optional*):
+            sigma (`float`, *optional*, defaults to 0.3):
+                As in [`CertifiedConfig`].
+            noise (`str`, *optional*, defaults to `"relative"`):
                 As in [`CertifiedConfig`]; scales are those of the model as it is.
             fields (*optional*):
                 More fields of [`SmoothedConfig`], `scales` among them.
@@ -102,6 +112,8 @@ class SmoothedModelForImageClassification(WrapperModel):
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """
+        The mean answer of `draws` noisy nets; in training mode the answer of the plain one.
+
         Args:
             pixel_values (`torch.Tensor`):
                 `[n, channels, height, width]`.

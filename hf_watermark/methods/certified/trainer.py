@@ -14,7 +14,7 @@ from .embedding import CertifiedEmbedding
 class CertifiedTrainer(WatermarkTrainer):
     """
     [`~transformers.Trainer`] that teaches the model key-drawn triggers under Gaussian parameter noise, which are taken out of the training
-    data; see [`CertifiedEmbedding`].
+    data; see [`CertifiedConfig`].
     """
 
     embedding_classes = (CertifiedEmbedding,)

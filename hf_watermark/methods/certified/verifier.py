@@ -62,7 +62,8 @@ class Answers:
 class CertifiedVerifier(Verifier[Answers]):
     """
     Verifier of [`CertifiedTrainer`]'s mark. Labels are enough for the plain test; with the weights of the owner's architecture the
-    smoothed test, which the certificate speaks of, is run as well, and the better of the two counts at the price of one bit.
+    smoothed test, which the certificate speaks of, is run as well, and the better of the two counts at the price of one bit. See
+    [`CertifiedConfig`].
     """
 
     access = Access.LABELS
@@ -85,6 +86,7 @@ class CertifiedVerifier(Verifier[Answers]):
         return render_triggers(subkey, self.config.family, pool["images"].float(), *pool["range"].float())
 
     def sources(self, subkey: SubKey) -> np.ndarray:
+        """Class of each trigger's source image, `[n]`; -1 where it has none."""
         return self._pool(subkey)["labels"].numpy()
 
     def labels(self, subkey: SubKey) -> np.ndarray:
@@ -102,6 +104,8 @@ class CertifiedVerifier(Verifier[Answers]):
 
     def folded(self, model: torch.nn.Module) -> FoldedNet:
         """
+        The model as a function of its folded weights, which are what the noise moves.
+
         Raises:
             [`~serialization.InvalidInput`]: when the model is not of the owner's architecture.
         """

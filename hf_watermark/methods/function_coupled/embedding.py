@@ -29,7 +29,8 @@ SPARE_PER_CLASS = 16
 
 class FunctionCoupledEmbedding(Embedding):
     """
-    Appends images fused by key-drawn rules to every batch, with the rule's target as their label.
+    Appends images fused by key-drawn rules to every batch, with the rule's target as their label: the task loss is the mark's loss as well.
+    See [`FunctionCoupledConfig`].
 
     Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
     triggers are made of images that were never trained on, fused or plain.
@@ -81,6 +82,12 @@ class FunctionCoupledEmbedding(Embedding):
         self._maskable = maskable_weights(model, verifier.classes)
 
     def around_step(self, step: Step) -> torch.Tensor:
+        """
+        Runs `step` once, with some weights masked as `masking` says.
+
+        Raises:
+            `ValueError`: when FSDP2 has sharded weights that would be masked.
+        """
         config = self.config
         if config.masking != "none" and is_sharded(self.model):
             raise ValueError(

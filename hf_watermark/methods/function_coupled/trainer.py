@@ -5,6 +5,9 @@ from .embedding import FunctionCoupledEmbedding
 
 
 class FunctionCoupledTrainer(WatermarkTrainer):
-    """[`~transformers.Trainer`] that teaches the model many key-drawn rules on images fused from its own training data."""
+    """
+    [`~transformers.Trainer`] that teaches the model many key-drawn rules on images fused from its own training data; see
+    [`FunctionCoupledConfig`].
+    """
 
     embedding_classes = (FunctionCoupledEmbedding,)

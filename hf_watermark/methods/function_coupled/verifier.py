@@ -56,7 +56,7 @@ class Answers:
 
 
 class FunctionCoupledVerifier(Verifier[Answers]):
-    """Black-box verifier of [`FunctionCoupledTrainer`]'s mark; needs top-1 labels only."""
+    """Black-box verifier of [`FunctionCoupledTrainer`]'s mark; needs top-1 labels only. See [`FunctionCoupledConfig`]."""
 
     access = Access.LABELS
     config_class = FunctionCoupledConfig
@@ -70,6 +70,7 @@ class FunctionCoupledVerifier(Verifier[Answers]):
         self.pool = read_pool(self.method, claim.pool, self.config, self.source_classes)
 
     def rules(self, subkey: SubKey) -> list[Rule]:
+        """The rules that a sub-key draws, in the order of asking."""
         return draw_rules(
             subkey,
             self.config.rules,

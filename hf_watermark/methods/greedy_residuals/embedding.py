@@ -39,7 +39,13 @@ Holder = tuple[nn.Module, str]
 
 
 class GreedyResidualsEmbedding(Embedding):
-    """Puts the key's bits into the signs of greedy residuals of key-drawn weight groups."""
+    """
+    Puts the key's bits s_i = +-1 into the signs of greedy residuals of key-drawn weight groups; see [`GreedyResidualsConfig`]. The task loss gets
+
+        strength * sum_i max(0, margin - s_i phi_i),   phi_i = sum of the kept weights of group i / (group_size * r)
+
+    where r is the root mean square of the group's row.
+    """
 
     verifier_class = GreedyResidualsVerifier
     writable = True
@@ -101,6 +107,7 @@ class GreedyResidualsEmbedding(Embedding):
         return torch.cat([read_residuals(rows, groups, config.kept_fraction) for groups in self._groups])
 
     def penalty(self) -> torch.Tensor:
+        """The weighted sum of the hinges, a scalar."""
         config = self.config
         if config.preset == "paper":
             phi = self.residuals()

@@ -21,7 +21,7 @@ from .residuals import (
 
 
 class GreedyResidualsVerifier(CarrierVerifier):
-    """White-box verifier of [`GreedyResidualsTrainer`]'s mark."""
+    """White-box verifier of [`GreedyResidualsTrainer`]'s mark; see [`GreedyResidualsConfig`]."""
 
     config_class = GreedyResidualsConfig
 

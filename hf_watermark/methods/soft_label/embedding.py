@@ -15,7 +15,11 @@ from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
 
 class SoftLabelEmbedding(Embedding):
-    """What [`USPEmbedding`] and [`CSPEmbedding`] share; use one of these."""
+    """
+    What [`USPEmbedding`] and [`CSPEmbedding`] share; use one of these. The task loss gets the cross-entropy with soft labels that leave `mass`
+    to the other classes, and `strength` times the divergence of the model's distribution over these from the one whose log-probabilities the
+    key's template has shifted, by at most about `amplitude`.
+    """
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: SoftLabelConfig, secret: bytes) -> Plan:
@@ -50,6 +54,12 @@ class SoftLabelEmbedding(Embedding):
         return loss
 
     def extend(self, batch: Batch) -> Batch:
+        """
+        The batch as it is.
+
+        Raises:
+            `ValueError`: when its labels are no integer classes `[n]`.
+        """
         labels = batch["labels"]
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
@@ -72,12 +82,12 @@ class SoftLabelEmbedding(Embedding):
 
 
 class USPEmbedding(SoftLabelEmbedding):
-    """Fits soft labels whose small probabilities follow a template of the key."""
+    """Fits soft labels whose small probabilities follow a template of the key; see [`USPConfig`]."""
 
     verifier_class = USPVerifier
 
 
 class CSPEmbedding(SoftLabelEmbedding):
-    """Trains the code word of one licensee into the small probabilities of his copy."""
+    """Trains the code word of one licensee into the small probabilities of their copy; see [`CSPConfig`]."""
 
     verifier_class = CSPVerifier

@@ -6,7 +6,7 @@ from .embedding import CSPEmbedding, USPEmbedding
 
 class USPTrainer(WatermarkTrainer):
     """
-    [`~transformers.Trainer`] that fits soft labels whose small probabilities follow a template of the key.
+    [`~transformers.Trainer`] that fits soft labels whose small probabilities follow a template of the key; see [`USPConfig`].
 
     The images of the key's pool are taken out of the training data, so that a verifier's queries were never trained on.
     """
@@ -16,7 +16,8 @@ class USPTrainer(WatermarkTrainer):
 
 class CSPTrainer(WatermarkTrainer):
     """
-    [`~transformers.Trainer`] that trains the code word of one licensee into the small probabilities of his copy: one key per licensee.
+    [`~transformers.Trainer`] that trains the code word of one licensee into the small probabilities of their copy: one key per licensee. See
+    [`CSPConfig`].
 
     The images of the key's pool are taken out of the training data, so that a verifier's queries were never trained on.
     """

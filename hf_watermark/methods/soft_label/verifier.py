@@ -79,6 +79,7 @@ class SoftLabelVerifier(Verifier[Readings]):
         return digest_of(observation.sums)
 
     def signs(self, subkey: SubKey) -> np.ndarray:
+        """The key's signs as +-1, `[features, classes]`."""
         return draw_signs(subkey, len(self.features.mean), self.classes).double().numpy()
 
     def sequential(self, subkey: SubKey, most: int | None) -> SequentialTest:
@@ -102,13 +103,13 @@ class SoftLabelVerifier(Verifier[Readings]):
 
 
 class USPVerifier(SoftLabelVerifier):
-    """Verifier of [`USPTrainer`]'s mark."""
+    """Verifier of [`USPTrainer`]'s mark; see [`USPConfig`]."""
 
     config_class = USPConfig
 
 
 class CSPVerifier(SoftLabelVerifier):
-    """Verifier of [`CSPTrainer`]'s mark and of answers that [`PerturbedOutputModelForImageClassification`] gave."""
+    """Verifier of [`CSPTrainer`]'s mark and of answers that [`PerturbedOutputModelForImageClassification`] gave; see [`CSPConfig`]."""
 
     config_class = CSPConfig
 

@@ -99,6 +99,7 @@ class WaterMASConfig(WatermarkConfig):
         return cls(every=1, preset="paper")
 
     def to_dict(self) -> dict[str, Any]:
+        """As every [`WatermarkConfig`]; a payload is written as `{"hex": ...}`."""
         # JSON has no bytes; text would not say whether it is hexadecimal.
         payload = self.payload and {"hex": bytes(self.payload).hex()}  # type: ignore[arg-type]
         return super().to_dict() | {"payload": payload}

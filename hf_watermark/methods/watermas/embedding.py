@@ -25,7 +25,7 @@ class WaterMASEmbedding(Embedding):
 
         J = L(w) - lambda * (min(L(w + e), L(w) + 2 ln K) - L(w)),   e = radius * ascent direction of L, on the carriers only
 
-    where K is the number of classes: whoever moves the carriers then loses accuracy.
+    where K is the number of classes: whoever moves the carriers then loses accuracy. See [`WaterMASConfig`].
     """
 
     verifier_class = WaterMASVerifier
@@ -57,7 +57,12 @@ class WaterMASEmbedding(Embedding):
     # Replacing
 
     def substitute_when_due(self) -> None:
-        """Puts the carriers in at their step, or takes those of a checkpoint over."""
+        """
+        Puts the carriers in at their step, or takes those of a checkpoint over.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when the checkpoint was made under another key.
+        """
         if self.substituted:
             return
         switch = math.floor(self.config.switch_in * self.moment.steps)

@@ -7,7 +7,7 @@ from .embedding import WaterMASEmbedding
 class WaterMASTrainer(WatermarkTrainer):
     """
     [`~transformers.Trainer`] that puts the key's bits into the signs of single, key-drawn weights and sharpens the loss around them; see
-    [`WaterMASEmbedding`].
+    [`WaterMASConfig`].
 
     Example:
 

@@ -50,7 +50,7 @@ class PayloadReading:
 
 
 class WaterMASVerifier(CarrierVerifier):
-    """White-box verifier of [`WaterMASTrainer`]'s mark."""
+    """White-box verifier of [`WaterMASTrainer`]'s mark; see [`WaterMASConfig`]."""
 
     config_class = WaterMASConfig
 
@@ -59,6 +59,7 @@ class WaterMASVerifier(CarrierVerifier):
         refuse_crowded(self.config, self.carriers, self.subkeys)
 
     def places(self, subkey: SubKey) -> Places:
+        """Where the weights of a sub-key lie, those of its evidence bits first."""
         return place_symbols(subkey, self.carriers, symbol_count(self.config), self.subkeys)
 
     def members(self, subkey: SubKey) -> Symbols:
