@@ -77,7 +77,7 @@ def mark_model(
             that aligned readings take.
         config ([`WatermarkConfig`], `str` or `dict`):
             `"greedy_residuals"` or `"watermas"`, or a config of these. Without `subkeys`, there are as many as the `budget` allows, and at least
-            2: one is opened on purpose when the model is published.
+            2 where they fit: one is opened on purpose when the model is published.
         owner ([`Owner`]):
             Signs the commitment of the key.
         images (`torch.Tensor`, *optional*):
@@ -183,4 +183,8 @@ def _numbers(model: nn.Module, config: Any) -> list[int]:
         return [config.subkeys]
     embedding = AutoEmbedding.for_method(config.method)
     most = embedding.plan(model, TrainingData(), config, b"").subkeys
+    try:
+        embedding.plan(model, TrainingData(), replace(config, subkeys=max(most, FEWEST_SUBKEYS)), b"")
+    except InvalidInput:
+        return [most]
     return sorted({max(most >> halved, FEWEST_SUBKEYS) for halved in range(4)}, reverse=True)
