@@ -11,6 +11,7 @@ from .attack import refuse_existing
 from .errors import FOUND, NOT_FOUND
 from .loading import PREPROCESSOR, load_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .progress import begin
 from .secrets import OwnerFd, OwnerFile, OwnerOption, load_owner
 
 
@@ -66,7 +67,7 @@ def mark(
     refuse_existing(folder)
     identity = load_owner(owner, read_passphrase(owner_passphrase_fd, owner_passphrase_file))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
-    typer.echo(f"Reading {model} ...", err=True)
+    begin(f"Reading {model}")
 
     from transformers import AutoImageProcessor
 

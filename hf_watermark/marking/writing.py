@@ -100,8 +100,8 @@ def mark_model(
 
     ```python
     >>> marked, key = mark_model(model, "greedy_residuals", Owner.create())
-    >>> print(verify(marked, key))
-    mark found: ...
+    >>> print(verify(marked, key).verdict)
+    mark found
     ```
     """
     source = unwrapped(model)
