@@ -39,7 +39,7 @@ from ..serialization import InvalidInput, write_bytes_atomic, write_json_atomic
 from ..training.trainer import stack_trainers
 from ..verifying import verify
 from .digits import build_digits_model, load_digits_data
-from .report import percent, write_report
+from .report import attacked_rows, percent, write_report
 from .survival import Row, survival_row
 
 
@@ -230,7 +230,7 @@ def run_forgeries(
     with stages("forgery: counterfeit claims"):
         for result in counterfeit(model, key):
             free = result.details["bits_if_the_message_were_free"]
-            remark = f"had he been free to name the message, {free} bits would match"
+            remark = f"had the forger been free to name the message, {free} bits would match"
             results.append(result.to_dict() | {"remarks": [remark] if result.name == "counterfeit_secret" else []})
     with stages("forgery: adversarial triggers"):
         result = adversarial_triggers(model, key, steps=trigger_steps, seed=seed)
@@ -342,10 +342,11 @@ def show_table(record: dict[str, Any], output: Path, console: Console) -> None:
     table.add_column("model", no_wrap=True)
     for name in ("accuracy", *(method.replace("_", "\n") for method in methods)):
         table.add_column(name, justify="right")
-    table.add_column("verdict", no_wrap=True)
-    for row in [record["twin"]["row"], record["marked"]["row"], *record["attacks"]]:
+    table.add_column("outcome", no_wrap=True)
+    unattacked = [record[name]["row"] for name in ("twin", "marked")]
+    for row in [*(row | {"fate": row["verdict"]} for row in unattacked), *attacked_rows(record)]:
         strengths = [f"{row['methods'][method]['log2_p']:.1f}" for method in methods if method in row["methods"]]
-        table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["verdict"])
+        table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["fate"])
     console.print(table)
     claims = Table(title="False claims", title_justify="left")
     for name in ("forgery", "outcome", "why"):
