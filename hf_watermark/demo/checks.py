@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..claims import Disclosure, LevelReport, Outcome, check, judge
+from ..evaluation.judgement_report import sentence
 from ..evaluation.verdict_report import STATES
 from ..keys import WatermarkKey, WrongPassphrase
 from ..publishing.findings import TITLES
@@ -35,7 +36,7 @@ class Result:
         evidence (`dict`, *optional*), levels (`dict`, *optional*):
             Numbers behind it.
         steps (`list`):
-            Lines `(name, outcome, detail)` of a judgement.
+            Lines `(sentence, outcome, detail)` of a judgement; the sentence is true where it passed.
     """
 
     subject: str
@@ -98,7 +99,7 @@ def judge_claim(
         STATES.get(result.verdict, "plain"),
         result.evidence.to_dict() if result.evidence else None,
         result.report.to_dict(),
-        [(step.name, str(step.outcome), without_options(step.detail)) for step in result.steps],
+        [(sentence(step.to_dict()), str(step.outcome), without_options(step.detail)) for step in result.steps],
     )
 
 

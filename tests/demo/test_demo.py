@@ -242,7 +242,7 @@ def test_a_visitor_checks_repositories(serve_demo, open_page):
         page.click("#result a.download")
     report = Path(download.value.path()).read_text()
     assert download.value.suggested_filename == "watermark-me-model.html"
-    assert "Mark found" in text and "mark found" in report and "<svg" in report and "sub-key 0" in report
+    assert "Mark found" in text and "<b>Mark found</b>" in report and "<svg" in report and "sub-key 0" in report
     assert "The statement does not hold" in check_in_again(page, "you/tampered", "does not hold")
     assert "makes no claim" in check_in_again(page, "you/plain", "No statement")
     assert "does not exist, or is private" in check_in_again(page, "you/private", "could not be checked")
@@ -272,7 +272,7 @@ def test_a_judge_is_warned_before_an_opening_is_burnt(serve_demo, open_page, dat
     page.fill("#nonce textarea, #nonce input", NONCE)
     page.click("button#judge-button, #judge-button button")
     page.wait_for_selector("#judge-result .verdict:has-text('Mark found')")
-    assert "control: published model" in page.inner_text("#judge-result")
+    assert "The mark is in the claimant's own published model." in page.inner_text("#judge-result")
     assert page.locator("button[role=tab]:has-text('Your key')").count() == 0
 
 
