@@ -7,8 +7,8 @@ from typing import TypeVar
 from .table import ENTRIES
 
 
-# Of Lukas et al. (S&P 2022): a thief who loses five points of accuracy has lost what they stole.
-AFFORDABLE_LOSS = 0.05
+# A model that keeps less than this share of its accuracy is worth nothing to a thief.
+USABLE = 0.5
 # What an attack can do, and how often it did, in words.
 SURVIVED, REMOVED, RUINED = "survived", "removed", "model ruined"
 TALLY = {SURVIVED: "survived", REMOVED: "removed the mark", RUINED: "ruined the model"}
@@ -35,20 +35,13 @@ def is_ruined(accuracy: float | None, clean_accuracy: float | None) -> bool:
             After the attack, and of the unmarked model of the same recipe, in [0, 1]. Where one is unknown, the model counts as usable, so that
             a removed mark counts as removed.
     """
-    if accuracy is None or clean_accuracy is None:
-        return False
-    return loses_too_much(clean_accuracy - accuracy)
+    return accuracy is not None and clean_accuracy is not None and accuracy < USABLE * clean_accuracy
 
 
 def ruined_rows(accuracies: Sequence[float | None], clean_accuracy: float | None = None) -> list[bool]:
     """[`is_ruined`] for a table of attacks. Harmless attacks are in it, so the best accuracy is at least that of the model before them."""
     best = max((known for known in (*accuracies, clean_accuracy) if known is not None), default=None)
     return [is_ruined(accuracy, best) for accuracy in accuracies]
-
-
-def loses_too_much(loss: float | None) -> bool:
-    """As [`is_ruined`], from the difference of both."""
-    return loss is not None and round(loss, 9) >= AFFORDABLE_LOSS  # 0.82 - 0.77 is five points
 
 
 def kind_of(attack: str | None) -> str:

@@ -11,7 +11,7 @@ GLOSSARY = {
     "log2 p": "The strength of the evidence: the chance that an unrelated key does as well, as a power of two. −64 is about one in 10 million "
     "million million. It is not the probability that the suspect is independent.",
     "look": "One try. Whoever tries often finds something by chance, so every try that was made, or could have been, is charged.",
-    "model ruined": "The attack cost the model five points of accuracy or more. A thief who does this has lost what they stole, so such an attack "
+    "model ruined": "The attack left less than half of the model's accuracy. A thief who does this has lost what they stole, so such an attack "
     "counts neither as survived nor as a removal.",
     "opening": "One sub-key that the claimant showed to the judge, with a proof that it was committed.",
     "reference": "The claimant's published model, by which a suspect with reordered channels is put into the old order before it is read. It "

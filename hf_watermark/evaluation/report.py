@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..attacks.outcome import AFFORDABLE_LOSS, REMOVED, RUINED, SURVIVED, by_kind, is_ruined, tally
+from ..attacks.outcome import REMOVED, RUINED, SURVIVED, by_kind, is_ruined, tally
 from ..evidence import Verdict
 from ..serialization import write_bytes_atomic
 from .glossary import explained
@@ -44,7 +44,6 @@ def render_report(record: Mapping[str, Any]) -> str:
                 kind: (tally(row["fate"] for row in members), members)
                 for kind, members in by_kind((row.get("options", {}).get("name"), row) for row in attacked).items()
             },
-            affordable=f"{100 * AFFORDABLE_LOSS:.0f}",
             survival=drawn(lambda width: survival_plot(rows, methods, ruined, width)),
             decoys=drawn(lambda width: decoy_plot(record["marked"]["evidence"], width)),
             removed=[row["attack"] for row in attacked if row["fate"] not in (SURVIVED, RUINED)],

@@ -55,7 +55,7 @@ def test_the_card_shows_what_the_statement_says(hub, shop):
     fidelity = Fidelity.of("digits", marked=0.9312, twin=0.9301, seeds=3)
     survival = [
         {"attack": "prune <b>80 %</b>", "accuracy": 0.91, "log2_p": -200.4, "verdict": "mark found"},
-        {"attack": "prune 90 %", "accuracy": 0.88, "log2_p": -190.4, "verdict": "mark found"},
+        {"attack": "prune 90 %", "accuracy": 0.46, "log2_p": -190.4, "verdict": "mark found"},
     ]
     push(shop, extras=Extras(fidelity=fidelity, survival=survival, certificates=[CERTIFICATE]))
     card = ModelCard.load("me/model")
@@ -71,7 +71,7 @@ def test_the_card_shows_what_the_statement_says(hub, shop):
         "93.12 %",
         "98.50 %",
         "91.00 % | -200 | mark found |",
-        "88.00 % | -190 | model ruined |",  # 5.12 points below the marked model
+        "46.00 % | -190 | model ruined |",
     ):
         assert words in card.text, words
     assert "<b>" not in card.text and "statement check me/model" in card.text

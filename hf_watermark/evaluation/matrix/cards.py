@@ -74,7 +74,7 @@ def write_index(rows: Sequence[Row], folder: Path, table: str, digest: str, comm
 
 
 def small_png(figure: Figure) -> bytes:
-    """A figure at twice the size at which it is shown, in no more colours than a drawing needs."""
+    """A figure at twice the size at which it is shown, in as many colours as a drawing needs."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(drawn, format="png", dpi=240)
@@ -150,7 +150,7 @@ def model_index(rows: Sequence[Row], survived: float | None) -> list[EvalResult]
         ("twin_accuracy", "accuracy, unmarked twin"): summary.twin_accuracy,
         (
             "watermark_survival",
-            f"share of removal attacks, of those that cost less than {AFFORDABLE_POINTS} points of accuracy, that the mark survives",
+            "share of removal attacks, of those that leave half of the accuracy, that the mark survives",
         ): survived,
     }
     data: dict[str, Any] = {"dataset_type": rows[0]["data"], "dataset_name": rows[0]["data"], "dataset_split": "test"}

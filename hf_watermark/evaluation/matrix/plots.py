@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ...attacks.outcome import AFFORDABLE_LOSS
 from ...evidence import LEVEL_B, LEVEL_N
 from ..drawing import Figure, LinearSegmentedColormap, NullFormatter, matplotlib
 from ..plots import FAINT, INK, SETTINGS, STYLES, WIDTH
 from .cells import NO_ATTACK, ON_TWIN
-from .summary import Outcome, is_attack, pareto_front
+from .summary import AFFORDABLE_LOSS, Outcome, is_attack, pareto_front
 
 
 GRID = "#e4e7eb"
 SOFT = "#52606d"
 DASHES = (0, (4, 3))
-MOST_BITS = 256
 # A thief who loses more than this has not stolen much; such points stand at the edge.
 MOST_LOSS = 30.0
 KEPT, LOST = STYLES[0][0], STYLES[1][0]
@@ -78,7 +76,7 @@ def _retention_panel(axes: Any, attacks: Sequence[Outcome]) -> None:
 def survival_heat_map(found: Sequence[Outcome], methods: Sequence[str], width: float = WIDTH) -> Figure:
     """
     The weakest evidence over seeds in bits, one row per attack and one column per method. Bold: the mark is not found at an affordable
-    loss. Grey with a dot: the accuracy is lost, whatever is left of the mark. `n/a`: the attack cannot be run on this model.
+    loss. A dot: the thief loses five points or more. Grey: the model is ruined, whatever is left of the mark. `n/a`: the attack cannot be run.
     """
     attacks = list(dict.fromkeys(o.attack for o in found if o.attack != ON_TWIN))
     attacks.sort(key=lambda label: label != NO_ATTACK)
@@ -109,9 +107,9 @@ def _heat_cell(axes: Any, row: int, column: int, outcome: Outcome | None, colour
     text, weight, colour, dark = "" if outcome is None else "n/a", "normal", GRID, False
     if outcome is not None and outcome.log2_p is not None:
         bits = abs(outcome.log2_p)
-        text, weight = f"{bits:.0f}", "bold" if outcome.succeeds else "normal"
+        text, weight = f"{bits:.0f}" + ("" if outcome.affordable else " •"), "bold" if outcome.succeeds else "normal"
         if outcome.ruined:
-            text, colour = f"{text} •", "#f1f3f5"
+            colour = "#f1f3f5"
         else:
             colour, dark = colours(_heat(bits)), bits > 190 or bits < 10
     axes.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], color=colour, edgecolor="white")

@@ -6,14 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...attacks.outcome import AFFORDABLE_LOSS, by_kind, tally
+from ...attacks.outcome import by_kind, tally
 from ...serialization import write_bytes_atomic
 from ..drawing import matplotlib
 from ..glossary import explained
 from ..plots import NARROW, SETTINGS, WIDTH, Plot, inline_svg
 from ..report import environment, minus
 from .plots import benchmark_plots, words
-from .summary import MethodSummary, Outcome, is_attack, method_summaries, outcomes
+from .summary import AFFORDABLE_LOSS, MethodSummary, Outcome, is_attack, method_summaries, outcomes
 
 
 Row = Mapping[str, Any]
@@ -96,13 +96,14 @@ def attack_groups(found: Iterable[Outcome]) -> dict[str, tuple[str, list[Outcome
 
 def sentence(summary: MethodSummary) -> str:
     """Which attacks remove a method, in words."""
-    if not summary.attacks:
+    if not summary.attacks + summary.ruined:
         return "not attacked yet"
+    dear = f"{summary.costly} at {AFFORDABLE_POINTS} points or more" if summary.costly else ""
     if not summary.weakest:
-        return f"no attack that costs less than {AFFORDABLE_POINTS} points"
+        return dear or "none"
     named = ", ".join(f"{words(o.attack)} ({points(o.stealing_loss)})" for o in summary.weakest[:6])
     more = f" and {len(summary.weakest) - 6} more" if len(summary.weakest) > 6 else ""
-    return f"{named}{more}"
+    return f"{named}{more}{dear and '; ' + dear}"
 
 
 def summary_cards(rows: Sequence[Row], open_cells: int) -> list[dict[str, str]]:

@@ -7,12 +7,14 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from ...attacks.outcome import REMOVED, RUINED, SURVIVED, loses_too_much
+from ...attacks.outcome import REMOVED, RUINED, SURVIVED, is_ruined
 from ...evidence import Verdict
 from .cells import NO_ATTACK, ON_TWIN
 
 
 Row = Mapping[str, Any]
+# Of Lukas et al. (S&P 2022): a removal that costs five points of accuracy is dear.
+AFFORDABLE_LOSS = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,15 @@ class Outcome:
         return self.found < self.runs
 
     @property
+    def affordable(self) -> bool:
+        """Whether the attack is cheap; unknown where the labels changed, and then it counts as cheap."""
+        return self.stealing_loss is None or self.stealing_loss < AFFORDABLE_LOSS
+
+    @property
     def ruined(self) -> bool:
-        """Whether the attack costs the thief the accuracy; unknown where the labels changed, and then it counts as kept."""
-        return loses_too_much(self.stealing_loss)
+        """Whether less than half of the accuracy is left; unknown where the labels changed, and then it counts as kept."""
+        lost = self.stealing_loss
+        return self.accuracy is not None and lost is not None and is_ruined(self.accuracy, self.accuracy + lost)
 
     @property
     def fate(self) -> str:
@@ -74,12 +82,9 @@ class Outcome:
         return RUINED if self.ruined else REMOVED if self.removed else SURVIVED
 
     @property
-    def survived(self) -> bool:
-        return self.fate == SURVIVED
-
-    @property
     def succeeds(self) -> bool:
-        return self.fate == REMOVED
+        """Whether it removes the mark at an affordable loss."""
+        return self.fate == REMOVED and self.affordable
 
 
 def outcomes(rows: Iterable[Row]) -> list[Outcome]:
@@ -156,11 +161,13 @@ class MethodSummary:
         precision (`str`):
             Of every training, see [`~config.MatrixConfig`].
         attacks (`int`):
-            Attacks that leave a model worth stealing; of these, `survived` leave the mark, and the `weakest` do not.
+            Attacks that leave a model worth stealing; `survived` of them leave the mark.
         weakest (`list[Outcome]`):
             Attacks that remove the mark at an affordable loss, cheapest for the thief first.
+        costly (`int`):
+            Attacks that remove it only with a loss of five points or more, and leave a model.
         ruined (`int`):
-            Attacks that cost five points of accuracy or more. Whether they leave the mark is no merit of it.
+            Attacks that leave less than half of the accuracy. Whether they leave the mark is no merit of it.
     """
 
     method: str
@@ -175,6 +182,7 @@ class MethodSummary:
     attacks: int
     survived: int
     weakest: list[Outcome]
+    costly: int
     ruined: int
 
 
@@ -204,7 +212,8 @@ def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
         seeds=len(plain),
         false_alarms=sum(row["verdict"] == Verdict.FOUND for row in rows if row["attack"] == ON_TWIN),
         attacks=len(attacks),
-        survived=sum(outcome.survived for outcome in attacks),
+        survived=sum(outcome.fate == SURVIVED for outcome in attacks),
         weakest=sorted((o for o in attacks if o.succeeds), key=lambda o: o.stealing_loss or 0.0),
+        costly=sum(outcome.fate == REMOVED and not outcome.affordable for outcome in attacks),
         ruined=len(run) - len(attacks),
     )
