@@ -13,7 +13,8 @@ from ..claims import Outcome
 from ..claims.judgement import CONTROL
 from ..evidence import Verdict
 from ..serialization import write_bytes_atomic
-from .report import environment
+from .glossary import explained
+from .report import environment, minus
 from .verdict_report import STATES, by_chance
 
 
@@ -50,21 +51,7 @@ NEVER = [
     "Whether the claimant's signing key belongs to the person or company that it names.",
     "Whether the suspect is what its uploader says: it was read as it stood at the commit and digests below.",
 ]
-GLOSSARY = {
-    "basis": "On whose word the result rests. “Claim”: on a signed, published statement that was checked here. “Self-check”: only on the word of "
-    "whoever held the key.",
-    "control": "A check of the check. The claimant's own model must show the mark; models without it, and random keys, must not.",
-    "level": "How strong the evidence has to be. Level B asks for log2 p of −64 or less and is enough where a public random value and the dates are "
-    "proven; level N asks for −128 or less and applies everywhere else.",
-    "log2 p": "The strength of the evidence: the chance that an unrelated key does as well, as a power of two. −64 is about one in 10 million "
-    "million million. It is not the probability that the suspect is independent.",
-    "look": "One try. Whoever tries often finds something by chance, so every try that was made, or could have been, is charged.",
-    "opening": "One sub-key that the claimant showed to the judge, with a proof that it was committed.",
-    "reference": "The claimant's published model, by which a suspect with reordered channels is put into the old order before it is read. It "
-    "counts only if it was dated before the suspect appeared.",
-    "statement": "The signed file beside the claimant's published model: which files, which committed key, which date.",
-    "sub-key": "One of several independent secrets of one key. Each can prove the mark alone, and each is used up by being shown.",
-}
+WORDS = ("basis", "control", "level", "log2 p", "look", "opening", "reference", "statement", "sub-key")
 
 
 def render_judgement(transcript: Mapping[str, Any]) -> str:
@@ -158,8 +145,7 @@ def numbers(transcript: Mapping[str, Any]) -> dict[str, str]:
     if evidence is None:
         return found
     if evidence["trials"]:
-        log2_p = f"{evidence['log2_p']:.1f}".replace("-", "−")
-        found["log2 p"] = f"{log2_p}: {by_chance(evidence['log2_p'])}"
+        found["log2 p"] = f"{minus(evidence['log2_p'])}: {by_chance(evidence['log2_p'])}"
         found["matches"] = f"{evidence['matches']} of {evidence['trials']} bits or answers"
     found |= {
         "looks charged": f"{ledger['looks']} (bits: {ledger['bits_charged']})",
@@ -169,7 +155,7 @@ def numbers(transcript: Mapping[str, Any]) -> dict[str, str]:
     }
     for part in evidence["parts"]:
         if part["controls"].get("decoys"):
-            best = f"{part['controls']['best_log2_p']:.1f}".replace("-", "−")
+            best = minus(part["controls"]["best_log2_p"])
             found["control"] = f"best of {part['controls']['decoys']} random keys: log2 p = {best}"
     return found
 
@@ -204,7 +190,7 @@ def printable(value: Any) -> Any:
 
 def _render(**fields: Any) -> str:
     template = environment().get_template("judgement.html.jinja")
-    return template.render(never=NEVER, glossary=GLOSSARY, **fields)
+    return template.render(never=NEVER, glossary=explained(*WORDS), **fields)
 
 
 def write_judgement(path: str | Path, transcript: Mapping[str, Any]) -> Path:

@@ -19,6 +19,7 @@ from ..attacks import (
     UniformQuantize,
     WeightNoise,
 )
+from ..attacks.outcome import RUINED, ruined_rows
 from ..keys import WatermarkKey
 from .hardware import hardware, versions
 from .survival import Row, survival_table
@@ -89,10 +90,12 @@ def survival_document(
 
 def survival_markdown(rows: list[Row]) -> str:
     """The table as the card shows it, for people; what does not apply is left out."""
-    lines = ["| attack | accuracy afterwards | log2 p | verdict |", "|---|---:|---:|---|"]
-    for row in rows:
+    lines = ["| attack | accuracy afterwards | log2 p | outcome |", "|---|---:|---:|---|"]
+    for row, ruined in zip(rows, ruined_rows([row.get("accuracy") for row in rows]), strict=True):
         if row["verdict"] != "n/a":
             known = row.get("accuracy")
             shown = "n/a" if known is None else f"{100 * known:.2f} %"
-            lines.append(f"| {row['attack']} | {shown} | {row['log2_p']:.0f} | {row['verdict']} |")
+            lines.append(
+                f"| {row['attack']} | {shown} | {row['log2_p']:.0f} | {RUINED if ruined else row['verdict']} |"
+            )
     return "\n".join(lines) + "\n"

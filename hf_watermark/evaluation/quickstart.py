@@ -220,7 +220,7 @@ def run_forgeries(
     with stages("forgery: counterfeit claims"):
         for result in counterfeit(model, key):
             free = result.details["bits_if_the_message_were_free"]
-            remark = f"had he been free to name the message, {free} bits would match"
+            remark = f"had the forger been free to name the message, {free} bits would match"
             results.append(result.to_dict() | {"remarks": [remark] if result.name == "counterfeit_secret" else []})
     with stages("forgery: adversarial triggers"):
         result = adversarial_triggers(model, key, steps=trigger_steps, seed=seed)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from transformers import TrainerCallback
 
-from .report import percent
+from .report import attacked_rows, percent
 
 
 class Stages:
@@ -64,10 +64,11 @@ def show_table(record: dict[str, Any], output: Path, console: Console) -> None:
     table.add_column("model", no_wrap=True)
     for name in ("accuracy", *(method.replace("_", "\n") for method in methods)):
         table.add_column(name, justify="right")
-    table.add_column("verdict", no_wrap=True)
-    for row in [record["twin"]["row"], record["marked"]["row"], *record["attacks"]]:
+    table.add_column("outcome", no_wrap=True)
+    unattacked = [record[name]["row"] for name in ("twin", "marked")]
+    for row in [*(row | {"fate": row["verdict"]} for row in unattacked), *attacked_rows(record)]:
         strengths = [f"{row['methods'][method]['log2_p']:.1f}" for method in methods if method in row["methods"]]
-        table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["verdict"])
+        table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["fate"])
     console.print(table)
     claims = Table(title="False claims", title_justify="left")
     for name in ("forgery", "outcome", "why"):

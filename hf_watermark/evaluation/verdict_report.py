@@ -1,23 +1,24 @@
 """`report.html` of one check: verdict, plots, every number, and what it does not say. Self-contained, no script."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from markupsafe import Markup
 
 from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict
 from ..package import VERSION
 from ..serialization import write_bytes_atomic
-from .plots import WIDTH, bits_plot, decoy_plot, methods_of, path_plot
-from .report import environment
+from .glossary import explained
+from .plots import Plot, bits_plot, decoy_plot, drawn, methods_of, path_plot
+from .report import environment, minus
 
 
 STATES = {Verdict.FOUND: "good", Verdict.INVALID: "bad"}
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render_verdict(
@@ -38,10 +39,9 @@ def render_verdict(
             What [`~claims.LevelReport.to_dict`] gives, for a published model.
     """
     record = evidence.to_dict() if isinstance(evidence, Evidence) else dict(evidence)
-    methods = methods_of(record) if record["trials"] else []
-    leaves = [part for method in methods for part in method["parts"]]
+    leaves = leaves_of(record)
     paths = [part["details"]["path"] for part in leaves if part["details"].get("path")]
-    shown = _with_decoys(methods)
+    needed = LEVEL_B if record["bound_to_beacon"] else LEVEL_N
     return (
         environment()
         .get_template("verdict.html.jinja")
@@ -52,10 +52,9 @@ def render_verdict(
             cards=verdict_cards(record),
             leaves=leaves,
             levels=levels,
-            # The only values that are markup: drawn by matplotlib, which escapes the labels in them.
-            bits=Markup(bits_plot(leaves)) if leaves else None,
-            decoys=Markup(decoy_plot({"method": COMBINED, "parts": shown})) if shown else None,
-            path=Markup(path_plot(paths, LEVEL_B if record["bound_to_beacon"] else LEVEL_N)) if paths else None,
+            plots=plots_of(record),
+            path=drawn(lambda width: path_plot(paths, needed, width)) if paths else None,
+            glossary=explained("beacon", "decoy key", "level", "log2 p", "look", "sub-key"),
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             versions={
                 "hf_watermark": VERSION,
@@ -67,20 +66,20 @@ def render_verdict(
     )
 
 
-def _with_decoys(methods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Methods with a sub-key that was read and has decoys."""
-    return [m for m in methods if any(part["trials"] and part["controls"].get("rates") for part in m["parts"])]
+def leaves_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The sub-keys of a result, where anything was read."""
+    return [part for method in methods_of(record) for part in method["parts"]] if record["trials"] else []
 
 
-def plots_of(evidence: Evidence, width: float = WIDTH) -> list[tuple[str, str]]:
-    """Titles and plots (SVG) of a result, for other pages."""
-    record = evidence.to_dict()
+def plots_of(record: Mapping[str, Any]) -> dict[str, Plot]:
+    """What can be drawn of a result: `bits` of each sub-key, and the `decoys` beside it where some went along."""
+    leaves, plots = leaves_of(record), {}
+    if leaves:
+        plots["bits"] = drawn(lambda width: bits_plot(leaves, width))
     methods = methods_of(record) if record["trials"] else []
-    leaves = [part for method in methods for part in method["parts"]]
-    shown = _with_decoys(methods)
-    plots = [("Evidence of each sub-key", bits_plot(leaves, width))] if leaves else []
+    shown = [m for m in methods if any(part["trials"] and part["controls"].get("rates") for part in m["parts"])]
     if shown:
-        plots.append(("The true key among decoy keys", decoy_plot({"method": COMBINED, "parts": shown}, width)))
+        plots["decoys"] = drawn(lambda width: decoy_plot({"method": COMBINED, "parts": shown}, width))
     return plots
 
 
@@ -95,15 +94,19 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
     needed = LEVEL_B if record["bound_to_beacon"] else LEVEL_N
     name = "B (bound to a public beacon)" if record["bound_to_beacon"] else "N (no public beacon)"
     cards = [
-        {"title": "Verdict", "value": record["verdict"], "note": "", "state": STATES.get(record["verdict"], "plain")}
+        {
+            "title": "Verdict",
+            "value": record["verdict"].capitalize(),
+            "note": "",
+            "state": STATES.get(record["verdict"], "plain"),
+        }
     ]
     if not record["trials"]:
         return cards
-    log2_p = f"{record['log2_p']:.1f}".replace("-", "−")
     cards += [
         {
             "title": "log2 p",
-            "value": log2_p,
+            "value": minus(record["log2_p"]),
             "note": f"{by_chance(record['log2_p'])}; level {name} asks for −{-needed:.0f}",
             "state": "good" if record["log2_p"] <= needed else "plain",
         },
@@ -124,4 +127,6 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
 def by_chance(log2_p: float) -> str:
     """What a p-value means, for people: how often an unrelated key does as well."""
     digits = int(-log2_p * 0.30103)
-    return f"an unrelated key does as well once in 10^{digits}" if digits >= 2 else "any key may do as well"
+    if digits < 2:
+        return "any key may do as well"
+    return f"an unrelated key does as well once in 10{str(digits).translate(SUPERSCRIPTS)}"

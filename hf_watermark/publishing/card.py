@@ -8,9 +8,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..attacks.outcome import RUINED, ruined_rows
 from ..serialization import InvalidInput
-from .parts import Fidelity
-from .statement import STATEMENT, SignedStatement
+from .parts import Fidelity, Survival
+from .statement import STATEMENT, SignedStatement, Statement
 
 
 TAG = "hf-watermark"
@@ -106,7 +107,21 @@ def render_section(signed: SignedStatement, stamps: list[str]) -> str:
     )
     environment.filters |= {"words": escape, "percent": percent}
     template = environment.get_template("watermark.md.jinja")
-    return template.render(statement=signed.statement, stamps=", ".join(stamps), begin=BEGIN, end=END).strip()
+    return template.render(
+        statement=signed.statement,
+        survival=survival_lines(signed.statement),
+        stamps=", ".join(stamps),
+        begin=BEGIN,
+        end=END,
+    ).strip()
+
+
+def survival_lines(statement: Statement) -> list[tuple[Survival, str]]:
+    """The survival table with what a reader should take from each row: a mark in a ruined model is no merit of it."""
+    shares = [None if row.accuracy_bp is None else row.accuracy_bp / 10_000 for row in statement.survival]
+    fidelity = statement.fidelity
+    ruined = ruined_rows(shares, fidelity.marked_bp / 10_000 if fidelity and fidelity.metric == "accuracy" else None)
+    return [(row, RUINED if lost else str(row.verdict)) for row, lost in zip(statement.survival, ruined, strict=True)]
 
 
 def without_section(text: str) -> str:

@@ -10,7 +10,7 @@ from commands import refused, run
 from shops import small_model
 
 from hf_watermark.claims import Claimant, Disclosure, dispute, judge
-from hf_watermark.evaluation.judgement_report import GLOSSARY, MEANINGS, render_dispute, render_judgement
+from hf_watermark.evaluation.judgement_report import MEANINGS, WORDS, render_dispute, render_judgement
 
 
 NONCE = "court-4711"
@@ -38,11 +38,14 @@ def test_the_page_says_the_verdict_once(transcripts, verdict):
     for heading in ("What was checked", "What was not checked, and why", "The numbers", "Words"):
         assert page.count(f"<h2>{heading}</h2>") == 1
     assert (
-        all(f"<dt>{word}</dt>" in page for word in GLOSSARY)
-        and "no log was kept" in page
-        or verdict == "invalid claim"
+        all(f"<dt>{word}</dt>" in page for word in WORDS) and "no log was kept" in page or verdict == "invalid claim"
     )
     assert "<script" not in page and not re.search(r"(src|href)=", page)
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone(transcripts, fits):
+    fits(render_judgement(transcripts["mark found"]))
 
 
 def test_a_refused_claim_says_what_was_not_reached(transcripts):
@@ -90,4 +93,5 @@ def test_the_page_of_a_dispute(dated, other_shop, hub, tmp_path):
     result = dispute(first, second, dated.folder, roots=dated.roots).to_dict()
     page = render_dispute(result, "<suspect>")
     assert "<b>A &amp; Sons is upstream</b>" in page and "&lt;suspect&gt;" in page
+    assert page.count("is upstream") == 1
     assert page.count("<h2>What was checked: claim of ") == 2 and "B in the suspect</td>" in page

@@ -49,6 +49,18 @@ def test_the_markdown_has_a_line_per_attack(document):
     assert text.count("\n") == 2 + 3 and "| 4-bit weights |" in text and "no BatchNorm" not in text
 
 
+def test_a_ruined_model_is_no_survival():
+    rows = [
+        {"attack": "bfloat16", "accuracy": 0.9, "log2_p": -200.0, "verdict": "mark found"},
+        {"attack": "prune 80 %", "accuracy": 0.2, "log2_p": -200.0, "verdict": "mark found"},
+    ]
+
+    text = survival_markdown(rows)
+
+    assert "| bfloat16 | 90.00 % | -200 | mark found |" in text
+    assert "| prune 80 % | 20.00 % | -200 | model ruined |" in text
+
+
 def test_accuracy_stays_unknown_without_test_images(marked_by):
     marked = marked_by("greedy_residuals")
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hf_watermark import InvalidInput, Owner, WatermarkKey, verify
+from hf_watermark.attacks.outcome import USABLE
 from hf_watermark.evaluation.quickstart import MARKER, run_quickstart, write_output
 from hf_watermark.evaluation.report import render_report
 
@@ -139,7 +140,7 @@ def test_the_report_escapes_hostile_text_and_asks_nothing_of_the_network(run):
 
     assert "<script" not in page and "alert(" in page
     assert not re.search(r"https?://|//[a-z]|url\((?!#)|src=|@import|javascript:", page)
-    assert page.count("<svg") == page.count("</svg>") == 2
+    assert page.count("<svg") == page.count("</svg>") == 4
 
 
 def test_ids_in_the_report_are_unique_and_every_reference_resolves(run):
@@ -154,7 +155,12 @@ def test_ids_in_the_report_are_unique_and_every_reference_resolves(run):
 
 def test_the_report_states_what_removed_the_mark(run):
     _, record, _ = run
-    removed = [row["attack"] for row in record["attacks"] if row["verdict"] != "mark found"]
+    clean = record["twin"]["row"]["accuracy"]
+    removed = [
+        row["attack"]
+        for row in record["attacks"]
+        if row["verdict"] != "mark found" and row["accuracy"] >= USABLE * clean
+    ]
 
     assert ", ".join(removed) in render_report(record)
 

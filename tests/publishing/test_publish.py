@@ -53,7 +53,10 @@ def test_one_commit_holds_everything(hub, shop):
 
 def test_the_card_shows_what_the_statement_says(hub, shop):
     fidelity = Fidelity.of("digits", marked=0.9312, twin=0.9301, seeds=3)
-    survival = [{"attack": "prune <b>80 %</b>", "accuracy": 0.91, "log2_p": -200.4, "verdict": "mark found"}]
+    survival = [
+        {"attack": "prune <b>80 %</b>", "accuracy": 0.91, "log2_p": -200.4, "verdict": "mark found"},
+        {"attack": "prune 90 %", "accuracy": 0.46, "log2_p": -190.4, "verdict": "mark found"},
+    ]
     push(shop, extras=Extras(fidelity=fidelity, survival=survival, certificates=[CERTIFICATE]))
     card = ModelCard.load("me/model")
     assert {"hf-watermark", "watermark"} <= set(card.data.tags)
@@ -67,7 +70,8 @@ def test_the_card_shows_what_the_statement_says(hub, shop):
         "+0.11 points",
         "93.12 %",
         "98.50 %",
-        "-200 |",
+        "91.00 % | -200 | mark found |",
+        "46.00 % | -190 | model ruined |",
     ):
         assert words in card.text, words
     assert "<b>" not in card.text and "statement check me/model" in card.text

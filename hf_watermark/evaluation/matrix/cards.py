@@ -10,15 +10,17 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from ...publishing.card import TAG, escape
 from ...serialization import write_bytes_atomic
-from ..drawing import matplotlib
-from ..plots import SETTINGS
+from ..drawing import Figure, matplotlib
+from ..glossary import explained
+from ..plots import NARROW, SETTINGS
 from ..report import TEMPLATES, percent
 from .plots import benchmark_plots, words
-from .report import bits, place_sections, points, sentence
-from .summary import AFFORDABLE_LOSS, is_attack, method_summaries, outcomes
+from .report import AFFORDABLE_POINTS, WORDS, attack_groups, bits, budget, place_sections, points, sentence
+from .summary import method_summaries, outcomes
 from .table import file_digest, read_table
 
 
@@ -57,18 +59,27 @@ def write_index(rows: Sequence[Row], folder: Path, table: str, digest: str, comm
     sections, written = place_sections(rows), []
     for section in sections:
         section["plots"] = {}
-        for kind, figure in benchmark_plots(section["outcomes"]).items():
+        # A card cannot choose between two drawings, so it gets the one that a phone can show.
+        for kind, figure in benchmark_plots(section["outcomes"], NARROW).items():
             path = folder / f"{section['name']}_{kind}.png"
-            with matplotlib.rc_context(SETTINGS):
-                figure.savefig(image := io.BytesIO(), format="png", dpi=110, pil_kwargs={"optimize": True})
-            write_bytes_atomic(path, image.getvalue())
+            write_bytes_atomic(path, small_png(figure))
             section["plots"][kind] = path.name
             written.append(path)
     index = folder / INDEX
-    fields = {"table": table, "digest": digest, "command": command, "affordable": 100 * AFFORDABLE_LOSS}
-    text = _environment().get_template("matrix_index.md.jinja").render(sections=sections, titles=PLOTS, **fields)
+    fields: dict[str, Any] = {"table": table, "digest": digest, "command": command, "affordable": AFFORDABLE_POINTS}
+    fields |= {"titles": PLOTS, "glossary": explained(*WORDS)}
+    text = _environment().get_template("matrix_index.md.jinja").render(sections=sections, **fields)
     write_bytes_atomic(index, text.encode())
     return [index, *written]
+
+
+def small_png(figure: Figure) -> bytes:
+    """A figure at twice the size at which it is shown, in as many colours as a drawing needs."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(drawn, format="png", dpi=240)
+    Image.open(drawn).convert("RGB").quantize(256).save(packed, format="png", optimize=True)
+    return packed.getvalue()
 
 
 def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> str:
@@ -83,7 +94,6 @@ def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> s
     """
     first = rows[0]
     [summary] = method_summaries(rows)
-    found = outcomes(rows)
     text = (
         _environment()
         .get_template("matrix_card.md.jinja")
@@ -91,9 +101,9 @@ def render_card(rows: Sequence[Row], table: str, digest: str, command: str) -> s
             row=first,
             summary=summary,
             sentence=sentence(summary),
-            attacks=[outcome for outcome in found if is_attack(outcome)],
+            groups=attack_groups(outcomes(rows)),
             seeds=sorted({row["seed"] for row in rows}),
-            affordable=100 * AFFORDABLE_LOSS,
+            affordable=AFFORDABLE_POINTS,
             table=table,
             digest=digest,
             command=command,
@@ -108,7 +118,14 @@ def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"percent": percent, "points": points, "bits": bits, "words": words, "plain": escape}
+    made.filters |= {
+        "percent": percent,
+        "points": points,
+        "bits": bits,
+        "words": words,
+        "plain": escape,
+        "budget": budget,
+    }
     return made
 
 
@@ -131,7 +148,10 @@ def model_index(rows: Sequence[Row], survived: float | None) -> list[EvalResult]
     values = {
         ("accuracy", "accuracy, marked"): summary.accuracy,
         ("twin_accuracy", "accuracy, unmarked twin"): summary.twin_accuracy,
-        ("watermark_survival", "share of removal attacks that the mark survives"): survived,
+        (
+            "watermark_survival",
+            "share of removal attacks, of those that leave half of the accuracy, that the mark survives",
+        ): survived,
     }
     data: dict[str, Any] = {"dataset_type": rows[0]["data"], "dataset_name": rows[0]["data"], "dataset_split": "test"}
     return [

@@ -1,20 +1,24 @@
 """`report.html` of a benchmark: made from the rows of the table only. Self-contained, no script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from ...attacks.outcome import by_kind, tally
 from ...serialization import write_bytes_atomic
 from ..drawing import matplotlib
-from ..plots import SETTINGS, inline_svg
-from ..report import environment
+from ..glossary import explained
+from ..plots import NARROW, SETTINGS, WIDTH, Plot, inline_svg
+from ..report import environment, minus
 from .plots import benchmark_plots, words
 from .summary import AFFORDABLE_LOSS, MethodSummary, Outcome, is_attack, method_summaries, outcomes
 
 
 Row = Mapping[str, Any]
+WORDS = ("level", "log2 p", "model ruined", "removal attack", "retention", "stealing loss", "twin")
+AFFORDABLE_POINTS = f"{100 * AFFORDABLE_LOSS:.0f}"
 
 
 def render_matrix_report(rows: Sequence[Row], name: str, open_cells: int = 0) -> str:
@@ -30,19 +34,24 @@ def render_matrix_report(rows: Sequence[Row], name: str, open_cells: int = 0) ->
     sections = place_sections(rows)
     with matplotlib.rc_context(SETTINGS):
         for number, section in enumerate(sections):
-            # The only values that are markup: drawn by matplotlib, which escapes the labels in them. No two sections share an id.
+            wide, narrow = (benchmark_plots(section["outcomes"], width) for width in (WIDTH, NARROW))
             section["plots"] = {
-                kind: Markup(inline_svg(figure, f"{kind}{number}"))
-                for kind, figure in benchmark_plots(section["outcomes"]).items()
+                # Markup: drawn by matplotlib, which escapes the labels. No two sections share an id.
+                kind: Plot(
+                    Markup(inline_svg(wide[kind], f"{kind}{number}")),
+                    Markup(inline_svg(narrow[kind], f"{kind}{number}n")),
+                )
+                for kind in wide
             }
     made = environment()
-    made.filters |= {"words": words, "points": points, "bits": bits}
+    made.filters |= {"points": points, "bits": bits, "budget": budget}
     return made.get_template("matrix.html.jinja").render(
         name=name,
         cards=summary_cards(rows, open_cells),
         sections=sections,
         open_cells=open_cells,
-        affordable=100 * AFFORDABLE_LOSS,
+        affordable=AFFORDABLE_POINTS,
+        glossary=explained(*WORDS),
         hardware=sorted({row["hardware"] for row in rows}),
         versions=sorted({row["versions"] for row in rows}),
     )
@@ -62,13 +71,15 @@ def place_sections(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _section(backbone: str, data: str, rows: Sequence[Row]) -> dict[str, Any]:
-    found, first = outcomes(rows), rows[0]
+    found, summaries, first = outcomes(rows), method_summaries(rows), rows[0]
     return {
         "name": f"{backbone}_{data}",
         "title": f"{backbone} on {data}",
-        "methods": [(summary, sentence(summary)) for summary in method_summaries(rows)],
+        "methods": [(summary, sentence(summary)) for summary in summaries],
         "outcomes": found,
-        "attacks": [outcome for outcome in found if is_attack(outcome)],
+        "attacks": {
+            summary.method: attack_groups(o for o in found if o.method == summary.method) for summary in summaries
+        },
         "parameters": first["parameters"],
         "train_images": first["train_images"],
         "test_images": first["test_images"],
@@ -77,16 +88,22 @@ def _section(backbone: str, data: str, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def attack_groups(found: Iterable[Outcome]) -> dict[str, tuple[str, list[Outcome]]]:
+    """The attacks among the outcomes by their kind, each kind with what became of the mark, in words."""
+    groups = by_kind((outcome.attack_name, outcome) for outcome in found if is_attack(outcome))
+    return {kind: (tally(member.fate for member in members), members) for kind, members in groups.items()}
+
+
 def sentence(summary: MethodSummary) -> str:
     """Which attacks remove a method, in words."""
-    if not summary.attacks:
+    if not summary.attacks + summary.ruined:
         return "not attacked yet"
+    dear = f"{summary.costly} at {AFFORDABLE_POINTS} points or more" if summary.costly else ""
     if not summary.weakest:
-        lost = f"; {len(summary.costly)} remove it together with the accuracy" if summary.costly else ""
-        return f"no attack removes it at an affordable loss{lost}"
+        return dear or "none"
     named = ", ".join(f"{words(o.attack)} ({points(o.stealing_loss)})" for o in summary.weakest[:6])
     more = f" and {len(summary.weakest) - 6} more" if len(summary.weakest) > 6 else ""
-    return f"removed by {named}{more}"
+    return f"{named}{more}{dear and '; ' + dear}"
 
 
 def summary_cards(rows: Sequence[Row], open_cells: int) -> list[dict[str, str]]:
@@ -117,15 +134,26 @@ def summary_cards(rows: Sequence[Row], open_cells: int) -> list[dict[str, str]]:
         {
             "title": "No attack removes",
             "value": ", ".join(words(name) for name in strongest) or "none",
-            "note": f"at a cost below {100 * AFFORDABLE_LOSS:.0f} points",
+            "note": f"at a cost below {AFFORDABLE_POINTS} points",
             "state": "good" if strongest else "plain",
         },
     ]
 
 
 def points(share: float | None) -> str:
-    return "n/a" if share is None else f"{100 * share:+.1f} points"
+    return "n/a" if share is None else f"{100 * share:+.1f} points".replace("-", "−")
 
 
 def bits(outcome: Outcome) -> str:
-    return "n/a" if outcome.log2_p is None else f"{outcome.log2_p:.0f}"
+    return "n/a" if outcome.log2_p is None else minus(outcome.log2_p, 0)
+
+
+def budget(outcome: Outcome) -> str:
+    """What an attack took, without what it did not need."""
+    parts = {
+        "epochs": f"{outcome.epochs:g}" if outcome.epochs else "",
+        "steps": f"{outcome.steps}" if outcome.steps else "",
+        "answers": f"{outcome.queries}" if outcome.queries else "",
+        "s": f"{outcome.cpu_seconds:.0f}",
+    }
+    return ", ".join(f"{number} {name}" for name, number in parts.items() if number)

@@ -7,12 +7,13 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from ...attacks.outcome import REMOVED, RUINED, SURVIVED, is_ruined
 from ...evidence import Verdict
 from .cells import NO_ATTACK, ON_TWIN
 
 
 Row = Mapping[str, Any]
-# Of Lukas et al. (S&P 2022): a thief who loses five points of accuracy has lost what he stole.
+# Of Lukas et al. (S&P 2022): a removal that costs five points of accuracy is dear.
 AFFORDABLE_LOSS = 0.05
 
 
@@ -64,12 +65,26 @@ class Outcome:
 
     @property
     def affordable(self) -> bool:
-        """Whether the thief keeps his accuracy; unknown where the labels changed, and then it counts as kept."""
+        """Whether the attack is cheap; unknown where the labels changed, and then it counts as cheap."""
         return self.stealing_loss is None or self.stealing_loss < AFFORDABLE_LOSS
 
     @property
+    def ruined(self) -> bool:
+        """Whether less than half of the accuracy is left; unknown where the labels changed, and then it counts as kept."""
+        lost = self.stealing_loss
+        return self.accuracy is not None and lost is not None and is_ruined(self.accuracy, self.accuracy + lost)
+
+    @property
+    def fate(self) -> str:
+        """What became of the mark with every seed, or of the model: `survived`, `removed`, `model ruined` or `n/a`."""
+        if not self.applies:
+            return "n/a"
+        return RUINED if self.ruined else REMOVED if self.removed else SURVIVED
+
+    @property
     def succeeds(self) -> bool:
-        return self.applies and self.removed and self.affordable
+        """Whether it removes the mark at an affordable loss."""
+        return self.fate == REMOVED and self.affordable
 
 
 def outcomes(rows: Iterable[Row]) -> list[Outcome]:
@@ -145,10 +160,14 @@ class MethodSummary:
     Args:
         precision (`str`):
             Of every training, see [`~config.MatrixConfig`].
+        attacks (`int`):
+            Attacks that leave a model worth stealing; `survived` of them leave the mark.
         weakest (`list[Outcome]`):
             Attacks that remove the mark at an affordable loss, cheapest for the thief first.
-        costly (`list[Outcome]`):
-            Attacks that remove it only with a loss of five points or more.
+        costly (`int`):
+            Attacks that remove it only with a loss of five points or more, and leave a model.
+        ruined (`int`):
+            Attacks that leave less than half of the accuracy. Whether they leave the mark is no merit of it.
     """
 
     method: str
@@ -163,7 +182,8 @@ class MethodSummary:
     attacks: int
     survived: int
     weakest: list[Outcome]
-    costly: list[Outcome]
+    costly: int
+    ruined: int
 
 
 def method_summaries(rows: Sequence[Row]) -> list[MethodSummary]:
@@ -176,7 +196,8 @@ def method_summaries(rows: Sequence[Row]) -> list[MethodSummary]:
 
 def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
     found = outcomes(rows)
-    attacks = [outcome for outcome in found if is_attack(outcome) and outcome.applies]
+    run = [outcome for outcome in found if is_attack(outcome) and outcome.applies]
+    attacks = [outcome for outcome in run if not outcome.ruined]
     per_seed = {(row["seed"], row["model_cell"]): row for row in rows}.values()
     accuracies = known(per_seed, "marked_accuracy")
     plain = [row for row in rows if row["attack"] == NO_ATTACK]
@@ -191,7 +212,8 @@ def _method_summary(method: str, rows: Sequence[Row]) -> MethodSummary:
         seeds=len(plain),
         false_alarms=sum(row["verdict"] == Verdict.FOUND for row in rows if row["attack"] == ON_TWIN),
         attacks=len(attacks),
-        survived=sum(not outcome.removed for outcome in attacks),
+        survived=sum(outcome.fate == SURVIVED for outcome in attacks),
         weakest=sorted((o for o in attacks if o.succeeds), key=lambda o: o.stealing_loss or 0.0),
-        costly=[o for o in attacks if o.removed and not o.succeeds],
+        costly=sum(outcome.fate == REMOVED and not outcome.affordable for outcome in attacks),
+        ruined=len(run) - len(attacks),
     )
