@@ -54,10 +54,8 @@ def setting() -> str:
 
 
 def counted(outcome: Outcome) -> bool:
-    """Whether an attack was run and left a model: one that loses more accuracy than it keeps is worth nothing to a thief."""
-    if outcome.attack in (NO_ATTACK, ON_TWIN) or not outcome.applies:
-        return False
-    return outcome.stealing_loss is None or outcome.accuracy is None or outcome.accuracy >= outcome.stealing_loss
+    """Whether an attack was run and left a model."""
+    return outcome.attack not in (NO_ATTACK, ON_TWIN) and outcome.applies and not outcome.ruined
 
 
 def of_family(method: str, family: str) -> list[Outcome]:
@@ -101,8 +99,7 @@ def marks() -> Section:
     columns += ", =found in twins, =attacks counted, =survived"
     about = (
         f"{setting()}; the thief has a tenth of the images, or buys answers about a fifth of them. {RULE} One card per "
-        "method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md); the cards ask more of a stolen model, and no student "
-        "of this table would be worth counting there. `--reuse model_cards/results.parquet` takes over what is measured."
+        "method, with a row for each attack, is in [`model_cards/`](../../model_cards/README.md). `--reuse model_cards/results.parquet` takes over what is measured."
     )
     return Section("All methods on CIFAR-10", about, COMMAND, columns.split(", "), rows)
 
