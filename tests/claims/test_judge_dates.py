@@ -147,7 +147,7 @@ def test_a_suspect_of_another_architecture_is_a_verdict(dated, opened, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     assert rule(dated, opened, tmp_path).verdict is Verdict.INCONCLUSIVE
     (tmp_path / "model.safetensors").unlink()
-    assert "is pickled, and reading a pickle can run code" in rule(dated, opened, tmp_path).reason
+    assert "is an empty folder; expected a model in safetensors" in rule(dated, opened, tmp_path).reason
     assert rule(dated, opened, lambda images: torch.zeros(len(images)).long()).verdict is Verdict.INCONCLUSIVE
     with pytest.raises(InvalidInput, match="no such folder"):
         rule(dated, opened, tmp_path / "missing")

@@ -17,7 +17,7 @@ def test_a_repo(shop, hub, tmp_path):
     assert result.exit_code == 0 and json.loads(result.stdout)["verdict"] == "mark found"
     assert hub.count("HEAD") == 0
     page = report.read_text()
-    assert "mark found" in page and "<svg" in page and "you/suspect" in page and "sub-key 0" in page
+    assert "Mark found" in page and "<svg" in page and "you/suspect" in page and "sub-key 0" in page
     # Self-contained: nothing is fetched, nothing runs.
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|@import|url\((?!#)", page)
 
