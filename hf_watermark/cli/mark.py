@@ -83,7 +83,7 @@ def mark(
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     pictures = None if images is None else load_pictures(images, loaded, model, image_size)
     config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
-    limit = {} if budget is None else {"budget": budget}
+    limit: dict[str, Any] = {} if budget is None else {"budget": budget}
     marked = mark_model(loaded, config, identity, pictures, processor=processor, **limit)
     network, secret = marked
     network.save_pretrained(output)  # type: ignore[operator]
