@@ -17,18 +17,20 @@ import table_matrix
 import table_methods
 import table_soft_label
 import table_watermas
+import table_written
 from table_section import Section
 
 
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).parent / "README.md"
-ROOMS = (table_matrix, table_costs, table_methods, table_soft_label, table_watermas)
+ROOMS = (table_matrix, table_costs, table_methods, table_soft_label, table_watermas, table_written)
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls shipped-nulls seed-search one-verdict",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
+    "Without training": "written written-survival",
     "Certified": "certificates certified-attacks certify-speed certified-schedules",
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
     "mirrored tracing latency",

@@ -48,8 +48,9 @@ def mark(
         int | None, typer.Option("--subkeys", min=1, max=16, help="Number of sub-keys; as many as the budget allows.")
     ] = None,
     budget: Annotated[
-        float, typer.Option("--budget", min=0, help="Most that the answers may move by: KL divergence in nats.")
-    ] = 0.01,
+        float | None,
+        typer.Option("--budget", min=0, help="Most that the answers may move by: KL divergence in nats; 0.01."),
+    ] = None,
     owner_passphrase_fd: OwnerFd = None,
     owner_passphrase_file: OwnerFile = None,
     passphrase_fd: PassphraseFd = None,
@@ -82,7 +83,8 @@ def mark(
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     pictures = None if images is None else load_pictures(images, loaded, model, image_size)
     config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
-    marked = mark_model(loaded, config, identity, pictures, budget, processor)
+    limit: dict[str, Any] = {} if budget is None else {"budget": budget}
+    marked = mark_model(loaded, config, identity, pictures, processor=processor, **limit)
     network, secret = marked
     network.save_pretrained(output)  # type: ignore[operator]
     if (model / PREPROCESSOR).exists():

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..backbones import evaluation_mode, logits_of
 from ..serialization import InvalidInput
+from .inputs import batch_statistics
 
 
 BATCH = 16
@@ -61,7 +62,7 @@ def measure_fidelity(
         images (`torch.Tensor`):
             `[n, channels, height, width]` in the models' input space.
         synthetic (`bool`, *optional*, defaults to `False`):
-            Stands in the result.
+            The images were made up: BatchNorms then normalise by the batch, because statistics of real images would exaggerate the difference.
 
     Raises:
         [`~serialization.InvalidInput`]: when there is no image, or the models answer with nothing that can be compared.
@@ -73,7 +74,7 @@ def measure_fidelity(
     layers = {name: _relative(old[name], new[name]) for name in matrices}
     distances, same, count = [], 0, 0
     for batch in images.split(BATCH):
-        first, second = answers(before, batch), answers(after, batch)
+        first, second = answers(before, batch, synthetic), answers(after, batch, synthetic)
         if first[1]:
             a, b = first[0].log_softmax(dim=1), second[0].log_softmax(dim=1)
             distances.append((a.exp() * (a - b)).sum(dim=1).flatten())
@@ -86,10 +87,10 @@ def measure_fidelity(
     return FidelityReport(kl, same / count if count else 1.0, len(images), synthetic, layers)
 
 
-def answers(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, bool]:
+def answers(model: nn.Module, images: torch.Tensor, synthetic: bool) -> tuple[torch.Tensor, bool]:
     """What a model says of images, float32, and whether these are logits `[n, classes, ...]`."""
     parameter = next(model.parameters())
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model), batch_statistics(model, synthetic):
         output = model(images.to(parameter))
     for name in ("last_hidden_state", "feature_maps"):
         features: Any = getattr(output, name, None)

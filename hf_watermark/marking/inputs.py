@@ -68,7 +68,7 @@ def layer_inputs(model: nn.Module, weights: Iterable[str], images: torch.Tensor,
 
     hooks = [layer.register_forward_pre_hook(remember(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad(), evaluation_mode(model), _batch_statistics(model, synthetic):
+        with torch.no_grad(), evaluation_mode(model), batch_statistics(model, synthetic):
             for batch in batches:
                 model(batch)
     finally:
@@ -98,7 +98,7 @@ def _some(vectors: torch.Tensor, most: int) -> torch.Tensor:
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
+def batch_statistics(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Every BatchNorm normalises by the batch and keeps its running statistics; everything else stays in evaluation."""
     norms = (
         [item for item in model.modules() if isinstance(item, _BatchNorm) and item.track_running_stats]

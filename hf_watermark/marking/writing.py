@@ -32,7 +32,7 @@ from .rows import compensated, output_shift
 
 logger = logging.getLogger(__name__)
 
-BUDGET = 0.005
+BUDGET = 0.01
 PICTURES = 64
 FEW_IMAGES = 16
 ROUNDS = 6
@@ -83,7 +83,7 @@ def mark_model(
         images (`torch.Tensor`, *optional*):
             Some unlabelled images `[n, channels, height, width]` in the model's input space; 128 halve the cost of the mark. The second half
             of them measures the cost. Without any, synthetic pictures serve.
-        budget (`float`, *optional*, defaults to 0.005):
+        budget (`float`, *optional*, defaults to 0.01):
             Most Kullback-Leibler divergence, in nats, that the answers may move by in the mean.
         processor (*optional*):
             Image processor of the model: its normalisation is committed.
