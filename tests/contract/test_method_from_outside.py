@@ -156,7 +156,11 @@ def test_a_benchmark_trains_attacks_and_reports_it(installed, tmp_path):
     for row in rows:
         [part] = row["parts"]
         assert row["methods"] == [part["method"]] == [TOY]
-        assert (part["trials"], part["chance"], part["shared"]) == (2 * 64, 0.5, 1)  # the public sub-key does not count
+        assert (part["trials"], part["chance"], part["shared"]) == (
+            2 * 64,
+            0.5,
+            1,
+        )  # the public sub-key does not count
     card = (tmp_path / "out" / "model_cards" / "tiny_patterns_toy.md").read_text()
     assert TOY in card and (tmp_path / "out" / "report.html").stat().st_size
 
