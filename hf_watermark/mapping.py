@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def register_method(method: str, module: str, prefix: str | None = None) -> None
             `ToySigns` for the method `toy_signs` by default.
 
     Raises:
-        [`~serialization.InvalidInput`]: for a name that is taken or no name.
+        [`~serialization.InvalidInput`]: for a name that is taken or no name, or a package that is not installed.
 
     Example:
 
@@ -140,6 +141,16 @@ def register_method(method: str, module: str, prefix: str | None = None) -> None
     """
     if method in BUILT_IN or not method.isidentifier() or method != method.lower():
         raise InvalidInput(f"method {method!r}: take a name of lower-case letters that no built-in method has")
+    if method in _registered and _registered[method].module != module:
+        raise InvalidInput(
+            f"method {method!r} is registered already, by {_registered[method].module}; take another name"
+        )
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise InvalidInput(f"method {method!r}: no package {module!r} can be imported; install it first")
     _registered[method] = _outside(method, module, prefix)
 
 

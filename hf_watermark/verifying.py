@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .evidence import Basis, Check, Evidence
+from .evidence import Access, Basis, Check, Evidence, Verdict
 from .keys import NO_BEACON, Opening, SubKey, WatermarkKey, refuse_unloaded
 from .mapping import AutoVerifier
 from .serialization import InvalidInput, Unreadable
@@ -135,6 +135,8 @@ def run_check(
         evidence = verify_aligned(verifiers, opened, check, later, key.context.start)
     else:
         evidence = verify_claims(verifiers, opened, check)
+    if reference is not None or later is not None:
+        _say_not_aligned(evidence, verifiers)
     if null_table is None:
         return evidence
     from .verification.null_table import with_null_control
@@ -142,6 +144,14 @@ def run_check(
     return with_null_control(
         evidence, null_table, {verifier.method: verifier.config.to_dict() for verifier in verifiers}
     )
+
+
+def _say_not_aligned(evidence: Evidence, verifiers: list[Verifier]) -> None:
+    """A reference was given, and a method that reads weights has no use for it: reordered channels may hide its mark."""
+    unable = [item.method for item in verifiers if item.access is Access.WEIGHTS and not item.reads_coordinates]
+    if unable and evidence.verdict is Verdict.NOT_FOUND:
+        evidence.unread = f"{', '.join(unable)} cannot be aligned to a reference: reordered channels are not excluded"
+        evidence.decide()
 
 
 def verify_sequentially(

@@ -27,7 +27,7 @@ def fidelity() -> Section:
         rows.append([plain(net), plain(", ".join(mark)), images, *cost, change, evidence, seconds, str(len(found))])
     about = (
         "`mark_model` on finished nets, one core. `efficientnet_lite0` has its ImageNet weights and 4.7 million parameters, and is asked photographs that "
-        "chose nothing; the digits nets are asked the test images, `small_resnet` with 512 bits per sub-key, the tiny nets with two sub-keys of 256. "
+        "chose nothing; the digits nets are asked the test images, `small_resnet` with 512 bits per sub-key, the tiny nets with two sub-keys of 256 bits (WaterMAS 128). "
         "*Answers kept*: share of test images with the same first class as before. *Largest change*: of one weight matrix against its norm. Evidence "
         "is that of the weakest key; seconds are processor time, statistics of the inputs and the measurement of the cost included."
     )

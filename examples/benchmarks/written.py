@@ -35,7 +35,7 @@ ANY_BUDGET = 1e9
 IMAGES = 128
 TINY = {
     "greedy_residuals": GreedyResidualsConfig(bits=256, group_size=8, subkeys=2),
-    "watermas": WaterMASConfig(bits=256, subkeys=2),
+    "watermas": WaterMASConfig(bits=128, subkeys=2),
 }
 FULL: dict[str, WatermarkConfig] = {
     "greedy_residuals, 1 sub-key": GreedyResidualsConfig(subkeys=1),

@@ -83,6 +83,8 @@ MinutesOption = Annotated[
 
 def refuse_output(output: Path) -> None:
     """Evidence is a record: an existing file stays. Checked before the work, not after it."""
+    if output.name.startswith("-"):
+        raise InvalidInput(f"{output}: looks like an option; give the name of a file")
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists and is left as it is; choose another name")
     if not output.parent.is_dir():

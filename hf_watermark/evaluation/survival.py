@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..attacks import Attack, NotApplicableError
 from ..evidence import COMBINED, Evidence
 from ..keys import WatermarkKey
+from ..mapping import AutoVerifier
 from ..serialization import InvalidInput
 from ..verifying import verify
 
@@ -48,11 +49,12 @@ def method_summary(evidence: Evidence) -> dict[str, Row]:
 
 def read_mark(suspect: nn.Module, key: WatermarkKey, original: nn.Module, beacon: bytes | None = None) -> Evidence:
     """
-    [`verify`] with the owner's original as reference. A suspect in which no method of the key can be read, another architecture for a mark in
+    [`verify`] with the owner's original as reference, where a method of the key has a use for one. A suspect in which no method of the key can be read, another architecture for a mark in
     the weights, is one that the attack took the mark out of.
     """
+    aligns = any(AutoVerifier.for_method(assignment.method).reads_coordinates for assignment in key.assignments)
     try:
-        return verify(suspect, key, beacon=beacon, reference=original, own_reference=True)
+        return verify(suspect, key, beacon=beacon, reference=original if aligns else None, own_reference=True)
     except InvalidInput as error:
         reason = str(error)[:500]
         return Evidence(COMBINED, 0, 0, 0.0, 0.0, "not tested", frozenset(), reason=reason, unread=reason)

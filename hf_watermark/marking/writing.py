@@ -115,7 +115,7 @@ def mark_model(
         raise InvalidInput(f"`{kind.method}` has to be trained into a model; without training there are: {known}")
     if images is not None and len(images) < FEW_IMAGES:
         raise InvalidInput(f"`images` holds {len(images)}: give at least {FEW_IMAGES}, or none")
-    shape = example_images(source).shape[1:] if images is None else images.shape[1:]
+    shape = example_images(source, usual_side(source)).shape[1:] if images is None else images.shape[1:]
     if images is None:
         pictures = dead_leaves(PICTURES + PICTURES // 2, *shape).to(next(source.parameters()).device)
         learning, judging = pictures[:PICTURES], pictures[PICTURES:]
@@ -175,6 +175,13 @@ def _take_out(model: nn.Module, layer: str, norms: Mapping[str, Any], shift: tor
         norms[layer].running_mean += shift
     elif bias is not None:
         bias -= shift
+
+
+def usual_side(model: nn.Module) -> int:
+    """Height of the images that a timm module was made for; 64 for others."""
+    known = [getattr(module, "pretrained_cfg", None) for module in model.modules()]
+    sizes = [cfg["input_size"] for cfg in known if isinstance(cfg, Mapping) and cfg.get("input_size")]
+    return int(sizes[0][-1]) if sizes else 64
 
 
 def _numbers(model: nn.Module, config: Any) -> list[int]:

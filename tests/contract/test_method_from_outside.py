@@ -108,7 +108,7 @@ def test_it_is_planned(known, marked):
     assert (plan.unit, plan.fields, plan.queries) == ("bits", {"bits": plan.units}, 0)
     assert plan.units == plan_mark("greedy_residuals", 2.0**-64, 0.9).units
     assert capacity_of(TOY, marked.model, 256) == {
-        "parameters": marked.model.num_parameters(), "most_bits": 64 * 64 * 9 // 8, "subkeys": 16,
+        "parameters": marked.model.num_parameters(), "most_bits": 4096, "subkeys": 3,
     }  # fmt: skip
 
 
@@ -156,7 +156,11 @@ def test_a_benchmark_trains_attacks_and_reports_it(installed, tmp_path):
     for row in rows:
         [part] = row["parts"]
         assert row["methods"] == [part["method"]] == [TOY]
-        assert (part["trials"], part["chance"], part["shared"]) == (64, 0.5, 1)  # the public sub-key does not count
+        assert (part["trials"], part["chance"], part["shared"]) == (
+            2 * 64,
+            0.5,
+            1,
+        )  # the public sub-key does not count
     card = (tmp_path / "out" / "model_cards" / "tiny_patterns_toy.md").read_text()
     assert TOY in card and (tmp_path / "out" / "report.html").stat().st_size
 
@@ -178,3 +182,18 @@ def test_a_broken_method_is_one_sentence(installed, capsys):
 def test_names_that_are_taken_or_no_names(name):
     with pytest.raises(InvalidInput, match="that no built-in method has"):
         register_method(name, "toy_method")
+
+
+def test_only_what_is_there_can_be_registered(known):
+    with pytest.raises(InvalidInput, match="no package 'nowhere_at_all' can be imported"):
+        register_method("lone_signs", "nowhere_at_all")
+    with pytest.raises(InvalidInput, match="registered already, by toy_method"):
+        register_method("toy_signs", "json")
+
+
+def test_a_reference_that_a_method_cannot_use_is_no_reason_to_say_not_found(known, marked):
+    key, reference = marked.key, marked.folder
+    assert verify(small_model(), key).verdict is Verdict.NOT_FOUND
+    found = verify(small_model(), key, reference=reference, own_reference=True)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "toy_signs cannot be aligned" in found.reason

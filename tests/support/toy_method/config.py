@@ -15,8 +15,8 @@ class ToySignsConfig(WatermarkConfig):
     Args:
         bits (`int`, *optional*, defaults to 256):
             Bits per sub-key.
-        subkeys (`int`, *optional*, defaults to 2):
-            Number of sub-keys.
+        subkeys (`int`, *optional*, defaults to 3):
+            Number of sub-keys: one is opened in public, one may be opened in a dispute, one is left for the next.
         group (`int`, *optional*, defaults to 8):
             Weights per bit.
         margin (`float`, *optional*, defaults to 0.1):
@@ -26,7 +26,7 @@ class ToySignsConfig(WatermarkConfig):
     method: ClassVar[str] = "toy_signs"
 
     bits: int = field(default=256, metadata={"help": "Bits per sub-key."})
-    subkeys: int = field(default=2, metadata={"help": "Number of sub-keys."})
+    subkeys: int = field(default=3, metadata={"help": "Number of sub-keys."})
     group: int = field(default=8, metadata={"help": "Weights per bit."})
     margin: float = field(default=0.1, metadata={"help": "How far a sum is pushed to its side."})
 

@@ -7,8 +7,9 @@ from hf_watermark.configuration.facts import Capacity, MethodFacts
 
 class ToySignsFacts(MethodFacts):
     def capacity(self, config, shapes):
-        most = max(math.prod(shape) for shape in shapes.values()) // config.group
-        return Capacity(most, min(16, most // config.bits))
+        room = max(math.prod(shape) for shape in shapes.values()) // config.group
+        # The most bits of one sub-key, and how many sub-keys a key has by default.
+        return Capacity(min(room, self.most), min(config.subkeys, room // config.bits))
 
 
 FACTS = {"toy_signs": ToySignsFacts("weights", "bits in the signs of sums of weights", most=4096)}
