@@ -79,7 +79,14 @@ def test_one_unbound_part_unbinds_the_whole():
 def test_looks_are_charged_in_bits():
     once, often = (combine([of_bits(400)], "m", looks=looks) for looks in (1, 2**10))
     assert often.log2_p == once.log2_p + 10 and often.looks == 1024
-    assert "looks charged 10 bits" in str(often) and "looks" not in str(once)
+    assert "(10 bits charged for 1024 looks)" in str(often) and "looks" not in str(once)
+    assert "(1 bit charged for 2 looks)" in combine([of_bits(400)], "m", looks=2).decide().reason
+
+
+def test_the_smallest_value_that_is_quoted_is_said_to_be_one():
+    assert "log2 p <= -256.0" in str(of_bits(512)) and "log2 p = -" in str(of_bits(400))
+    assert "log2 p <= -255.0 (1 bit" in combine([of_bits(512)], "m", looks=2).decide().reason
+    assert of_bits(512).to_dict()["log2_p"] == -256.0
 
 
 def test_json_holds_the_counts():
@@ -87,7 +94,7 @@ def test_json_holds_the_counts():
     document = json.loads(evidence.to_json())
     assert document["verdict"] == "mark found" and document["parts"][1]["matches"] == 12
     assert document["matches"] == 512 and document["trials"] == 1024 and document["bound_to_beacon"] is False
-    assert evidence.rate == 0.5 and str(evidence).startswith("mark found (self-check) [m]: log2 p = -")
+    assert evidence.rate == 0.5 and str(evidence).startswith("mark found (self-check) [m]: log2 p <= -")
 
 
 def test_refused_claims_stay_refused():

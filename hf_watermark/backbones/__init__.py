@@ -43,6 +43,7 @@ _NAMES = {
     "run_on_backbone": "filling",
     "slot_rows": "carriers",
     "unexplained": "placing",
+    "refuse_path": "live",
     "unwrapped": "live",
     "wrap_timm": "loading",
 }
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from .formats import is_plain as is_plain
     from .formats import read_float as read_float
     from .live import answers_of as answers_of
+    from .live import refuse_path as refuse_path
     from .live import unwrapped as unwrapped
     from .loading import auto_class as auto_class
     from .loading import backbone_config as backbone_config

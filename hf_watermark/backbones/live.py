@@ -1,5 +1,7 @@
 """Live models as somebody hands them over: in wrappers, in any float type, with any form of output."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -16,6 +18,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
+
+
+def refuse_path(model: object) -> None:
+    """Raises [`~serialization.InvalidInput`] where a model was given by its name or path, as some pipelines take it."""
+    if isinstance(model, str | os.PathLike):
+        name = str(model)[:200]
+        raise InvalidInput(
+            f"`model` is {name!r}: load it first, for example with `AutoModelForImageClassification.from_pretrained({name!r})`"
+        )
 
 
 def answers_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -73,11 +73,11 @@ def attack(
     typer.echo(f"wrote {output}: {model} after {chosen}")
 
 
-def refuse_existing(output: Path) -> None:
+def refuse_existing(output: Path, option: str = "--output") -> None:
     if output.is_dir() and not any(output.iterdir()):
         return
     if output.exists():
-        raise FileExistsError(f"{output} exists and is left as it is; choose a new folder for --output")
+        raise FileExistsError(f"{output} exists and is left as it is; choose a new folder for {option}")
 
 
 def build_attack(name: str, options: list[str]) -> "Attack":

@@ -48,9 +48,9 @@ def disclose(
 
     loaded, _ = load_key(key, secret)
     if any(entry.subkey == subkey and entry.nonce != nonce for entry in burnt_log(key)) and not again:
-        raise InvalidInput(
-            f"sub-key {subkey} was opened before and proves nothing any more; open another one, or add --again"
-        )
+        left = sorted(set(loaded.used) - loaded.disclosed)
+        other = f"open another one of {', '.join(map(str, left))}" if left else "no other one is left"
+        raise InvalidInput(f"sub-key {subkey} was opened before and proves nothing any more; {other}, or add --again")
     disclosure = Disclosure.make(loaded, load_owner(owner, owner_secret), subkey, nonce)
     # Noted first: an opening that exists without a note would be reused.
     burn(key, subkey, nonce)

@@ -45,6 +45,8 @@ def load_model(folder: Path) -> "PreTrainedModel":
         raise InvalidInput(
             f"{folder}: no such folder; download the model first (`hf download`), names of the Hub are not read here"
         )
+    if folder.suffix == ".safetensors" and folder.is_file():
+        raise InvalidInput(f"{folder}: is a file; give the folder {folder.parent}, in which its config.json lies")
     tensors = SafetensorsFolder(folder)
     if not (folder / "config.json").is_file():
         bare = Kind("holds weights and no config.json, so the model cannot be built")

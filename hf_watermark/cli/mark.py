@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..serialization import InvalidInput, write_json_atomic
+from ..serialization import InvalidInput
 from .attack import refuse_existing
 from .errors import FOUND, NOT_FOUND
 from .loading import PREPROCESSOR, load_model, silence_loading
-from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .passphrase import PassphraseFd, PassphraseFile, read_passphrase, unwarned
 from .progress import begin
 from .secrets import OwnerFd, OwnerFile, OwnerOption, load_owner
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 EXAMPLE = "Example:\n\nhf-watermark mark my-model --owner me/owner.json --output my-marked-model --images photos"
 # More only takes longer.
 MOST_IMAGES = 256
-REPORT = "fidelity.json"
 
 
 def mark(
@@ -63,16 +62,21 @@ def mark(
 
     Exit status: 0 marked and read back, 1 not read back, 2 bad usage or unreadable input.
     """
+    begin(f"Reading {model}")
     folder = output.with_name(f"{output.name}-key") if key is None else key
     refuse_existing(output)
-    refuse_existing(folder)
+    refuse_existing(folder, "--key")
+
+    from ..keys import refuse_model_folder
+
+    refuse_model_folder(folder, coming=output)
     identity = load_owner(owner, read_passphrase(owner_passphrase_fd, owner_passphrase_file))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
-    begin(f"Reading {model}")
 
     from transformers import AutoImageProcessor
 
     from ..marking import mark_model
+    from ..publishing.cost import write_cost
     from ..publishing.precommit import public_files, write_public_files
     from ..verifying import verify
 
@@ -86,14 +90,21 @@ def mark(
     limit: dict[str, Any] = {} if budget is None else {"budget": budget}
     marked = mark_model(loaded, config, identity, pictures, processor=processor, **limit)
     network, secret = marked
+    # First of all: a failure later must not leave a marked model whose key is lost.
+    with unwarned():
+        secret.save(folder, passphrase)
     network.save_pretrained(output)  # type: ignore[operator]
     if (model / PREPROCESSOR).exists():
         shutil.copyfile(model / PREPROCESSOR, output / PREPROCESSOR)
     evidence = verify(output, secret)
     write_public_files(output, public_files(secret, evidence.found))
-    write_json_atomic(output / REPORT, marked.fidelity.to_dict())
-    secret.save(folder, passphrase)
+    write_cost(output, marked.fidelity.to_dict())
     typer.echo(f"wrote {output}; its key is {folder}: keep both and {model}, and publish only the first")
+    if passphrase is None:
+        typer.echo(
+            f"warning: {folder} is not encrypted, only its file mode protects it; --passphrase-file FILE encrypts it",
+            err=True,
+        )
     typer.echo(f"cost: {marked.fidelity}")
     typer.echo(str(evidence))
     raise typer.Exit(FOUND if evidence.found else NOT_FOUND)

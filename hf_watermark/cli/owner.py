@@ -1,14 +1,13 @@
 """`hf-watermark owner create | show`."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..serialization import InvalidInput
-from .passphrase import PassphraseFd, PassphraseFile, new_passphrase, open_secret, read_passphrase
+from .passphrase import PassphraseFd, PassphraseFile, new_passphrase, open_secret, read_passphrase, unwarned
 
 
 if TYPE_CHECKING:
@@ -27,6 +26,23 @@ def default_path() -> Path:
     """`owner.json` in the user's configuration folder (XDG base directory specification)."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "hf_watermark" / "owner.json"
+
+
+def owner_file(path: Path | None, option: str) -> Path:
+    """
+    The owner file that a command shall read.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there is none; says how to name or make one.
+    """
+    chosen = path or default_path()
+    if (chosen / "owner.json").is_file():
+        raise InvalidInput(f"{chosen}: is a folder; give {option} {chosen / 'owner.json'}")
+    if not os.path.lexists(chosen):
+        raise InvalidInput(
+            f"{chosen}: no such owner file; give {option} FILE, or make one with `hf-watermark owner create`"
+        )
+    return chosen
 
 
 def create(
@@ -51,9 +67,7 @@ def create(
     from ..keys import Owner
 
     owner = Owner.create()
-    with warnings.catch_warnings():
-        # The user asked for it, and the line below says what it means.
-        warnings.filterwarnings("ignore", message=".*stored without a passphrase")
+    with unwarned():  # the user asked for it, and the line below says what it means
         owner.save(path, passphrase)
     typer.echo(f"wrote {path}" + (" (not encrypted: whoever reads this file is the owner)" if no_passphrase else ""))
     _describe(owner)
@@ -61,7 +75,7 @@ def create(
 
 def show(path: PathOption = None, passphrase_fd: PassphraseFd = None, passphrase_file: PassphraseFile = None) -> None:
     """Print the fingerprint and the public key of an owner identity."""
-    path = path or default_path()
+    path = owner_file(path, "--path")
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..keys import Owner

@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -39,6 +41,14 @@ def read_passphrase(fd: int | None, file: Path | None) -> str | None:
     if file is not None:
         return _first_line(read_private_bytes(file, MAX_BYTES), str(file))
     return None
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Without the library's warning of a secret that is not encrypted: it names an argument of Python, a command names its options."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*stored without a passphrase")
+        yield
 
 
 def can_ask() -> bool:

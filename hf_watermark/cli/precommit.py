@@ -1,6 +1,5 @@
 """`hf-watermark precommit`."""
 
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..serialization import InvalidInput, write_bytes_atomic
-from .passphrase import PassphraseFd, PassphraseFile, read_passphrase
+from .passphrase import PassphraseFd, PassphraseFile, read_passphrase, unwarned
 from .secrets import KeyOption, load_key
 
 
@@ -25,7 +24,12 @@ EXAMPLE = (
 def precommit(
     key: KeyOption,
     repo_id: Annotated[
-        str | None, typer.Option("--repo-id", metavar="OWNER/NAME", help="Publish the precommit in this repository.")
+        str | None,
+        typer.Option(
+            "--repo-id",
+            metavar="OWNER/NAME",
+            help="Publish the precommit in this repository; NAME alone is one of your own account.",
+        ),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     output: Annotated[
@@ -131,7 +135,5 @@ def _beacon(kind: str, tokens: list[bytes]) -> "Beacon":
 
 
 def _save(loaded: "WatermarkKey", folder: Path, passphrase: str | None, beacon: "Beacon") -> None:
-    with warnings.catch_warnings():
-        # It was stored so before; the user knows.
-        warnings.filterwarnings("ignore", message=".*stored without a passphrase")
+    with unwarned():  # it was stored so before; the user knows
         loaded.bind_beacon(beacon.value, beacon.source).save(folder, passphrase, overwrite=True)

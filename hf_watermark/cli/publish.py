@@ -27,7 +27,12 @@ def publish(
     model: Annotated[Path, typer.Argument(help="Folder of your own marked model.")],
     key: KeyOption,
     repo_id: Annotated[
-        str, typer.Option("--repo-id", metavar="OWNER/NAME", help="Repository; made if it is not there.")
+        str,
+        typer.Option(
+            "--repo-id",
+            metavar="OWNER/NAME",
+            help="Repository; made if it is not there. NAME alone is one of your own account (not with --dry-run).",
+        ),
     ],
     owner: OwnerOption = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..serialization.kinds import KEY_FILE
-from .owner import default_path
+from .owner import owner_file
 from .passphrase import open_secret
 
 
@@ -48,9 +48,11 @@ def load_key(folder: Path, passphrase: str | None) -> "tuple[WatermarkKey, str |
 
 
 def load_owner(path: Path | None, passphrase: str | None) -> "Owner":
+    found = owner_file(path, "--owner")
+
     from ..keys import Owner
 
-    return open_secret(lambda secret: Owner.load(path or default_path(), secret), passphrase)
+    return open_secret(lambda secret: Owner.load(found, secret), passphrase)
 
 
 def warn_of_keys(folders: Iterable[object], key: Path | None) -> None:

@@ -127,6 +127,10 @@ def show_levels(report: "LevelReport") -> None:
     from ..publishing.findings import TITLES
 
     console = Console()
+    if report.signed is None and not report.failed:
+        # Nobody claims anything, so there are no levels to show.
+        console.print(Text(f"{report.source}: {printable(report.levels[0].reasons[0])}"), soft_wrap=True)
+        return
     table = Table("level", "what", "outcome", "seen")
     styles = {"passed": "green", "failed": "bold red", "open": "yellow"}
     for level in report.levels:

@@ -222,13 +222,20 @@ def verify(
 
 def show_evidence(evidence: "Evidence") -> None:
     """A table with one row per method, then verdict, reason and warnings."""
+    from ..evidence import BASIS_IN_WORDS, LEVEL_B, LEVEL_N, in_figures
+    from ..statistics import LOG2_P_FLOOR
+
     console = Console()
     if evidence.trials:
         table = Table("method", "matches", "log2 p", "level", "verdict")
         for part in evidence.by_method.values():
             matches = f"{part.matches}/{part.trials}"
-            table.add_row(part.method, matches, f"{part.log2_p:.1f}", part.level, str(part.verdict))
+            table.add_row(part.method, matches, in_figures(part.log2_p, part.looks), part.level, str(part.verdict))
         console.print(table)
+        console.print(
+            f"log2 p: how often an unrelated key does as well, as a power of two (shown no lower than {LOG2_P_FLOOR:.0f}); level N asks for "
+            f"{LEVEL_N:.0f}, level B for {LEVEL_B:.0f} and a key bound to a public beacon"
+        )
     if evidence.details.get("queries") is not None:
         budget = evidence.details.get("budget")
         console.print(f"queries: {evidence.details['queries']}" + (f" of {budget}" if budget else ""))
@@ -238,8 +245,6 @@ def show_evidence(evidence: "Evidence") -> None:
         console.print(
             f"aligned to the reference: undone {undone}; {alignment['carriers_readable']:.1%} of the carriers readable"
         )
-    from ..evidence import BASIS_IN_WORDS
-
     style = "bold green" if evidence.found else "bold red"
     console.print(Text(f"{evidence.verdict}: ", style=style).append(evidence.reason, style="default"))
     console.print(Text(BASIS_IN_WORDS[evidence.basis]))

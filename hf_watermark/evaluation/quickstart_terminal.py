@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from transformers import TrainerCallback
 
+from ..evidence import in_figures
 from .report import attacked_rows, percent
 
 
@@ -67,7 +68,7 @@ def show_table(record: dict[str, Any], output: Path, console: Console) -> None:
     table.add_column("outcome", no_wrap=True)
     unattacked = [record[name]["row"] for name in ("twin", "marked")]
     for row in [*(row | {"fate": row["verdict"]} for row in unattacked), *attacked_rows(record)]:
-        strengths = [f"{row['methods'][method]['log2_p']:.1f}" for method in methods if method in row["methods"]]
+        strengths = [in_figures(row["methods"][method]["log2_p"]) for method in methods if method in row["methods"]]
         table.add_row(row["attack"], percent(row["accuracy"]), *strengths, row["fate"])
     console.print(table)
     claims = Table(title="False claims", title_justify="left")

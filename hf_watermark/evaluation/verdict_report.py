@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict
+from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict, in_figures
 from ..package import VERSION
 from ..serialization import write_bytes_atomic
 from .glossary import explained
@@ -106,7 +106,8 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
     cards += [
         {
             "title": "log2 p",
-            "value": minus(record["log2_p"]),
+            "value": ("≤ " if in_figures(record["log2_p"], record["looks"]).startswith("<") else "")
+            + minus(record["log2_p"]),
             "note": f"{by_chance(record['log2_p'])}; level {name} asks for −{-needed:.0f}",
             "state": "good" if record["log2_p"] <= needed else "plain",
         },

@@ -23,6 +23,7 @@ _NAMES = {
     "UNDATED": "check",
     "Verdict": "check",
     "combine": "combining",
+    "in_figures": "result",
     "level_limit": "check",
     "single": "combining",
 }
@@ -51,3 +52,4 @@ if TYPE_CHECKING:
     from .combining import single as single
     from .result import COMBINED as COMBINED
     from .result import Evidence as Evidence
+    from .result import in_figures as in_figures

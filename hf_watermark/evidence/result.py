@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..statistics import LOG2_P_FLOOR
 from .check import LEVEL_B, LEVEL_N, MOST_UNUSABLE, SELF_CHECK, Access, Basis, Skipped, Strength, Verdict, level_limit
 
 
@@ -131,7 +132,7 @@ class Evidence:
     def decide(self) -> "Evidence":
         """Sets verdict and reason from the p-value, the level that applies and the controls; returns itself."""
         limit, level = level_limit(self.bound), Strength.asked(self.bound)
-        said = f"log2 p = {self.log2_p:.1f}"
+        said = self._strength()
         if self.verdict is Verdict.INVALID:
             return self
         if self.controls.get("failed"):
@@ -164,6 +165,13 @@ class Evidence:
             self.verdict, self.reason = Verdict.NOT_FOUND, f"{said}, level {level} asks for {limit:.0f}"
         return self
 
+    def _strength(self) -> str:
+        """The p-value, and what the looks cost, as it stands in a sentence."""
+        number = in_figures(self.log2_p, self.looks)
+        bits = f"{math.log2(self.looks):.2g}"
+        charged = f" ({bits} bit{'s' if bits != '1' else ''} charged for {self.looks} looks)" if self.looks > 1 else ""
+        return f"log2 p {number if number.startswith('<') else f'= {number}'}{charged}"
+
     def _shown(self) -> "Evidence | None":
         """A disclosed sub-key whose mark is there although it counts for nothing."""
         leaves = [leaf for part in self.parts for leaf in (part.parts or [part])]
@@ -174,7 +182,7 @@ class Evidence:
             which = (
                 "the public sub-key" if self.subkey in (0, None) else f"sub-key {self.subkey}, which was disclosed,"
             )
-            return f"only {which} was found (log2 p = {self.log2_p:.1f}): anybody could have planted it"
+            return f"only {which} was found ({self._strength()}): anybody could have planted it"
         return "only disclosed sub-keys were read, and these prove nothing; check with a key that has others"
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,6 +217,11 @@ class Evidence:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True)
 
     def __str__(self) -> str:
-        looks = f"; looks charged {math.log2(self.looks):.0f} bits" if self.looks > 1 else ""
-        counts = f"{self.matches}/{self.trials} matches{looks}"
-        return f"{self.verdict} ({self.basis}) [{self.method}]: log2 p = {self.log2_p:.1f} ({counts})"
+        counts = f"{self.matches}/{self.trials} matches"
+        return f"{self.verdict} ({self.basis}) [{self.method}]: {self._strength()}, {counts}"
+
+
+def in_figures(log2_p: float, looks: int = 1) -> str:
+    """A log2 p for people: with `<=` where it is the smallest that is ever quoted, and the true one may be smaller."""
+    capped = log2_p <= LOG2_P_FLOOR + math.log2(looks)
+    return f"{'<= ' if capped else ''}{log2_p:.1f}"

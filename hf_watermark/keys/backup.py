@@ -39,9 +39,11 @@ def export_key(folder: str | Path, path: str | Path, backup_passphrase: str, pas
 
     Raises:
         [`~serialization.InvalidInput`]: when the folder holds no sound key, or more than fits into a backup.
+        `ValueError`: when `path` lies inside a model folder.
         `FileExistsError`: when `path` is taken.
     """
     folder = Path(folder)
+    refuse_model_folder(Path(path))
     key = WatermarkKey.load(folder, passphrase)
     files: dict[str, str] = {}
     left = FOLDER_BYTES

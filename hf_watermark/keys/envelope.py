@@ -27,6 +27,7 @@ from ..serialization import (
     read_private_bytes,
     write_bytes_atomic,
 )
+from ..serialization.files import refuse_existing
 
 
 FORMAT = "hf-watermark/keyfile/v1"
@@ -150,6 +151,8 @@ def unseal(raw: bytes, passphrase: str | None, name: str = "key file", max_bytes
 
 
 def write_envelope(path: Path, payload: dict, passphrase: str | None, overwrite: bool) -> None:
+    if not overwrite:
+        refuse_existing(path)
     if passphrase is None:
         warnings.warn(
             f"{path} is stored without a passphrase; only its file mode (0600) protects it. Give `passphrase=` to encrypt it.",

@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..serialization import InvalidInput
 from ..serialization.kinds import KEY_FILE
-from .envelope import FORMAT, MAX_BYTES
+from .envelope import FORMAT, MAX_BYTES, unseal
 
 
 POOL_FILE = "pool.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
 # An envelope says what it is in its first or last fields, on both sides of the long ciphertext.
 END_BYTES = 4096
+KINDS = {"owner": "an owner file (the private key of an owner)", "watermark-key": "a key"}
 
 
 def model_around(folder: Path) -> Path | None:
@@ -21,13 +23,21 @@ def model_around(folder: Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def refuse_model_folder(folder: Path) -> None:
-    """Raises when `folder` is inside a model or checkpoint folder."""
-    found = model_around(folder)
-    if found is not None:
+def refuse_model_folder(place: Path, coming: Path | None = None) -> None:
+    """
+    Raises when the folder or file of a secret is inside a model or checkpoint folder.
+
+    Args:
+        coming (`Path`, *optional*): A model folder that is still to be written.
+    """
+    found = model_around(place)
+    why = f"{found} exists" if found is not None else ""
+    if coming is not None and coming.resolve() in (place.resolve(), *place.resolve().parents):
+        why = f"the model goes to {coming}"
+    if why:
         raise ValueError(
-            f"{folder} lies inside a model folder ({found} exists) and would be published with it; "
-            "save the key beside the model, for example in `keys/`"
+            f"{place} lies inside a model folder ({why}) and would be published with it; "
+            "save it beside the model, for example in `keys/`"
         )
 
 
@@ -51,6 +61,16 @@ def key_inside(folder: str | Path) -> Path | None:
         if path.name.casefold() == KEY_FILE or is_envelope(path):
             return path
     return None
+
+
+def kind_of_secret(path: Path) -> str:
+    """What a secret file holds, in words; an encrypted one does not say."""
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES)
+    try:
+        return KINDS[unseal(raw, None)["kind"]]
+    except (InvalidInput, KeyError, TypeError):
+        return "a key" if path.name.casefold() == KEY_FILE else "a secret file (a key, an owner or a backup)"
 
 
 def is_envelope(path: Path) -> bool:

@@ -10,6 +10,7 @@ from ..serialization import InvalidInput
 from ..serialization.kinds import KEY_DOCUMENT, refuse_other_kinds
 from . import entropy
 from .envelope import read_envelope, write_envelope
+from .folders import refuse_model_folder
 
 
 OWNER_FILE = "an owner file, as `hf-watermark owner create` writes it"
@@ -65,9 +66,11 @@ class Owner:
         Writes the private key to `path` (mode 0600), encrypted where there is a passphrase.
 
         Raises:
+            `ValueError`: when the file would lie inside a model folder, where it would be published with the model.
             `FileExistsError`: when the file is there already.
         """
         path = Path(path)
+        refuse_model_folder(path)
         payload = {"kind": "owner", "private_key": self.private_bytes().hex()}
         write_envelope(path, payload, passphrase, overwrite=False)
         return path

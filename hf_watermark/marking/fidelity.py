@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..backbones import evaluation_mode, logits_of
+from ..publishing.cost import in_words
 from ..serialization import InvalidInput
 from .inputs import batch_statistics
 
@@ -44,10 +45,9 @@ class FidelityReport:
 
     def __str__(self) -> str:
         most = max(self.layers.values(), default=0.0)
-        on = f"{self.images} synthetic pictures (a forecast)" if self.synthetic else f"{self.images} images"
         return (
-            f"KL {self.kl:.2g} and {100 * self.agreement:.1f} % the same answers on {on}; "
-            f"{len(self.layers)} weights changed, by {100 * most:.1f} % of their norm at most"
+            f"{in_words(self.kl, self.agreement, self.images, self.synthetic)}; "
+            f"{len(self.layers)} weight matri{'x' if len(self.layers) == 1 else 'ces'} changed, by {100 * most:.1f} % of their norm at most"
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import example_images, refuse_half_precision, unwrapped
+from ..backbones import example_images, refuse_half_precision, refuse_path, unwrapped
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding
@@ -104,6 +104,7 @@ def mark_model(
     mark found
     ```
     """
+    refuse_path(model)
     source = unwrapped(model)
     refuse_half_precision(source)
     chosen: list[Any] = list(configs_of(config))

@@ -71,7 +71,9 @@ def task_of(config: Mapping[str, Any]) -> str | None:
     return "image-classification" if library_of(config) == "timm" and config.get("num_classes") else None
 
 
-def watermark_card(signed: SignedStatement, existing: str | None, stamps: list[str] | None = None) -> str:
+def watermark_card(
+    signed: SignedStatement, existing: str | None, stamps: list[str] | None = None, cost: str | None = None
+) -> str:
     """
     A card with the Watermark section of a statement.
 
@@ -80,12 +82,14 @@ def watermark_card(signed: SignedStatement, existing: str | None, stamps: list[s
             The card as it is. Its text, tags and results stay; an older Watermark section is replaced in its place.
         stamps (`list[str]`, *optional*):
             What to say about timestamps.
+        cost (`str`, *optional*):
+            What the mark costs, as [`~publishing.cost.cost_line`] says it.
 
     Raises:
         [`~serialization.InvalidInput`]: when the front matter of the existing card is broken.
     """
     statement = signed.statement
-    section = render_section(signed, stamps or [])
+    section = render_section(signed, stamps or [], cost)
     text = existing if existing is not None and existing.strip() else f"# {statement.model_id.split('/')[-1]}\n"
     card = _load(text)
     card.text = _with_section(card.text, section)
@@ -101,7 +105,7 @@ def watermark_card(signed: SignedStatement, existing: str | None, stamps: list[s
     return str(card)
 
 
-def render_section(signed: SignedStatement, stamps: list[str]) -> str:
+def render_section(signed: SignedStatement, stamps: list[str], cost: str | None = None) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -111,6 +115,7 @@ def render_section(signed: SignedStatement, stamps: list[str]) -> str:
         statement=signed.statement,
         survival=survival_lines(signed.statement),
         stamps=", ".join(stamps),
+        cost=cost,
         begin=BEGIN,
         end=END,
     ).strip()

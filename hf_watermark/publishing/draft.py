@@ -10,6 +10,7 @@ from ..serialization import InvalidInput
 from ..suspects.source import Source
 from .card import add_tags, tags_of, watermark_card, with_metadata, without_section
 from .contents import container
+from .cost import cost_line
 from .describe import Content, Extras, config_of, dated, describe, opened_files, opened_subkeys, superseded
 from .files import CARD, CARD_BYTES, SIGNATURE, Selection, model_files
 from .precommit import FOLDER, PRECOMMIT, Precommit
@@ -142,9 +143,14 @@ def card(
     text = text if text is not None and text.strip() else f"# {repo_id.split('/')[-1]}\n"
     text, warnings = with_metadata(text, config_of(drafted.selected.files), license)
     if signed is not None:
+        try:
+            cost = cost_line(drafted.selected.folder, signed.statement)
+        except InvalidInput as error:
+            cost = None
+            warnings.append(f"{error}; the card says nothing of it")
         stamps = {"precommit": signed.statement.precommit_timestamps, "statement": signed.timestamps}
         text = watermark_card(
-            signed, text, [f"{len(found)} over the {name}" for name, found in stamps.items() if found]
+            signed, text, [f"{len(found)} over the {name}" for name, found in stamps.items() if found], cost
         )
     else:
         text = without_section(text)

@@ -22,6 +22,7 @@ from .contents import (
     problem_of_text,
     problem_of_weights,
 )
+from .cost import COST
 from .describe import CONFIG_BYTES, Content
 from .precommit import FOLDER
 
@@ -107,6 +108,10 @@ def model_files(folder: Path, include: Iterable[str] = ()) -> Selection:
         [`~serialization.InvalidInput`]: when there is no safetensors file, when a named file may not be published, or when a file is not
             what its name says.
     """
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"{folder}: is a file; give the folder {folder.parent}" if folder.exists() else f"{folder}: no such folder"
+        )
     names, skipped = _files_below(folder)
     chosen = Selection(folder, skipped=skipped)
     named = [_named(folder, text) for text in include]
@@ -194,6 +199,8 @@ def _why_not(name: str, folder: Path, weights: set[str]) -> str | None:
         return "in a sub-folder"
     if name == CARD or name in JSON_NAMES or TERMS.fullmatch(name):
         return None
+    if name == COST:
+        return "stays here; its figures go into the card"
     if LABELS.fullmatch(name):
         return None if (folder / name).stat().st_size <= LABEL_BYTES else "too large for a list of labels"
     return "not a known kind of file"

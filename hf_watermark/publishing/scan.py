@@ -8,7 +8,7 @@ import numpy as np
 
 from ..keys import Owner, WatermarkKey, key_inside
 from ..keys.envelope import FORMAT
-from ..keys.folders import KEY_FILE
+from ..keys.folders import KEY_FILE, kind_of_secret
 from ..serialization import InvalidInput
 from .contents import container
 
@@ -149,7 +149,7 @@ def refuse_key_files(folder: Path, skipped: Iterable[str], scanner: Scanner) -> 
     inside = key_inside(folder)
     if inside is not None:
         raise SecretFound(
-            f"{inside.relative_to(folder)}: holds the key file; nothing was uploaded. Move it out of the model folder, for example to `keys/`"
+            f"{inside.relative_to(folder)}: holds {kind_of_secret(inside)}; nothing was uploaded. Move it out of the model folder, for example to `keys/`"
         )
     for name in skipped:
         path = folder / name

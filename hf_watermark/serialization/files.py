@@ -54,8 +54,8 @@ def write_bytes_atomic(path: str | Path, data: bytes, mode: int = 0o644, overwri
         `FileExistsError`: when `overwrite=False` and the name is taken.
     """
     path = Path(path)
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(f"{path} exists and is left as it is; choose another path or allow overwriting.")
+    if not overwrite:
+        refuse_existing(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS | NO_FOLLOW
     descriptor = os.open(temporary, create, mode)
@@ -74,6 +74,12 @@ def write_bytes_atomic(path: str | Path, data: bytes, mode: int = 0o644, overwri
         for leftover in leftovers:
             leftover.unlink()
         raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises `FileExistsError` when the name is taken, also by a broken link."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is left as it is; choose another path or allow overwriting.")
 
 
 def make_private_dir(path: str | Path) -> None:

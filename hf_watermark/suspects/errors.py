@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -43,8 +44,15 @@ def hub_errors(name: str) -> Iterator[None]:
             f"{name}: is gated; ask for access on its page, then log in with `hf auth login`. This says nothing about a mark"
         ) from None
     except RepositoryNotFoundError:
+        # Whoever meant a path gave the name of a repository without knowing.
+        parent = Path(name).parent
+        here = (
+            f" (and the folder {parent} on this machine holds nothing of that name)"
+            if "/" in name and parent.is_dir()
+            else ""
+        )
         raise HubError(
-            f"{name}: does not exist, or is private; check the name, or log in with `hf auth login`. This says nothing about a mark"
+            f"{name}: does not exist, or is private{here}; check the name, or log in with `hf auth login`. This says nothing about a mark"
         ) from None
     except RevisionNotFoundError:
         raise HubError(f"{name}: has no such revision; give a branch or a commit of its history") from None

@@ -10,13 +10,14 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from ..package import VERSION
 from ..serialization import JSON_BYTES, InvalidInput, SafetensorsFolder
-from ..serialization.kinds import MODEL, kind_of_names, refusal, refuse_other_kinds
+from ..serialization.kinds import MODEL, PICKLED, kind_of_names, refusal, refuse_other_kinds
 from .errors import HubError, hub_errors
 
 
 MOST_FILES = 10_000
 WEIGHT_BYTES = 16 * 2**30
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+FILE_SUFFIXES = (".safetensors", ".json", *PICKLED)
 WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -28,6 +29,15 @@ def parse_repo(text: str) -> tuple[str, str | None] | None:
     """`("me/model", "v1")` of `"me/model@v1"`; `None` when it is no name of a repository."""
     name, _, revision = text.partition("@")
     return (name, revision or None) if REPO_ID.fullmatch(name) and ".." not in name else None
+
+
+def refuse_missing_file(text: str) -> None:
+    """
+    Raises [`~serialization.InvalidInput`] for the path of a model file that is not there: it could be read as the name of a repository, too,
+    and nobody would look for the mistake in the path.
+    """
+    if text.lower().endswith(FILE_SUFFIXES) and not Path(text).exists():
+        raise InvalidInput(f"{text}: no such file or folder; give a folder with model.safetensors")
 
 
 class Source(ABC):
@@ -61,6 +71,7 @@ class Source(ABC):
         if Path(source).is_dir():
             return FolderSource(Path(source))
         refuse_other_kinds(source, "a published model: its folder, or owner/name[@revision]")
+        refuse_missing_file(str(source))
         repo = parse_repo(str(source))
         if repo is None:
             raise InvalidInput(f"{source}: no such folder, and no name of a repository (owner/name[@revision])")

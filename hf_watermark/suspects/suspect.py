@@ -17,7 +17,7 @@ from ..serialization import InvalidInput, SafetensorsFolder
 from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
 from .pictures import Function, PictureSuspect
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
-from .source import Source, parse_repo
+from .source import Source, parse_repo, refuse_missing_file
 
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Suspect:
                 f"{source[:200]} is an address; wrap it with the owner's labels and normalisation: Endpoint(url, ...)"
             )
         if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
+            refuse_missing_file(source)
             return cls._open_repo(source, backbone, token)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone)

@@ -1,15 +1,19 @@
 """A key for a model that will be marked: every method's plan, committed before the sub-keys are derived."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from ..backbones import backbone_record
+from ..backbones import backbone_record, refuse_path
 from ..configuration import WatermarkConfig
 from ..keys import ModelContext, Owner, WatermarkKey, entropy, start_digest
 from ..keys.schedule import expand
 from .embedding import Embedding, TrainingData
+
+
+logger = logging.getLogger(__name__)
 
 
 def make_key(
@@ -29,13 +33,27 @@ def make_key(
         processor (*optional*):
             Image processor of the model: its normalisation is committed.
     """
+    refuse_path(model)
     seed = entropy.draw(32) if seed is None else seed
     plans, pool = [], {}
     for embedding, config in marks:
         plan = embedding.plan(model, data, config, expand(seed, b"hfwm/v2/pool", embedding.method.encode()))
         plans.append((embedding.method, embedding.version, config.to_dict(), plan.layout, plan.subkeys))
         pool.update(plan.pool)
+    if all(plan[-1] == 1 for plan in plans):
+        logger.warning(*_only_one([config for _, config in marks]))
     return WatermarkKey.create(owner, plans, seed=seed, context=model_context(model, processor), pool=pool)
+
+
+def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
+    """What the owner should know before training, because no later step can change it."""
+    bits = getattr(configs[0], "bits", None) if len(configs) == 1 else None
+    number = "one sub-key per method" if len(configs) > 1 else "one sub-key" + (f" of {bits} bits" if bits else "")
+    return (
+        "the key has only %s: it can be shown in one dispute only, and none is left to open in public (V3 of a statement). Ask for more with "
+        "`subkeys`; where they do not fit, lower `bits` or use a larger model",
+        number,
+    )
 
 
 def model_context(model: nn.Module, processor: Any = None) -> ModelContext:

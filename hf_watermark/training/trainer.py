@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import gathered_model, unwrapped
+from ..backbones import gathered_model, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Check, Evidence
 from ..keys import NO_BEACON, Owner, WatermarkKey, refuse_unloaded
@@ -76,9 +76,10 @@ class WatermarkTrainer(PublishingTrainer):
     ):
         if (owner is None) == (key is None):
             raise ValueError(
-                "give exactly one of `owner=` (makes a fresh key) and `key=` (continues with an existing one)"
+                "give exactly one of `owner=` (makes a fresh key; `Owner.create()` makes an owner) and `key=` (continues with an existing one)"
             )
         refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
+        refuse_path(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
         # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.

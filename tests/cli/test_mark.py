@@ -2,8 +2,21 @@
 
 import json
 
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
 from hf_watermark import Owner, WatermarkKey, verify
 from hf_watermark.evaluation.digits import build_digits_model
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    """A working folder with `model`, in which a user marks it."""
+    build_digits_model(0).save_pretrained(tmp_path / "model")
+    Owner.create().save(tmp_path / "owner.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_marking_a_folder(run, tmp_path):
@@ -14,6 +27,7 @@ def test_marking_a_folder(run, tmp_path):
         "--images", "digits", "--subkeys", "2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert "--passphrase-file FILE encrypts it" in result.stderr and "passphrase=" not in result.stderr
     key = WatermarkKey.load(tmp_path / "marked-key")
     assert verify(tmp_path / "marked", key).found
     assert not verify(tmp_path / "model", key).found
@@ -34,3 +48,71 @@ def test_a_method_that_has_to_train_is_refused(run, tmp_path):
     assert result.exit_code == 2
     assert "has to be trained" in result.output
     assert not (tmp_path / "marked").exists()
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (("--output", "new", "--key", "new/key"), "lies inside a model folder (the model goes to new)"),
+        (("--output", "new", "--key", "new"), "the model goes to new"),
+        (("--output", "old/../new", "--key", "new/deep/key"), "lies inside a model folder"),
+        (("--output", "new", "--key", "model/key"), "config.json exists"),
+        (("--output", "model/new"), "new-key lies inside a model folder"),
+        (("--output", "new", "--key", "model"), "choose a new folder for --key"),
+        (("--output", "model"), "choose a new folder for --output"),
+        (("--output", "new", "--owner", "nobody.json"), "nobody.json"),
+    ],
+)
+def test_every_path_is_refused_before_anything_is_written(run, at_home, paths, words):
+    before = sorted(at_home.rglob("*"))
+    result = run("mark", "model", "--owner", "owner.json", *paths)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert sorted(at_home.rglob("*")) == before
+
+
+def test_a_model_that_cannot_be_written_leaves_its_key(run, at_home, monkeypatch):
+    def full(*arguments, **fields):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    result = run("mark", "model", "--owner", "owner.json", "--output", "new", "--subkeys", "2")
+    assert result.exit_code == 2 and "No space left" in result.stderr
+    assert WatermarkKey.load("new-key").used == [0, 1] and not (at_home / "new" / "model.safetensors").exists()
+
+
+def test_a_key_that_cannot_be_written_leaves_no_model(run, at_home):
+    (at_home / "short").write_text("short")
+    (at_home / "short").chmod(0o600)
+    result = run("mark", "model", "--owner", "owner.json", "--output", "new", "--passphrase-file", "short")
+    assert result.exit_code == 2 and "use at least 12" in result.stderr
+    assert not (at_home / "new").exists() and not (at_home / "new-key").exists()
+
+
+def test_publishing_reads_what_the_mark_costs(run, at_home):
+    done = run("mark", "model", "--owner", "owner.json", "--output", "new", "--images", "digits", "--subkeys", "2")
+    cost = done.stdout.split("cost: ")[1].split(";")[0]
+    assert cost.endswith("on 128 images") and " weight matri" in done.stdout
+    publish = ("publish", "new", "--key", "new-key", "--owner", "owner.json", "--repo-id", "me/new", "--dry-run")
+    shown = run(*publish).stdout
+    assert f"| fidelity | {cost}, against the model before the mark |" in shown and "not measured" not in shown
+    assert "left out:  fidelity.json (stays here; its figures go into the card)" in shown
+
+    good = (at_home / "new" / "fidelity.json").read_text()
+    for bad in (
+        good.replace('"agreement":', '"agreement": 7, "more":'),
+        good.replace("128", "-1"),
+        "{}",
+        " " * 2**20 + good,
+    ):
+        (at_home / "new" / "fidelity.json").write_text(bad)
+        result = run(*publish)
+        assert result.exit_code == 0 and "the card says nothing of it" in result.stderr, bad
+        assert "| fidelity | not measured |" in result.stdout
+    # Figures of other weights are not claimed for these.
+    (at_home / "new" / "fidelity.json").write_text(good)
+    weights = load_file(at_home / "new" / "model.safetensors")
+    weights["classifier.1.bias"] = weights["classifier.1.bias"] + torch.tensor(1e-3)
+    save_file(weights, at_home / "new" / "model.safetensors", {"format": "pt"})
+    result = run(*publish)
+    assert "was measured on other weights" in result.stderr and "| fidelity | not measured |" in result.stdout

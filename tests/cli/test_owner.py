@@ -95,5 +95,22 @@ def test_bad_passphrases(refused, tmp_path, words_file):
 
 
 def test_show_refuses_what_is_no_owner(refused, tmp_path, shop):
-    assert "cannot be opened" in refused("owner", "show", "--path", tmp_path / "missing.json")
+    missing = refused("owner", "show", "--path", tmp_path / "missing.json")
+    assert (
+        "missing.json: no such owner file; give --path FILE, or make one with `hf-watermark owner create`" in missing
+    )
     assert "not an owner" in refused("owner", "show", "--path", shop / "keys" / "open" / "key.json")
+
+
+def test_commands_that_need_an_owner_say_how_to_get_one(refused, run, tmp_path, shop, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    command = ("publish", shop / "marked", "--key", shop / "keys" / "open", "--repo-id", "me/model", "--dry-run")
+    run("owner", "create", "--path", tmp_path / "me" / "owner.json", "--no-passphrase")
+    for given in ((), ("--owner", tmp_path / "nobody.json")):
+        result = run(*command, *given)
+        assert (
+            result.exit_code == 2
+            and "give --owner FILE, or make one with `hf-watermark owner create`" in result.stderr
+        )
+    result = run(*command, "--owner", tmp_path / "me")
+    assert result.exit_code == 2 and f"is a folder; give --owner {tmp_path / 'me' / 'owner.json'}" in result.stderr

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, Opening, WatermarkKey
+from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, InvalidInput, Opening, WatermarkKey
+from hf_watermark.publishing.files import model_files
 
 
 @pytest.fixture
@@ -73,6 +74,27 @@ def test_key_of_another_model_is_no_error_but_a_verdict_with_its_reason(run, tin
     tiny(hidden_sizes=[48, 64]).save_pretrained(tmp_path / "wide")
     result = run("verify", tmp_path / "wide", "--key", shop / "keys" / "open", "--json")
     assert result.exit_code == 3 and "the suspect has another architecture" in json.loads(result.stdout)["reason"]
+
+
+@pytest.mark.parametrize("name", ["renamed/weights.safetensors", "renamed/model.BIN", "keys/config.json"])
+def test_a_missing_file_is_no_repository(refused, shop, monkeypatch, name):
+    monkeypatch.chdir(shop)
+    said = f"{name}: no such file or folder; give a folder with model.safetensors"
+    assert said in refused("verify", name, "--key", shop / "keys" / "open")
+    assert said in refused("statement", "check", name)
+
+
+def test_a_file_where_the_folder_is_wanted(refused, run, shop, tmp_path):
+    file = shop / "marked" / "model.safetensors"
+    run("owner", "create", "--path", tmp_path / "owner.json", "--no-passphrase")
+    words = f"{file}: is a file; give the folder {shop / 'marked'}"
+    owner = ("--owner", tmp_path / "owner.json")
+    assert words in refused("mark", file, "--output", tmp_path / "new", *owner)
+    assert words in refused("attack", "weight_noise", file, "--output", tmp_path / "new")
+    with pytest.raises(InvalidInput, match="give the folder"):
+        model_files(file)
+    with pytest.raises(InvalidInput, match="no such folder"):
+        model_files(tmp_path / "nothing")
 
 
 def test_missing_folders(refused, shop, tmp_path, evidence):

@@ -112,6 +112,10 @@ def test_an_existing_identity_is_not_overwritten(tmp_path):
     owner.save(path, PASSPHRASE)
     with pytest.raises(FileExistsError):
         Owner.create().save(path, PASSPHRASE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is not written has no passphrase to warn of
+        with pytest.raises(FileExistsError):
+            Owner.create().save(path)
     assert Owner.load(path, PASSPHRASE).public_key == owner.public_key
     assert owner.fingerprint in repr(owner) and len(owner.fingerprint) == 16
 

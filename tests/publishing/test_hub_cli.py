@@ -1,5 +1,6 @@
 """The commands from precommit to dispute, as an owner, a reader and a judge type them."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -119,7 +120,7 @@ def test_from_precommit_to_judgement(hub, desk):
     )  # fmt: skip
     assert "send it to the judge only" in done.stdout and opening.stat().st_mode & 0o077 == 0
     again = ("open", "--key", desk / "keys", "--subkey", 2, "--nonce", "court-2", "--owner", desk / "owner.json")
-    assert "was opened before and proves nothing" in refused(*again, "--output", desk / "second.json")
+    assert "proves nothing any more; open another one of 1, " in refused(*again, "--output", desk / "second.json")
     assert "is left as it is" in refused(*again, "--output", opening)
 
     hub.add_repo("you/suspect", {"model.safetensors": desk / "model" / "model.safetensors"})
@@ -223,9 +224,15 @@ def test_publish_refuses(hub, desk, tmp_path):
 
 def test_check_says_what_it_cannot_read(hub, dated, tmp_path):
     hub.add_repo("you/plain", {"model.safetensors": dated.folder / "model.safetensors"})
-    assert "this model makes no claim" in run("statement", "check", "you/plain", status=3).stdout
+    said = run("statement", "check", "you/plain", status=3).stdout
+    assert said == "you/plain: watermark/statement.json is missing: this model makes no claim\n"
     assert "makes no claim" in refused("statement", "show", "you/plain")
-    assert "does not exist, or is private" in refused("statement", "check", "you/nothing")
+    assert "does not exist, or is private; check the name" in refused("statement", "check", "you/nothing")
+    (tmp_path / "you").mkdir()
+    with contextlib.chdir(tmp_path):
+        assert "and the folder you on this machine holds nothing of that name" in refused(
+            "statement", "check", "you/nothing"
+        )
     hub.add_repo("you/hidden", {"a": "b"}, private=True)
     assert "does not exist, or is private" in refused("statement", "check", "you/hidden")
     assert "no file of PEM certificates" in refused(

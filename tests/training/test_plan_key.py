@@ -1,9 +1,21 @@
 """Keys made before any trainer is."""
 
+import logging
+from pathlib import Path
+
 import pytest
 from tiny import patterned_images, tiny_resnet
 
-from hf_watermark import AutoTrainer, Owner, WatermarkKey, plan_key
+from hf_watermark import (
+    AutoTrainer,
+    GreedyResidualsConfig,
+    InvalidInput,
+    Owner,
+    WatermarkKey,
+    WaterMASConfig,
+    mark_model,
+    plan_key,
+)
 from hf_watermark.mapping import METHODS, AutoEmbedding
 from hf_watermark.training.embedding import Embedding, Moment, nested, unchanged
 
@@ -84,3 +96,38 @@ def test_seeds_follow_from_the_moment():
     assert draw(b"secret", b"mask") == Moment(3, 99, 1, 0).seed(b"secret", b"mask") != draw(b"secret", b"rule")
     others = [Moment(4, 10, 1), Moment(3, 10, 0)]
     assert len({draw(b"s", b"p"), draw(b"s", b"p", 1), *(moment.seed(b"s", b"p") for moment in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ([{"bits": 64, "subkeys": 1}], "only one sub-key of 64 bits"),
+        ([{"bits": 256}], "only one sub-key of 256 bits"),
+        ([{"bits": 64, "subkeys": 2}], None),
+        ([{"bits": 64, "subkeys": 2}, {"bits": 64, "subkeys": 1}], None),
+    ],
+)
+def test_a_single_subkey_is_told_before_training(owner, caplog, wanted, words):
+    configs = [GreedyResidualsConfig(group_size=32, **fields) for fields in wanted[:1]]
+    configs += [WaterMASConfig(**fields) for fields in wanted[1:]]
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        key = plan_key(tiny_resnet(), None, configs, owner)
+    assert caplog.text.count("in one dispute only") == (words is not None)
+    if words is not None:
+        assert key.used == [0] and words in caplog.text
+
+
+@pytest.mark.parametrize("name", ["plain-model", Path("plain-model")])
+def test_a_model_has_to_be_loaded_first(owner, arguments, name):
+    config = GreedyResidualsConfig()
+    trainer = AutoTrainer.for_method("greedy_residuals")
+    for attempt in (
+        lambda: plan_key(name, None, config, owner),
+        lambda: mark_model(name, config, owner),
+        lambda: trainer(model=name, args=arguments(), watermark=config, owner=owner),
+        lambda: trainer(name, arguments(), watermark=config, owner=owner),
+    ):
+        with pytest.raises(
+            InvalidInput, match=r"`model` is 'plain-model': load it first, .*from_pretrained\('plain-model'\)"
+        ):
+            attempt()
