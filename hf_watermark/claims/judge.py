@@ -22,7 +22,7 @@ from .disclosure import Disclosure
 from .judgement import Dismissed, Judgement, Steps
 from .levels import check
 from .log import Ledger
-from .reading import Model, Reader
+from .reading import Model, Reader, Reference
 
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
@@ -73,8 +73,8 @@ def judge(
             Models by name that do not carry the mark (the owner's twin, the public base, null models): controls that must not pass.
         start (`nn.Module`, `str` or `Path`, *optional*):
             What the claimant delivers as the model that his key was made for; checked against his commitment. A suspect that was permuted,
-            scaled or widened is read in its coordinates, and in those of the published model where it is not given. These count only with
-            dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]).
+            scaled or widened is read in its coordinates, and in those of the published model where it is not given or is another one. These
+            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found".
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.
@@ -86,7 +86,9 @@ def judge(
     Raises:
         [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, or the log was edited.
     """
-    model = Model(suspect, token)
+    model, delivered = Model(suspect, token), None if start is None else Model(start, token)
+    if delivered is not None:
+        delivered.reach()
     report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
     result = Judgement(
         verdict=Verdict.INVALID,
@@ -114,7 +116,7 @@ def judge(
         result.steps.require("sub-key", spent)
         order = _order(report, suspect_time, result.steps)
         result.level, result.own_looks = order.level, max(1, looks) * (1 if drawn else len(opening.used))
-        result.reader = Reader(opening, report.publication, None if start is None else Model(start, token))
+        result.reader = Reader(opening, Reference(opening, report.publication, delivered))
         _look(result, result.reader, model, order, _earlier(ledger, model, result.steps), drawn, unmarked or {})
     except Dismissed as dismissed:
         result.reason = str(dismissed)

@@ -79,7 +79,7 @@ def dispute(
     Two claimants over one suspect: both marks are searched in it, then each in the other's published model, and where that does not
     decide in what the other committed to as its original.
 
-    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 the order stays open.
+    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 something stays open.
     """
     refuse_outputs(output, report)
     arguments = {

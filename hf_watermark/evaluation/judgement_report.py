@@ -105,10 +105,10 @@ def render_dispute(result: Mapping[str, Any], suspect: str) -> str:
 
 
 def _headline(record: Mapping[str, Any]) -> str:
+    if not record["conclusive"]:
+        return "The order stays open" if record["upstream"] else "Inconclusive"
     if not record["upstream"]:
         return "No finding"
-    if not record["conclusive"]:
-        return "The order stays open"
     return f"{record['upstream'][0]} is upstream"
 
 
