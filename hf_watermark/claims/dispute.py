@@ -41,6 +41,8 @@ class Claimant:
     Args:
         name (`str`):
             How the verdict calls this side.
+        nonce (`str`):
+            The judge's name for this dispute, which this side was asked to sign.
         original (`str` or `Path`, *optional*):
             The model that this side started from, as committed in its statement; withholding it counts against this side. Where its
             statement commits to none, none is looked at.
@@ -54,8 +56,8 @@ class Claimant:
     name: str
     disclosure: Disclosure
     statement: Publication | Source | str | Path
+    nonce: str
     original: str | Path | None = None
-    nonce: str | None = None
     first_seen: datetime | None = None
     start: str | Path | None = None
 

@@ -16,6 +16,7 @@ from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import Order, order_of
 from ..publishing.publication import Publication
 from ..publishing.statement import Statement
+from ..serialization import InvalidInput
 from ..suspects.source import Source
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
@@ -27,12 +28,14 @@ from .reading import Model, Reader, Reference
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
 
+NAMELESS = "no name of the dispute was given (`nonce`), so a replay would not be noticed; give the name that you asked the claimant to sign"
+
 
 def judge(
     disclosure: Disclosure,
     suspect: Any,
     statement: Publication | Source | str | Path,
-    nonce: str | None = None,
+    nonce: str,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
     beacon: bytes | None = None,
@@ -58,8 +61,8 @@ def judge(
             Folder, `owner/name[@revision]`, module, or a function from images to labels or probabilities.
         statement (`str` or `Path`):
             Folder or repository with the claimant's published model.
-        nonce (`str`, *optional*):
-            What the judge asked the claimant to sign.
+        nonce (`str`):
+            The judge's name for this dispute, which they asked the claimant to sign. An opening for another one is a replay.
         roots, public_key, beacon:
             What the judge trusts, expects and looked up; see [`check`].
         suspect_time (`datetime`, *optional*):
@@ -84,8 +87,11 @@ def judge(
         `inconclusive`.
 
     Raises:
-        [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, or the log was edited.
+        [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, the dispute has no name, or the log was
+            edited.
     """
+    if not nonce:
+        raise InvalidInput(NAMELESS)
     model, delivered = Model(suspect, token), None if start is None else Model(start, token)
     if delivered is not None:
         delivered.reach()
@@ -138,7 +144,7 @@ def _refuse_broken(report: LevelReport, steps: Steps) -> None:
 
 
 def _admission(
-    disclosure: Disclosure, statement: Statement, nonce: str | None
+    disclosure: Disclosure, statement: Statement, nonce: str
 ) -> Iterator[tuple[str, list[CommitmentProblem]]]:
     """What is asked of an opening, one after the other, with what speaks against it."""
     yield "consent", disclosure.problems(nonce)

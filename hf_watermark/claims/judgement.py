@@ -83,8 +83,8 @@ class Judgement:
             The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
         looks (`int`):
             Looks that were charged.
-        nonce (`str`, *optional*):
-            What the judge asked the claimant to sign.
+        nonce (`str`):
+            The name of the dispute, which the judge asked the claimant to sign.
         suspect (`dict`):
             Name, and once it was looked at, commit and digests.
         controls (`dict[str, Evidence]`):
@@ -108,7 +108,7 @@ class Judgement:
     controls: dict[str, Evidence]
     report: LevelReport
     disclosure: Disclosure
-    nonce: str | None
+    nonce: str
     suspect: dict[str, Any]
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     own_looks: int = 0

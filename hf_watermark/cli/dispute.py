@@ -23,6 +23,7 @@ from .options import (
     LooksOption,
     MemoryOption,
     MinutesOption,
+    NonceOption,
     OutputOption,
     ReportOption,
     SuspectOption,
@@ -34,7 +35,7 @@ from .options import (
 )
 
 
-EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
+EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model --nonce 2026-11-court-4711"
 
 
 def dispute(
@@ -43,6 +44,7 @@ def dispute(
     statement_a: Annotated[str, typer.Option("--statement-a", metavar="SOURCE", help="A's published model.")],
     opening_b: Annotated[Path, typer.Option("--opening-b", metavar="FILE", help="What B opened.")],
     statement_b: Annotated[str, typer.Option("--statement-b", metavar="SOURCE", help="B's published model.")],
+    nonce: NonceOption,
     original_a: Annotated[
         str | None, typer.Option("--original-a", metavar="SOURCE", help="A's committed original.")
     ] = None,
@@ -53,7 +55,6 @@ def dispute(
         str | None, typer.Option("--start-a", metavar="SOURCE", help="The model that A's key was made for.")
     ] = None,
     start_b: Annotated[str | None, typer.Option("--start-b", metavar="SOURCE", help="The same of B's.")] = None,
-    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
     trust: TrustOption = None,
     suspect_date: DateOption = None,
     date_a: Annotated[
@@ -114,7 +115,7 @@ def dispute(
 def dispute_files(
     suspect: str,
     claims: dict[str, tuple[Path, str, str | None, str | None, str | None]],
-    nonce: str | None,
+    nonce: str,
     trust: list[Path],
     suspect_date: str | None,
     drawn: bool,
@@ -133,8 +134,8 @@ def dispute_files(
             name,
             read_disclosure(opening),
             statement,
-            original,
             nonce,
+            original,
             read_date(date, f"--date-{name.lower()}"),
             start,
         )

@@ -13,6 +13,7 @@ from ..suspects.errors import HubError
 from .alignment import AlignedReading
 from .verifier import Verifier, unreadable, verify_claims
 
+
 WRONG = (
     "the reference is not the model that the key was made for, nor one that carries its mark, so reordered channels could not be put back; "
     "give the model as it was when the key was made"

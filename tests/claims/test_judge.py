@@ -143,6 +143,8 @@ def test_replayed_and_foreign_openings(dated, opened, thief_folder, shop):
         "was made for another dispute (court-4711): it is a replay"
         in rule(dated, opened, thief_folder, nonce="court-9").reason
     )
+    with pytest.raises(InvalidInput, match="no name of the dispute was given.*a replay would not be noticed"):
+        rule(dated, opened, thief_folder, nonce="")
     bare = Disclosure(opened.opening, None)
     assert "carries no consent of its owner" in rule(dated, bare, thief_folder).reason
     # D2: the thief replays the opening with a consent of his own.

@@ -279,10 +279,10 @@ def test_a_dispute(hub, dated, shop, tmp_path):
         openings[1],
         "--statement-b",
         "me/other",
+        "--nonce",
+        "n",
     )
-    done = run(
-        "dispute", "--suspect", dated.folder, *common, "--nonce", "n", "--drawn", "--output", tmp_path / "dispute.json"
-    )
+    done = run("dispute", "--suspect", dated.folder, *common, "--drawn", "--output", tmp_path / "dispute.json")
     assert "the suspect descends from A's mark" in done.stdout
     assert json.loads((tmp_path / "dispute.json").read_text())["upstream"] == ["A"]
     small_model(seed=3).save_pretrained(tmp_path / "plain")
