@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..evidence import Verdict
 from ..serialization import write_json_atomic
 from ..serialization.confined import GIB, MINUTES
 from . import judge as judging
-from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .errors import FOUND, INCONCLUSIVE, INVALID, NOT_FOUND
 from .judge import read_disclosure
 from .loading import silence_loading
 from .options import (
@@ -80,7 +81,7 @@ def dispute(
     Two claimants over one suspect: both marks are searched in it, then each in the other's published model, and where that does not
     decide in what the other committed to as its original.
 
-    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 something stays open.
+    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 something stays open, 4 both claims are invalid.
     """
     refuse_outputs(output, report)
     arguments = {
@@ -109,7 +110,16 @@ def dispute(
         typer.echo(json_format.dumps(result, indent=2, sort_keys=True))
     else:
         show_dispute(result)
-    raise typer.Exit(INCONCLUSIVE if not result["conclusive"] else FOUND if result["upstream"] else NOT_FOUND)
+    raise typer.Exit(status_of(result))
+
+
+def status_of(result: dict[str, Any]) -> int:
+    if not result["conclusive"]:
+        return INCONCLUSIVE
+    if result["upstream"]:
+        return FOUND
+    verdicts = {transcript["verdict"] for transcript in result["transcripts"].values()}
+    return INVALID if verdicts == {Verdict.INVALID} else NOT_FOUND
 
 
 def dispute_files(

@@ -80,7 +80,7 @@ def judge(
 
     Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
-    Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
+    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive, 4 invalid claim.
     """
     refuse_outputs(output, report)
     if sign_as is not None and output is None:
