@@ -10,7 +10,7 @@ from cryptography import x509
 
 from ..evidence import Basis, Check, Strength, Verdict
 from ..keys import CommitmentProblem, ProblemKind
-from ..mapping import METHODS
+from ..mapping import METHODS, AutoVerifier
 from ..publishing.belonging import opening_problems, spent_problems
 from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import Order, order_of
@@ -18,6 +18,7 @@ from ..publishing.publication import Publication
 from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects.source import Source
+from .asking import ONLY_PUBLISHED, aligned_to_published, requests_of
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Dismissed, Judgement, Steps
@@ -113,8 +114,8 @@ def judge(
     try:
         _refuse_broken(report, result.steps)
         statement_, opening = report.publication.statement, disclosure.opening
-        for name, problems in _admission(disclosure, statement_, nonce):
-            result.steps.require(name, problems)
+        for name, problems, holds in _admission(disclosure, statement_, nonce):
+            result.steps.require(name, problems, holds=holds)
         assert disclosure.nonce is not None  # the owner consented
         ledger = Ledger(log, opening.precommit.hex(), opening.index, disclosure.nonce, statement_.digest)
         result.own_looks = 0
@@ -124,6 +125,8 @@ def judge(
         result.level, result.own_looks = order.level, max(1, looks) * (1 if drawn else len(opening.used))
         result.reader = Reader(opening, Reference(opening, report.publication, delivered))
         _look(result, result.reader, model, order, _earlier(ledger, model, result.steps), drawn, unmarked or {})
+        assert result.evidence is not None
+        result.requests = requests_of(result.reader, result.evidence, order, report, suspect_time)
     except Dismissed as dismissed:
         result.reason = str(dismissed)
     if ledger is not None and not ledger.spent():
@@ -145,12 +148,13 @@ def _refuse_broken(report: LevelReport, steps: Steps) -> None:
 
 def _admission(
     disclosure: Disclosure, statement: Statement, nonce: str
-) -> Iterator[tuple[str, list[CommitmentProblem]]]:
-    """What is asked of an opening, one after the other, with what speaks against it."""
-    yield "consent", disclosure.problems(nonce)
-    yield "commitment", opening_problems(disclosure.opening, statement, METHODS)
+) -> Iterator[tuple[str, list[CommitmentProblem], str]]:
+    """What is asked of an opening, one after the other, with what speaks against it, and what is said where nothing does."""
+    yield "consent", disclosure.problems(nonce), f"signed for the dispute {nonce}"
+    yield "commitment", opening_problems(disclosure.opening, statement, METHODS), "holds"
     # What is left can only be the source images, which the claimant sends along.
-    yield "source images", disclosure.opening.problems()
+    needed = AutoVerifier.for_method(disclosure.opening.assignment.method).needs_pool
+    yield "source images", disclosure.opening.problems(), "holds" if needed else "not needed by this method"
 
 
 def _order(report: LevelReport, appeared: datetime | None, steps: Steps) -> Order:
@@ -191,19 +195,23 @@ def _look(
     chosen = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
     twice = ", read directly and aligned" if reader.aligns else ""
     before = f", {earlier} earlier looks" if earlier else ""
-    steps.note("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
+    charged = f"{result.looks} {'look' if result.looks == 1 else 'looks'}"
+    steps.note("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({charged})")
     result.suspect = model.fixed
     result.controls = controls_of(reader, plan, unmarked, steps)
     result.doubt = doubt_of(order, result.controls, unmarked)
     evidence = reader.read(model, replace(plan, doubt=result.doubt))
     result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
     if evidence.trials:
-        steps.note("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}")
+        agree = f"read: {evidence.matches} of {evidence.trials} bits or answers agree, log2 p = {evidence.log2_p:.1f}"
+        steps.note("suspect", Outcome.PASSED, agree)
     else:
-        steps.note("suspect", Outcome.OPEN, evidence.reason)
+        steps.note("suspect", Outcome.OPEN, f"nothing was read; {evidence.reason}")
     name_reference(reader, evidence, order, unmarked, result.controls, steps)
     if reader.asks:
         steps.note("scope", Outcome.OPEN, LEARNED)
+    if evidence.verdict is Verdict.NOT_FOUND and aligned_to_published(reader, evidence):
+        result.reason += f". {ONLY_PUBLISHED.capitalize()}"
     failed = steps.failed_control
     if failed is not None and result.verdict is not Verdict.INVALID:
         result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed.detail}"

@@ -174,10 +174,28 @@ def read_disclosure(path: Path) -> "Disclosure":
 def show_judgement(transcript: dict[str, Any]) -> None:
     from ..evidence import Verdict
 
-    console, ledger = Console(), transcript["ledger"]
+    console, ledger, evidence = Console(), transcript["ledger"], transcript["evidence"]
     for step in transcript["steps"]:
         console.print(Text(f"{step['outcome']:7} {step['step']}: {printable(step['detail'])}"), soft_wrap=True)
+    looks = "1 look was" if ledger["looks"] == 1 else f"{ledger['looks']} looks were"
+    console.print(Text(f"level {ledger['level']} was asked for; {looks} charged"))
+    if evidence is not None and evidence["trials"]:
+        console.print(Text(by_chance(evidence["log2_p"], ledger["level"])), soft_wrap=True)
+    if transcript["ask_next"]:
+        console.print(Text("\nWhat to ask for next:", style="bold"))
+    for request in transcript["ask_next"]:
+        said = f"  {request['option']}: {request['what']} (from {request['whom']})"
+        console.print(Text(printable(said)), soft_wrap=True)
+    # Last and by itself, so that nobody has to look for it.
     style = "bold green" if transcript["verdict"] == Verdict.FOUND else "bold red"
-    verdict = Text(f"{transcript['verdict']}: ", style=style)
+    verdict = Text(f"\n{transcript['verdict']}: ", style=style)
     console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
-    console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))
+
+
+def by_chance(log2_p: float, level: str) -> str:
+    """The error rate in words."""
+    from ..evidence import LEVEL_B, LEVEL_N, once_in
+
+    allowed = once_in(LEVEL_B if level == "B" else LEVEL_N)
+    often = f"once in 10^{once_in(log2_p)}" if once_in(log2_p) > 1 else "often"
+    return f"an unrelated key does as well {often}; level {level} allows once in 10^{allowed} (log2 p is never quoted below -256)"

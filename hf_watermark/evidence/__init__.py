@@ -24,6 +24,7 @@ _NAMES = {
     "Verdict": "check",
     "combine": "combining",
     "level_limit": "check",
+    "once_in": "check",
     "single": "combining",
 }
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .check import Strength as Strength
     from .check import Verdict as Verdict
     from .check import level_limit as level_limit
+    from .check import once_in as once_in
     from .combining import combine as combine
     from .combining import single as single
     from .result import COMBINED as COMBINED
