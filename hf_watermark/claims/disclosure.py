@@ -30,7 +30,7 @@ class Disclosure:
     def make(cls, key: WatermarkKey, owner: Owner, index: int, nonce: str) -> "Disclosure":
         """
         Raises:
-            `ValueError`: when the key is another owner's, or the sub-key carries no mark.
+            [`~serialization.InvalidInput`]: when the key is another owner's, or the sub-key carries no mark.
         """
         if owner.public_key != key.public_key:
             raise InvalidInput(

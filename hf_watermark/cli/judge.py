@@ -165,10 +165,9 @@ def read_disclosure(path: Path) -> "Disclosure":
     from ..serialization import SafetensorsFolder
     from ..serialization.files import naming, open_regular, read_all
 
-    with naming(path), open_regular(path) as (file, _):
-        raw = read_all(file, OPENING_BYTES)
     pool = dict(SafetensorsFolder(pool_path(path))) if pool_path(path).is_file() else None
-    return Disclosure.parse(raw, pool)
+    with naming(path), open_regular(path) as (file, _):
+        return Disclosure.parse(read_all(file, OPENING_BYTES), pool)
 
 
 def show_judgement(transcript: dict[str, Any]) -> None:

@@ -109,13 +109,13 @@ class Opening:
         Opens one sub-key of a key.
 
         Raises:
-            `ValueError`: when this sub-key carries no mark.
+            [`~serialization.InvalidInput`]: when this sub-key carries no mark.
         """
         for assignment in key.assignments:
             if index in assignment.subkeys:
                 break
         else:
-            raise ValueError(f"sub-key {index} carries no mark; this key uses {sorted(key.used)}")
+            raise InvalidInput(f"sub-key {index} carries no mark: {key.subkeys_in_words}")
         secret, blind = key.leaf(index)
         derived = _derive(secret, key.beacon, key.public_key, index, assignment, key.precommit)
         return cls(

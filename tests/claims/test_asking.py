@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from commands import run
+from commands import refused, run
 from shops import permuted, small_model
 
 from hf_watermark import Verdict
@@ -89,3 +89,20 @@ def test_the_terminal_ends_with_the_verdict(dated, opened, reordered, tmp_path):
     assert hidden[-1].startswith("inconclusive: ")
     heading = hidden.index("What to ask for next:")
     assert hidden[heading + 1].strip().startswith("--start: ") and "(from the claimant)" in hidden[heading + 1]
+
+
+def test_openings_that_prove_nothing_are_refused_before_they_are_made(dated, tmp_path):
+    keys, owner, output = dated.shop.keys, dated.shop.keys.parent / "owner.json", tmp_path / "opening.json"
+    opens = ("open", "--key", keys, "--owner", owner, "--nonce", NONCE, "--output", output)
+    said = refused(*opens, "--subkey", 0)
+    assert "sub-key 0 is public: anybody could have planted its mark" in said
+    assert "this key uses 0 to 2; 0 is public" in said
+    assert "sub-key 9 carries no mark: this key uses 0 to 2; 0 is public" in refused(*opens, "--subkey", 9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["{}", "not JSON"])
+def test_a_bad_opening_names_its_file(dated, tmp_path, content):
+    (tmp_path / "mine.json").write_text(content)
+    judged = ("--suspect", dated.folder, "--statement", dated.folder, "--nonce", NONCE)
+    assert "mine.json: " in refused("judge", "--opening", tmp_path / "mine.json", *judged)
