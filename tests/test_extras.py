@@ -28,7 +28,7 @@ PLOTS = "Error: plots and reports need matplotlib: pip install 'hf-watermark[plo
 def test_a_report_without_matplotlib_is_refused_before_the_work(no_matplotlib, tmp_path):
     report = tmp_path / "report.html"
     assert refused("verify", "nowhere", "--key", "nobody", "--report", report) == PLOTS
-    files = ("--opening", "none", "--suspect", "nowhere", "--statement", "nobody")
+    files = ("--opening", "none", "--suspect", "nowhere", "--statement", "nobody", "--nonce", "n")
     assert refused("judge", *files, "--report", report) == PLOTS
     assert refused("certify", "nowhere", "--key", "nobody", "--plot", tmp_path / "plot.png") == PLOTS
     assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ RECOGNISED = 0.5
 def controls_of(reader: Reader, plan: Check, unmarked: Mapping[str, Any], steps: Steps) -> dict[str, Evidence]:
     """The claimant's own model must pass, unmarked ones must not; decoy keys are part of every verification."""
     once = replace(plan, looks=1)
-    own = reader.read_directly(Model(reader.publication), once)
+    own = reader.read_directly(Model(reader.reference.publication), once)
     outcome = Outcome.PASSED if own.verdict is Verdict.FOUND else Outcome.FAILED
     detail = f"the sub-key on the claimant's own model: {own.verdict}, {own.reason}"
     steps.control("published model", outcome, detail)
@@ -65,6 +65,8 @@ def name_reference(
     """What became of the aligned reading."""
     if not reader.aligns or evidence.verdict is Verdict.INVALID:
         return
+    if reader.reference.wrong:
+        steps.note("start", Outcome.OPEN, f"{reader.reference.wrong}. The claimant's published model took its place")
     if "alignment" not in evidence.details:
         outcome = Outcome.PASSED if evidence.found else Outcome.OPEN
         detail = "not needed: the mark was read directly" if evidence.found else "; ".join(evidence.warnings)

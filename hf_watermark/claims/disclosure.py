@@ -30,7 +30,7 @@ class Disclosure:
     def make(cls, key: WatermarkKey, owner: Owner, index: int, nonce: str) -> "Disclosure":
         """
         Raises:
-            `ValueError`: when the key is another owner's, or the sub-key carries no mark.
+            [`~serialization.InvalidInput`]: when the key is another owner's, or the sub-key carries no mark.
         """
         if owner.public_key != key.public_key:
             raise InvalidInput(
@@ -57,12 +57,12 @@ class Disclosure:
         """The dispute that its owner agreed to."""
         return None if self.consent is None else self.consent.nonce
 
-    def problems(self, nonce: str | None) -> list[CommitmentProblem]:
+    def problems(self, nonce: str) -> list[CommitmentProblem]:
         """Why a judge who handed out `nonce` does not accept this opening; empty when he does."""
         if self.consent is None:
             return [_refused("the opening carries no consent of its owner: it may be a replay")]
         found = []
-        if nonce is not None and self.consent.nonce != nonce:
+        if self.consent.nonce != nonce:
             found.append(_refused(f"the opening was made for another dispute ({self.consent.nonce}): it is a replay"))
         message, signature = _message(self.opening, self.consent.nonce), bytes.fromhex(self.consent.signature)
         if not is_signed_by(self.opening.public_key, message, signature):

@@ -5,6 +5,7 @@ Two claimants over one model: who built on whom (PROTOCOL.md §2.9, E8).
 |---|---|---|---|---|
 | no | no | | | no finding |
 | yes | no | | | the suspect descends from X's mark |
+| no or yes | inconclusive | | | the same, and what Y's mark would change stays open |
 | yes | yes | yes | no | Y built on X: X is upstream |
 | yes | yes | no | yes | X built on Y: Y is upstream |
 | yes | yes | both or neither | | the committed originals are looked at |
@@ -40,6 +41,8 @@ class Claimant:
     Args:
         name (`str`):
             How the verdict calls this side.
+        nonce (`str`):
+            The judge's name for this dispute, which this side was asked to sign.
         original (`str` or `Path`, *optional*):
             The model that this side started from, as committed in its statement; withholding it counts against this side. Where its
             statement commits to none, none is looked at.
@@ -53,8 +56,8 @@ class Claimant:
     name: str
     disclosure: Disclosure
     statement: Publication | Source | str | Path
+    nonce: str
     original: str | Path | None = None
-    nonce: str | None = None
     first_seen: datetime | None = None
     start: str | Path | None = None
 
@@ -118,11 +121,19 @@ def dispute(first: Claimant, second: Claimant, suspect: Any, **judging: Any) -> 
         if not judgement.found:
             result.notes.append(f"{name}: {judgement.verdict}, {judgement.reason}")
     result.upstream = [name for name, judgement in judgements.items() if judgement.found]
-    if len(result.upstream) == 1:
-        result.verdict = f"the suspect descends from {result.upstream[0]}'s mark"
-    elif result.upstream:
+    if len(result.upstream) < 2:
+        _say_of_the_suspect(result)
+    else:
         _decide(_Pair(first, second, result, judging.get("token"), judging.get("unmarked") or {}))
     return result
+
+
+def _say_of_the_suspect(result: DisputeResult) -> None:
+    """Where at most one mark was found in the suspect. A mark that could not have been seen is not one that is not there."""
+    unseen = [name for name, judgement in result.judgements.items() if judgement.verdict is Verdict.INCONCLUSIVE]
+    result.conclusive = not unseen
+    said = [f"the suspect descends from {name}'s mark" for name in result.upstream] or ["no finding"]
+    result.verdict = "; ".join([*said, *(f"whether the suspect carries {name}'s mark stays open" for name in unseen)])
 
 
 @dataclass(frozen=True)

@@ -10,29 +10,33 @@ from cryptography import x509
 
 from ..evidence import Basis, Check, Strength, Verdict
 from ..keys import CommitmentProblem, ProblemKind
-from ..mapping import METHODS
+from ..mapping import METHODS, AutoVerifier
 from ..publishing.belonging import opening_problems, spent_problems
 from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import Order, order_of
 from ..publishing.publication import Publication
 from ..publishing.statement import Statement
+from ..serialization import InvalidInput
 from ..suspects.source import Source
+from .asking import ONLY_PUBLISHED, aligned_to_published, requests_of
 from .controls import controls_of, doubt_of, name_reference
 from .disclosure import Disclosure
 from .judgement import Dismissed, Judgement, Steps
 from .levels import check
 from .log import Ledger
-from .reading import Model, Reader
+from .reading import Model, Reader, Reference
 
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
+
+NAMELESS = "no name of the dispute was given (`nonce`), so a replay would not be noticed; give the name that you asked the claimant to sign"
 
 
 def judge(
     disclosure: Disclosure,
     suspect: Any,
     statement: Publication | Source | str | Path,
-    nonce: str | None = None,
+    nonce: str,
     roots: Sequence[x509.Certificate] = (),
     public_key: str | None = None,
     beacon: bytes | None = None,
@@ -58,8 +62,8 @@ def judge(
             Folder, `owner/name[@revision]`, module, or a function from images to labels or probabilities.
         statement (`str` or `Path`):
             Folder or repository with the claimant's published model.
-        nonce (`str`, *optional*):
-            What the judge asked the claimant to sign.
+        nonce (`str`):
+            The judge's name for this dispute, which they asked the claimant to sign. An opening for another one is a replay.
         roots, public_key, beacon:
             What the judge trusts, expects and looked up; see [`check`].
         suspect_time (`datetime`, *optional*):
@@ -73,8 +77,8 @@ def judge(
             Models by name that do not carry the mark (the owner's twin, the public base, null models): controls that must not pass.
         start (`nn.Module`, `str` or `Path`, *optional*):
             What the claimant delivers as the model that his key was made for; checked against his commitment. A suspect that was permuted,
-            scaled or widened is read in its coordinates, and in those of the published model where it is not given. These count only with
-            dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]).
+            scaled or widened is read in its coordinates, and in those of the published model where it is not given or is another one. These
+            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found".
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.
@@ -84,9 +88,14 @@ def judge(
         `inconclusive`.
 
     Raises:
-        [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, or the log was edited.
+        [`~serialization.InvalidInput`]: when statement or suspect are not there or cannot be reached, the dispute has no name, or the log was
+            edited.
     """
-    model = Model(suspect, token)
+    if not nonce:
+        raise InvalidInput(NAMELESS)
+    model, delivered = Model(suspect, token), None if start is None else Model(start, token)
+    if delivered is not None:
+        delivered.reach()
     report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
     result = Judgement(
         verdict=Verdict.INVALID,
@@ -105,8 +114,8 @@ def judge(
     try:
         _refuse_broken(report, result.steps)
         statement_, opening = report.publication.statement, disclosure.opening
-        for name, problems in _admission(disclosure, statement_, nonce):
-            result.steps.require(name, problems)
+        for name, problems, holds in _admission(disclosure, statement_, nonce):
+            result.steps.require(name, problems, holds=holds)
         assert disclosure.nonce is not None  # the owner consented
         ledger = Ledger(log, opening.precommit.hex(), opening.index, disclosure.nonce, statement_.digest)
         result.own_looks = 0
@@ -114,8 +123,10 @@ def judge(
         result.steps.require("sub-key", spent)
         order = _order(report, suspect_time, result.steps)
         result.level, result.own_looks = order.level, max(1, looks) * (1 if drawn else len(opening.used))
-        result.reader = Reader(opening, report.publication, None if start is None else Model(start, token))
+        result.reader = Reader(opening, Reference(opening, report.publication, delivered))
         _look(result, result.reader, model, order, _earlier(ledger, model, result.steps), drawn, unmarked or {})
+        assert result.evidence is not None
+        result.requests = requests_of(result.reader, result.evidence, order, report, suspect_time)
     except Dismissed as dismissed:
         result.reason = str(dismissed)
     if ledger is not None and not ledger.spent():
@@ -136,13 +147,14 @@ def _refuse_broken(report: LevelReport, steps: Steps) -> None:
 
 
 def _admission(
-    disclosure: Disclosure, statement: Statement, nonce: str | None
-) -> Iterator[tuple[str, list[CommitmentProblem]]]:
-    """What is asked of an opening, one after the other, with what speaks against it."""
-    yield "consent", disclosure.problems(nonce)
-    yield "commitment", opening_problems(disclosure.opening, statement, METHODS)
+    disclosure: Disclosure, statement: Statement, nonce: str
+) -> Iterator[tuple[str, list[CommitmentProblem], str]]:
+    """What is asked of an opening, one after the other, with what speaks against it, and what is said where nothing does."""
+    yield "consent", disclosure.problems(nonce), f"signed for the dispute {nonce}"
+    yield "commitment", opening_problems(disclosure.opening, statement, METHODS), "holds"
     # What is left can only be the source images, which the claimant sends along.
-    yield "source images", disclosure.opening.problems()
+    needed = AutoVerifier.for_method(disclosure.opening.assignment.method).needs_pool
+    yield "source images", disclosure.opening.problems(), "holds" if needed else "not needed by this method"
 
 
 def _order(report: LevelReport, appeared: datetime | None, steps: Steps) -> Order:
@@ -183,19 +195,23 @@ def _look(
     chosen = "drawn by the judge" if drawn else "chosen by the claimant: all committed sub-keys are charged"
     twice = ", read directly and aligned" if reader.aligns else ""
     before = f", {earlier} earlier looks" if earlier else ""
-    steps.note("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({result.looks} looks)")
+    charged = f"{result.looks} {'look' if result.looks == 1 else 'looks'}"
+    steps.note("looks", Outcome.PASSED, f"sub-key {opening.index}, {chosen}{before}{twice} ({charged})")
     result.suspect = model.fixed
     result.controls = controls_of(reader, plan, unmarked, steps)
     result.doubt = doubt_of(order, result.controls, unmarked)
     evidence = reader.read(model, replace(plan, doubt=result.doubt))
     result.evidence, result.verdict, result.reason = evidence, evidence.verdict, evidence.reason
     if evidence.trials:
-        steps.note("suspect", Outcome.PASSED, f"log2 p = {evidence.log2_p:.1f}")
+        agree = f"read: {evidence.matches} of {evidence.trials} bits or answers agree, log2 p = {evidence.log2_p:.1f}"
+        steps.note("suspect", Outcome.PASSED, agree)
     else:
-        steps.note("suspect", Outcome.OPEN, evidence.reason)
+        steps.note("suspect", Outcome.OPEN, f"nothing was read; {evidence.reason}")
     name_reference(reader, evidence, order, unmarked, result.controls, steps)
     if reader.asks:
         steps.note("scope", Outcome.OPEN, LEARNED)
+    if evidence.verdict is Verdict.NOT_FOUND and aligned_to_published(reader, evidence):
+        result.reason += f". {ONLY_PUBLISHED.capitalize()}"
     failed = steps.failed_control
     if failed is not None and result.verdict is not Verdict.INVALID:
         result.verdict, result.reason = Verdict.INCONCLUSIVE, f"a control failed: {failed.detail}"

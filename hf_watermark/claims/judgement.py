@@ -11,6 +11,7 @@ from ..keys import CommitmentProblem, Owner
 from ..package import VERSION
 from ..publishing.findings import LevelReport, Outcome, iso
 from ..serialization import canonical_json
+from .asking import Request
 from .disclosure import Disclosure
 from .reading import Reader
 
@@ -48,7 +49,12 @@ class Steps(list[Step]):
         self.append(Step(f"{CONTROL}{name}", outcome, detail, is_control=True))
 
     def require(
-        self, name: str, problems: Sequence[CommitmentProblem | str], outcome: Outcome | None = None, prefix: str = ""
+        self,
+        name: str,
+        problems: Sequence[CommitmentProblem | str],
+        outcome: Outcome | None = None,
+        prefix: str = "",
+        holds: str = "holds",
     ) -> None:
         """
         Notes what was asked, and what speaks against it or is missing.
@@ -58,13 +64,15 @@ class Steps(list[Step]):
                 By default `failed` where there are problems.
             prefix (`str`):
                 What stands before the problems in the reason of the verdict.
+            holds (`str`):
+                What is said where there are none.
 
         Raises:
             [`Dismissed`]: when it failed.
         """
         said = "; ".join(map(str, problems))
         outcome = outcome or (Outcome.FAILED if problems else Outcome.PASSED)
-        self.note(name, outcome, said or "holds")
+        self.note(name, outcome, said or holds)
         if outcome is Outcome.FAILED:
             raise Dismissed(prefix + said)
 
@@ -83,8 +91,8 @@ class Judgement:
             The level that was asked for: `B` where beacon and dates are proven, `N` otherwise.
         looks (`int`):
             Looks that were charged.
-        nonce (`str`, *optional*):
-            What the judge asked the claimant to sign.
+        nonce (`str`):
+            The name of the dispute, which the judge asked the claimant to sign.
         suspect (`dict`):
             Name, and once it was looked at, commit and digests.
         controls (`dict[str, Evidence]`):
@@ -95,6 +103,8 @@ class Judgement:
             Why a reading in the coordinates of the claimant's published model is no claim; empty where it is one.
         reader ([`Reader`], *optional*):
             Reads the opened sub-key from further models, once the claim was admitted.
+        requests (`list[Request]`):
+            What to ask for next, the most useful first.
         transcript (`dict`):
             Everything by which somebody else arrives at the same verdict; JSON.
     """
@@ -108,11 +118,12 @@ class Judgement:
     controls: dict[str, Evidence]
     report: LevelReport
     disclosure: Disclosure
-    nonce: str | None
+    nonce: str
     suspect: dict[str, Any]
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     own_looks: int = 0
     doubt: str = ""
+    requests: list[Request] = field(default_factory=list)
     reader: Reader | None = field(default=None, repr=False)
 
     @property
@@ -151,6 +162,7 @@ class Judgement:
             "evidence": self.evidence.to_dict() if self.evidence else None,
             "verdict": str(self.verdict),
             "reason": self.reason,
+            "ask_next": [request.to_dict() for request in self.requests],
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..evidence import Access, Check, Evidence
+from ..evidence import Access, Check, Evidence, Verdict
 from ..keys import Opening, WatermarkKey, start_digest
 from ..mapping import AutoVerifier
 from ..publishing.publication import Publication
@@ -93,15 +93,57 @@ class Model:
             [`~serialization.InvalidInput`]: when it is another one.
         """
         model = self.given if self._place is None else self._place.model(key.backbone)
-        if (
-            not isinstance(model, nn.Module)
-            or not key.context.start
-            or start_digest(model.state_dict()) != key.context.start
-        ):
-            raise InvalidInput(
-                f"{self.name} is not the model that the key was made for: the key commits to another one, or to none"
-            )
+        if not isinstance(model, nn.Module):
+            raise InvalidInput(f"{self.name} is no model; give the folder or repository that it was saved in")
+        if not key.context.start or start_digest(model.state_dict()) != key.context.start:
+            another = "another one" if key.context.start else "none"
+            raise InvalidInput(f"{self.name} is not the model that the key was made for: the key commits to {another}")
         return model
+
+
+@dataclass
+class Reference:
+    """
+    What the suspects of one claim are aligned to: the model that the key was made for, where it is delivered, or else the claimant's
+    published one.
+
+    Args:
+        key ([`Opening`] or [`WatermarkKey`]):
+            Says which model it was made for.
+        publication ([`Publication`]):
+            The claimant's published model, V1 of which passed.
+        start ([`Model`], *optional*):
+            What is delivered as the model that the key was made for.
+        wrong (`str`):
+            Why that is not used; known once the model was needed, and empty where it is right.
+    """
+
+    key: Opening | WatermarkKey
+    publication: Publication
+    start: Model | None = None
+    wrong: str = ""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        if self.start is not None:
+            try:
+                return self.start.committed(self.key)
+            except HubError:
+                raise  # the network, not the model
+            except InvalidInput as error:
+                self.wrong = str(error)
+        return published_model(self.publication, self.key)
+
+    def noted(self, evidence: Evidence) -> Evidence:
+        """The evidence, which never says "not found" where the start was wrong: by the right one the mark might be seen."""
+        if self.wrong:
+            evidence.warnings.append(f"the start was wrong, and the published model took its place: {self.wrong}")
+            if evidence.verdict is Verdict.NOT_FOUND:
+                evidence.unread = (
+                    f"a mark under reordered channels may be there, and the start was wrong: {self.wrong}"
+                )
+                evidence.decide()
+        return evidence
 
 
 @dataclass(frozen=True)
@@ -110,15 +152,12 @@ class Reader:
     Reads one opened sub-key from models.
 
     Args:
-        publication ([`Publication`]):
-            The claimant's published model, V1 of which passed: the reference of aligned readings, unless there is a `start`.
-        start ([`Model`], *optional*):
-            What the claimant delivers as the model that his key was made for.
+        reference ([`Reference`]):
+            What aligned readings align to.
     """
 
     opening: Opening
-    publication: Publication
-    start: Model | None = None
+    reference: Reference
 
     @cached_property
     def _method(self) -> type[Verifier]:
@@ -138,7 +177,9 @@ class Reader:
         The evidence of one model. Where the method reads coordinates there is a second, aligned reading if the direct one does not find
         the mark; it is charged in any case, and counts only as [`Check.doubt`] says. What cannot be read is `inconclusive`.
         """
-        return self._read(model, check, self._reference if self.aligns else None)
+        if not self.aligns:
+            return self.read_directly(model, check)
+        return self.reference.noted(self._read(model, check, lambda: self.reference.model))
 
     def read_directly(self, model: Model, check: Check) -> Evidence:
         """Without the second reading and its charge."""
@@ -152,15 +193,6 @@ class Reader:
             raise  # the network, not the model
         except InvalidInput as error:
             return unreadable(str(error), check)
-
-    @cached_property
-    def _opened_reference(self) -> nn.Module:
-        if self.start is None:
-            return published_model(self.publication, self.opening)
-        return self.start.committed(self.opening)
-
-    def _reference(self) -> nn.Module:
-        return self._opened_reference
 
 
 def published_model(publication: Publication, key: Opening | WatermarkKey) -> nn.Module:

@@ -1,12 +1,11 @@
 """A check that rests on a verified statement, for whoever holds the key: basis `claim` (PROTOCOL.md §2.4, E12)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from torch import nn
 
 from ..evidence import Basis, Check, Evidence
 from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
@@ -18,12 +17,11 @@ from ..publishing.publication import Publication
 from ..publishing.statement import Statement
 from ..suspects import Suspect
 from ..suspects.source import Source
-from ..verification.reference import open_reference
 from ..verification.verifier import invalid_claim
 from ..verifying import run_check
 from .controls import doubt_of
 from .levels import check
-from .reading import published_model
+from .reading import Model, Reference
 
 
 def verify_claim(
@@ -60,8 +58,8 @@ def verify_claim(
             How many variants of this check were or will be tried.
         reference (`bool`, `str` or `Path`, *optional*):
             Folder with the model that the key was made for: read the suspect in its coordinates as well, where the direct reading does not
-            find the mark. `True` stands for the statement's own model; what it finds counts only before a [`judge`], who looks at common
-            ancestors too.
+            find the mark. `True` stands for the statement's own model, which is taken for any other as well; what it finds counts only before
+            a [`judge`], who looks at common ancestors too.
 
     Returns:
         [`Evidence`]: of basis `claim`; `invalid claim` with the reasons where statement and key do not hold.
@@ -90,7 +88,13 @@ def verify_claim(
     )
     if isinstance(suspect, str | Path) and token is not None:
         suspect = Suspect.open(suspect, key.backbone, token)
-    return run_check(suspect, key, plan, later=_reference(reference, publication, key))
+    if not reference:
+        return run_check(suspect, key, plan)
+    start = None if reference is True else Model(reference, token)
+    if start is not None:
+        start.reach()
+    taken = Reference(key, publication, start)
+    return taken.noted(run_check(suspect, key, plan, later=lambda: taken.model))
 
 
 def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:
@@ -108,15 +112,6 @@ def _key_problems(key: WatermarkKey | Opening, statement: Statement) -> list[Com
     if isinstance(key, Opening):
         return opening_problems(key, statement, METHODS) or key.problems()
     return key_problems(key, statement, METHODS)
-
-
-def _reference(
-    given: bool | str | Path | None, publication: Publication, key: WatermarkKey | Opening
-) -> Callable[[], nn.Module] | None:
-    """What the suspect is aligned to, if the direct reading does not suffice."""
-    if not given:
-        return None
-    return lambda: published_model(publication, key) if given is True else open_reference(str(given), key.backbone)
 
 
 __all__ = ["verify_claim"]

@@ -47,6 +47,11 @@ def disclose(
     from ..keys import burn, burnt_log
 
     loaded, _ = load_key(key, secret)
+    if subkey in loaded.public:
+        raise InvalidInput(
+            f"sub-key {subkey} is public: anybody could have planted its mark, so it proves nothing before a judge; open another one "
+            f"({loaded.subkeys_in_words})"
+        )
     if any(entry.subkey == subkey and entry.nonce != nonce for entry in burnt_log(key)) and not again:
         left = sorted(set(loaded.used) - loaded.disclosed)
         other = f"open another one of {', '.join(map(str, left))}" if left else "no other one is left"

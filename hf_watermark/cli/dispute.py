@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..evidence import Verdict
 from ..serialization import write_json_atomic
 from ..serialization.confined import GIB, MINUTES
 from . import judge as judging
-from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
+from .errors import FOUND, INCONCLUSIVE, INVALID, NOT_FOUND
 from .judge import read_disclosure
 from .loading import silence_loading
 from .options import (
@@ -23,6 +24,7 @@ from .options import (
     LooksOption,
     MemoryOption,
     MinutesOption,
+    NonceOption,
     OutputOption,
     ReportOption,
     SuspectOption,
@@ -34,7 +36,7 @@ from .options import (
 )
 
 
-EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model"
+EXAMPLE = "Example:\n\nhf-watermark dispute --suspect you/suspect --opening-a a.json --statement-a me/model --opening-b b.json --statement-b you/model --nonce 2026-11-court-4711"
 
 
 def dispute(
@@ -43,6 +45,7 @@ def dispute(
     statement_a: Annotated[str, typer.Option("--statement-a", metavar="SOURCE", help="A's published model.")],
     opening_b: Annotated[Path, typer.Option("--opening-b", metavar="FILE", help="What B opened.")],
     statement_b: Annotated[str, typer.Option("--statement-b", metavar="SOURCE", help="B's published model.")],
+    nonce: NonceOption,
     original_a: Annotated[
         str | None, typer.Option("--original-a", metavar="SOURCE", help="A's committed original.")
     ] = None,
@@ -53,7 +56,6 @@ def dispute(
         str | None, typer.Option("--start-a", metavar="SOURCE", help="The model that A's key was made for.")
     ] = None,
     start_b: Annotated[str | None, typer.Option("--start-b", metavar="SOURCE", help="The same of B's.")] = None,
-    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
     trust: TrustOption = None,
     suspect_date: DateOption = None,
     date_a: Annotated[
@@ -79,7 +81,7 @@ def dispute(
     Two claimants over one suspect: both marks are searched in it, then each in the other's published model, and where that does not
     decide in what the other committed to as its original.
 
-    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 the order stays open.
+    Exit status: 0 the order is decided, 1 no finding, 2 bad usage or unreadable input, 3 something stays open, 4 both claims are invalid.
     """
     refuse_outputs(output, report)
     arguments = {
@@ -108,13 +110,22 @@ def dispute(
         typer.echo(json_format.dumps(result, indent=2, sort_keys=True))
     else:
         show_dispute(result)
-    raise typer.Exit(INCONCLUSIVE if not result["conclusive"] else FOUND if result["upstream"] else NOT_FOUND)
+    raise typer.Exit(status_of(result))
+
+
+def status_of(result: dict[str, Any]) -> int:
+    if not result["conclusive"]:
+        return INCONCLUSIVE
+    if result["upstream"]:
+        return FOUND
+    verdicts = {transcript["verdict"] for transcript in result["transcripts"].values()}
+    return INVALID if verdicts == {Verdict.INVALID} else NOT_FOUND
 
 
 def dispute_files(
     suspect: str,
     claims: dict[str, tuple[Path, str, str | None, str | None, str | None]],
-    nonce: str | None,
+    nonce: str,
     trust: list[Path],
     suspect_date: str | None,
     drawn: bool,
@@ -133,8 +144,8 @@ def dispute_files(
             name,
             read_disclosure(opening),
             statement,
-            original,
             nonce,
+            original,
             read_date(date, f"--date-{name.lower()}"),
             start,
         )

@@ -11,14 +11,20 @@ from ..evidence import Verdict
 from ..serialization.confined import EXPECTED, one_line
 
 
-FOUND, NOT_FOUND, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
+FOUND, NOT_FOUND, BAD_INPUT, INCONCLUSIVE, INVALID = 0, 1, 2, 3, 4
+STATUSES = {
+    Verdict.FOUND: FOUND,
+    Verdict.NOT_FOUND: NOT_FOUND,
+    Verdict.INCONCLUSIVE: INCONCLUSIVE,
+    Verdict.INVALID: INVALID,
+}
 # Not 1, which says "not found": neither a bug nor Ctrl-D may read as a verdict.
 BUG, ABORTED = 70, 130
 
 
 def leave(verdict: str) -> NoReturn:
     """Ends a command with the exit status of its verdict."""
-    raise typer.Exit({str(Verdict.FOUND): FOUND, str(Verdict.INCONCLUSIVE): INCONCLUSIVE}.get(verdict, NOT_FOUND))
+    raise typer.Exit(STATUSES[Verdict(verdict)])
 
 
 class OneLineErrors(TyperGroup):

@@ -31,7 +31,7 @@ def inspect(
     """
     Read a multi-bit mark: the payload that error correction recovers, bit errors by layer, and the p-value.
 
-    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive.
+    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive, 4 invalid claim.
     """
     begin(f"Reading {model}")
     passphrase = read_passphrase(passphrase_fd, passphrase_file)

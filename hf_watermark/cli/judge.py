@@ -22,6 +22,7 @@ from .options import (
     LooksOption,
     MemoryOption,
     MinutesOption,
+    NonceOption,
     OutputOption,
     OwnerKeyOption,
     ReportOption,
@@ -49,7 +50,7 @@ def judge(
     opening: Annotated[Path, typer.Option("--opening", metavar="FILE", help="What the claimant opened.")],
     suspect: SuspectOption,
     statement: Annotated[str, typer.Option("--statement", metavar="SOURCE", help="The claimant's published model.")],
-    nonce: Annotated[str | None, typer.Option("--nonce", metavar="N", help="Your name for this dispute.")] = None,
+    nonce: NonceOption,
     trust: TrustOption = None,
     beacon: BeaconOption = None,
     owner_key: OwnerKeyOption = None,
@@ -79,7 +80,7 @@ def judge(
 
     Opening, statement and suspect come from strangers: they are read in a process of its own, which never holds your signing key.
 
-    Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
+    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive, 4 invalid claim.
     """
     refuse_outputs(output, report)
     if sign_as is not None and output is None:
@@ -124,7 +125,7 @@ def judge_files(
     opening: Path,
     suspect: str,
     statement: str,
-    nonce: str | None,
+    nonce: str,
     trust: list[Path],
     beacon: str | None,
     owner_key: str | None,
@@ -164,19 +165,36 @@ def read_disclosure(path: Path) -> "Disclosure":
     from ..serialization import SafetensorsFolder
     from ..serialization.files import naming, open_regular, read_all
 
-    with naming(path), open_regular(path) as (file, _):
-        raw = read_all(file, OPENING_BYTES)
     pool = dict(SafetensorsFolder(pool_path(path))) if pool_path(path).is_file() else None
-    return Disclosure.parse(raw, pool)
+    with naming(path), open_regular(path) as (file, _):
+        return Disclosure.parse(read_all(file, OPENING_BYTES), pool)
 
 
 def show_judgement(transcript: dict[str, Any]) -> None:
     from ..evidence import Verdict
 
-    console, ledger = Console(), transcript["ledger"]
+    console, ledger, evidence = Console(), transcript["ledger"], transcript["evidence"]
     for step in transcript["steps"]:
         console.print(Text(f"{step['outcome']:7} {step['step']}: {printable(step['detail'])}"), soft_wrap=True)
+    looks = "1 look was" if ledger["looks"] == 1 else f"{ledger['looks']} looks were"
+    console.print(Text(f"level {ledger['level']} was asked for; {looks} charged"))
+    if evidence is not None and evidence["trials"]:
+        console.print(Text(by_chance(evidence["log2_p"], ledger["level"])), soft_wrap=True)
+    if transcript["ask_next"]:
+        console.print(Text("\nWhat to ask for next:", style="bold"))
+    for request in transcript["ask_next"]:
+        said = f"  {request['option']}: {request['what']} (from {request['whom']})"
+        console.print(Text(printable(said)), soft_wrap=True)
+    # Last and by itself, so that nobody has to look for it.
     style = "bold green" if transcript["verdict"] == Verdict.FOUND else "bold red"
-    verdict = Text(f"{transcript['verdict']}: ", style=style)
+    verdict = Text(f"\n{transcript['verdict']}: ", style=style)
     console.print(verdict.append(printable(transcript["reason"]), style="default"), soft_wrap=True)
-    console.print(Text(f"level {ledger['level']} was asked for; {ledger['looks']} looks were charged"))
+
+
+def by_chance(log2_p: float, level: str) -> str:
+    """The error rate in words."""
+    from ..evidence import LEVEL_B, LEVEL_N, once_in
+
+    allowed = once_in(LEVEL_B if level == "B" else LEVEL_N)
+    often = f"once in 10^{once_in(log2_p)}" if once_in(log2_p) > 1 else "often"
+    return f"an unrelated key does as well {often}; level {level} allows once in 10^{allowed} (log2 p is never quoted below -256)"

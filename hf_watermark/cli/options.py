@@ -65,6 +65,14 @@ StartOption = Annotated[
         help="The model that the claimant's key was made for, as he delivers it: the reference of a reading that needs no date.",
     ),
 ]
+NonceOption = Annotated[
+    str,
+    typer.Option(
+        "--nonce",
+        metavar="N",
+        help="Your name for this dispute: an opening that was signed for another one is a replay.",
+    ),
+]
 LogOption = Annotated[
     Path | None,
     typer.Option(

@@ -142,7 +142,7 @@ def verify(
 
     Of a Hub repo, white-box checks read only the tensors they need; black-box checks download it and run it on the owner's architecture.
 
-    Exit status: 0 mark found, 1 not found or invalid claim, 2 bad usage or unreadable input, 3 inconclusive.
+    Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive, 4 invalid claim.
     """
     if (key is None) == (opening is None):
         raise InvalidInput("give exactly one of --key DIR and --opening FILE")

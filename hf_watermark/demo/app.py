@@ -89,7 +89,7 @@ def _judge_tab(gr: Any, public: bool) -> None:
     )
     nonce = gr.Textbox(
         label="Name of the dispute (nonce)",
-        info="What the judge asked the claimant to sign. An opening that was made for another dispute is then refused. May be left empty.",
+        info="What the judge asked the claimant to sign. An opening that was made for another dispute is refused.",
         placeholder="2026-11-court-4711",
         elem_id="nonce",
         max_length=300,

@@ -72,7 +72,7 @@ def judge_claim(
     suspect: str,
     opening: str,
     progress: Progress,
-    nonce: str = "",
+    nonce: str,
     token: str | bool | None = False,
     most: int = SPACE_BYTES,
     local: bool = False,
@@ -81,8 +81,8 @@ def judge_claim(
     Level V4: the claim that one opened sub-key is in a suspect.
 
     Args:
-        nonce (`str`, *optional*):
-            The name that the judge gave to the dispute. With it, an opening that was made for another dispute is refused.
+        nonce (`str`):
+            The name that the judge gave to the dispute: an opening that was made for another one is refused.
     """
     if len(opening) > OPENING_CHARACTERS:
         raise InvalidInput(f"the opening has {len(opening)} characters, limit {OPENING_CHARACTERS}")
@@ -91,7 +91,7 @@ def judge_claim(
     progress("Reading both models")
     claimed, suspected = (open_source(place, token, most) for place in places)
     progress("Judging: commitment, controls, then the suspect")
-    result = judge(disclosure, suspected, claimed, nonce.strip() or None, token=token)
+    result = judge(disclosure, suspected, claimed, nonce.strip(), token=token)
     return Result(
         suspect.strip(),
         str(result.verdict).capitalize(),

@@ -32,12 +32,13 @@ STEPS = {
     "looks": "All tries that the claimant could have made are charged.",
     "control: published model": "The mark is in the claimant's own published model.",
     "suspect": "The suspect could be read.",
+    "start": "What was delivered as the model before the mark is the one that the key was made for.",
     "reference": "Reordered or rescaled channels of the suspect cannot hide the mark, and no reference was made for the occasion.",
     "common origin": "A common origin that is older than the claimant's model was excluded.",
     "scope": "The mark was read in the suspect's weights.",
 }
 # What every claim is asked; a claim that is refused early is not asked the rest.
-ALWAYS = [name for name in STEPS if name not in ("reference", "common origin", "scope")]
+ALWAYS = [name for name in STEPS if name not in ("start", "reference", "common origin", "scope")]
 MEANINGS = {
     Verdict.FOUND: "The suspect carries a mark that the claimant committed to. It descends from a model with this mark, as far as the checks "
     "below reach. This is a finding about lineage: it says nothing about theft, and licence terms decide the rest.",
@@ -105,10 +106,10 @@ def render_dispute(result: Mapping[str, Any], suspect: str) -> str:
 
 
 def _headline(record: Mapping[str, Any]) -> str:
+    if not record["conclusive"]:
+        return "The order stays open" if record["upstream"] else "Inconclusive"
     if not record["upstream"]:
         return "No finding"
-    if not record["conclusive"]:
-        return "The order stays open"
     return f"{record['upstream'][0]} is upstream"
 
 
@@ -124,6 +125,7 @@ def claim_of(name: str | None, transcript: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "steps": steps,
         "open": open_,
+        "ask_next": transcript["ask_next"],
         "unreached": [STEPS[step] for step in ALWAYS if step not in reached],
         "numbers": numbers(transcript),
         "inputs": inputs(transcript),

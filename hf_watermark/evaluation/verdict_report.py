@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict, in_figures
+from ..evidence import COMBINED, LEVEL_B, LEVEL_N, Evidence, Verdict, in_figures, once_in
 from ..package import VERSION
 from ..serialization import write_bytes_atomic
 from .glossary import explained
@@ -127,7 +127,7 @@ def verdict_cards(record: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def by_chance(log2_p: float) -> str:
     """What a p-value means, for people: how often an unrelated key does as well."""
-    digits = int(-log2_p * 0.30103)
+    digits = once_in(log2_p)
     if digits < 2:
         return "any key may do as well"
     return f"an unrelated key does as well once in 10{str(digits).translate(SUPERSCRIPTS)}"

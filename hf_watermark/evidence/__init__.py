@@ -25,6 +25,7 @@ _NAMES = {
     "combine": "combining",
     "in_figures": "result",
     "level_limit": "check",
+    "once_in": "check",
     "single": "combining",
 }
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .check import Strength as Strength
     from .check import Verdict as Verdict
     from .check import level_limit as level_limit
+    from .check import once_in as once_in
     from .combining import combine as combine
     from .combining import single as single
     from .result import COMBINED as COMBINED

@@ -1,5 +1,6 @@
 """What a verifier decides before a check, the words of its outcome, and the limits that apply."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,6 +74,11 @@ UNDATED = (
     "the suspect was aligned to a reference that nobody dated before the suspect: whoever made it could have made it from the suspect, so "
     "it is as good as the word of whoever gave it to you"
 )
+
+
+def once_in(log2_p: float) -> int:
+    """How many zeros: an unrelated key does as well once in 10 to this power."""
+    return int(-log2_p * math.log10(2))
 
 
 def level_limit(bound: bool) -> float:

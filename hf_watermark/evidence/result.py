@@ -154,7 +154,10 @@ class Evidence:
         elif (shown := self._shown()) is not None:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{shown._only_disclosed()}; of the secret ones, {said}"
         elif self.unread:
-            self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{said}, but {self.unread}"
+            self.verdict, self.reason = (
+                Verdict.INCONCLUSIVE,
+                f"{said}, but {self.unread}" if self.trials else self.unread,
+            )
         elif self.unusable > MOST_UNUSABLE * self.queries:
             self.verdict = Verdict.INCONCLUSIVE
             self.reason = f"{said}, but {self.unusable} of {self.queries} answers could not be used: a mark could not have been seen"

@@ -109,13 +109,13 @@ class Opening:
         Opens one sub-key of a key.
 
         Raises:
-            `ValueError`: when this sub-key carries no mark.
+            [`~serialization.InvalidInput`]: when this sub-key carries no mark.
         """
         for assignment in key.assignments:
             if index in assignment.subkeys:
                 break
         else:
-            raise ValueError(f"this key has no sub-key {index}; {_existing(key)}")
+            raise InvalidInput(f"sub-key {index} carries no mark: {key.subkeys_in_words}")
         secret, blind = key.leaf(index)
         derived = _derive(secret, key.beacon, key.public_key, index, assignment, key.precommit)
         return cls(
@@ -283,14 +283,6 @@ def _derive(
     secret: bytes, beacon: bytes, public_key: bytes, index: int, assignment: Assignment, precommit: bytes
 ) -> bytes:
     return schedule.derive_subkey(secret, beacon, public_key, index, assignment.method, assignment.version, precommit)
-
-
-def _existing(key: WatermarkKey) -> str:
-    """The sub-keys of a key in words, and which of them can prove nothing any more."""
-    used = sorted(key.used)
-    shown = [str(index) for index in used if index in key.disclosed]
-    said = f"it has {', '.join(map(str, used))}" if len(used) > 1 else f"it has one only, sub-key {used[0]}"
-    return said + (f" (shown already, or public: {', '.join(shown)})" if shown else "")
 
 
 def _check_value(derived: bytes, beacon_source: str) -> bytes:

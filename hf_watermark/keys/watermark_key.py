@@ -163,9 +163,22 @@ class WatermarkKey:
         return [index for assignment in self.assignments for index in assignment.subkeys]
 
     @property
+    def public(self) -> frozenset[int]:
+        """The sub-key that everybody may know, if there is one."""
+        return public_subkeys([assignment.share for assignment in self.assignments])
+
+    @property
     def disclosed(self) -> frozenset[int]:
         """Sub-keys that somebody else may know: the public one and those of the log. Anybody could have planted their marks."""
-        return self.burnt | public_subkeys([assignment.share for assignment in self.assignments])
+        return self.burnt | self.public
+
+    @property
+    def subkeys_in_words(self) -> str:
+        """Which sub-keys there are, as the end of a message."""
+        used = sorted(self.used)
+        gapless = len(used) > 2 and used == list(range(used[0], used[-1] + 1))
+        said = f"{used[0]} to {used[-1]}" if gapless else " and ".join(map(str, used))
+        return f"this key uses {said}" + "".join(f"; {index} is public" for index in sorted(self.public))
 
     @property
     def root(self) -> bytes:

@@ -149,6 +149,8 @@ def header_length(prefix: bytes, size: int) -> int:
         [`InvalidInput`]: when it does not fit into the file or the limit.
     """
     length = int.from_bytes(prefix[:8], "little")
+    if length > max(HEADER_BYTES, size):
+        raise InvalidInput("is not a safetensors file: it begins with something else than the length of a header.")
     if size < 8 or length > HEADER_BYTES or length + 8 > size:
         raise InvalidInput(
             f"announces a header of {length} bytes in a file of {size} (header limit {HEADER_BYTES}); "

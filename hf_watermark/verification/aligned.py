@@ -5,13 +5,19 @@ from collections.abc import Callable
 from torch import nn
 
 from ..backbones import read_carriers
-from ..evidence import SELF_CHECK, Access, Check, Evidence
+from ..evidence import SELF_CHECK, Access, Check, Evidence, Verdict
 from ..keys import start_digest
 from ..serialization import InvalidInput
 from ..suspects import Suspect
 from ..suspects.errors import HubError
 from .alignment import AlignedReading
 from .verifier import Verifier, unreadable, verify_claims
+
+
+WRONG = (
+    "the reference is not the model that the key was made for, nor one that carries its mark, so reordered channels could not be put back; "
+    "give the model as it was when the key was made"
+)
 
 
 def verify_aligned(
@@ -38,9 +44,7 @@ def verify_aligned(
     except HubError:
         raise  # the network, not the reference
     except InvalidInput as error:
-        direct = direct or unreadable(str(failure), check)
-        direct.warnings.append(f"nothing was aligned: {error}")
-        return direct
+        return _unaligned(direct or unreadable(str(failure), check), f"nothing was aligned: {error}")
     carriers = [
         carrier
         for verifier in verifiers
@@ -53,8 +57,7 @@ def verify_aligned(
     except InvalidInput as error:
         if direct is None:
             raise failure or error from None
-        direct.warnings.append(f"the suspect could not be aligned to the reference: {error}")
-        return direct
+        return _unaligned(direct, f"the suspect could not be aligned to the reference: {error}")
     # What the key commits to was there before its bits: nobody can have made it from the suspect to fit them (PROTOCOL.md §5.3).
     committed = start != "" and start_digest(reference.state_dict()) == start
     details = reading.details | {"committed_reference": committed}
@@ -72,5 +75,24 @@ def verify_aligned(
     unread = direct is not None and direct.unread != "" and aligned.log2_p > SELF_CHECK
     if direct is not None and (unread or (direct.trials and direct.log2_p <= aligned.log2_p)):
         direct.details["alignment"] = details
-        return direct
+        aligned = direct
+    trusted = committed or (start == "" and not check.doubt)
+    if aligned.verdict is Verdict.NOT_FOUND and not trusted and not _carries(reference, verifiers, check):
+        return _unaligned(aligned, WRONG)
     return aligned
+
+
+def _unaligned(evidence: Evidence, why: str) -> Evidence:
+    """Where an alignment was asked for and could not be done, reordered channels may hide the mark: then "not found" is not said."""
+    evidence.warnings.append(why)
+    evidence.unread = evidence.unread or why
+    return evidence.decide()
+
+
+def _carries(reference: nn.Module, verifiers: list[Verifier], check: Check) -> bool:
+    """Whether a reference that the key does not commit to is a model with its mark, whose channels are those of the key."""
+    readers = [verifier for verifier in verifiers if verifier.reads_coordinates]
+    try:
+        return verify_claims(readers, Suspect.of_module("the reference", reference), check).log2_p <= SELF_CHECK
+    except InvalidInput:
+        return False

@@ -217,7 +217,7 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
                 raise other
         reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
         purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
-        total = unreadable(f"{reasons}. {purpose}", check)
+        total = unreadable(f"{reasons.rstrip('.')}. {purpose}", check)
     total.queries, total.unusable = suspect.queries - before, suspect.unusable - lost
     return with_skipped(total, errors, suspect, check)
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput
 from hf_watermark.claims import Claimant, Disclosure, check, dispute
+from hf_watermark.evaluation.judgement_report import render_dispute
 
 
 NONCE = "court-4711"
@@ -93,6 +94,18 @@ def test_reordering_channels_does_not_help(family):
     open_ = settle(family, claimant(family, "X"), early, family["W"].folder, unmarked=unmarked)
     assert not open_.conclusive and sorted(open_.upstream) == ["W", "X"]
     assert any("not safely earlier" in note for note in open_.notes)
+
+
+def test_a_wrong_start_leaves_it_open(family, tmp_path):
+    """X's mark is in the suspect under reordered channels, and what X delivers as the model before the mark is another one."""
+    reordered = permuted(family["X"].folder, tmp_path / "suspect")
+    wrong = claimant(family, "X", start=family["unrelated"])
+    result = settle(family, wrong, claimant(family, "Z"), reordered)
+    assert result.upstream == [] and not result.conclusive
+    assert "whether the suspect carries X's mark stays open" in result.verdict
+    assert "<b>Inconclusive</b>" in render_dispute(result.to_dict(), "suspect")
+    right = settle(family, claimant(family, "X", start=small_model()), claimant(family, "Z"), reordered)
+    assert right.upstream == ["X"] and right.conclusive
 
 
 def test_an_unrelated_original_never_helps_its_owner(family):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shops import open_shop, small_model
+from shops import open_shop, permuted, small_model
 from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput, Opening, Owner, Verdict, WatermarkKey, verify
@@ -143,6 +143,8 @@ def test_replayed_and_foreign_openings(dated, opened, thief_folder, shop):
         "was made for another dispute (court-4711): it is a replay"
         in rule(dated, opened, thief_folder, nonce="court-9").reason
     )
+    with pytest.raises(InvalidInput, match="no name of the dispute was given.*a replay would not be noticed"):
+        rule(dated, opened, thief_folder, nonce="")
     bare = Disclosure(opened.opening, None)
     assert "carries no consent of its owner" in rule(dated, bare, thief_folder).reason
     # D2: the thief replays the opening with a consent of his own.
@@ -276,6 +278,28 @@ def test_accessory_layers_of_a_claimant_have_no_place(dated, opened, thief_folde
         opened.opening.pool == {}
         and verify(thief_folder, pooled).matches == verify(thief_folder, opened.opening).matches
     )
+
+
+@pytest.mark.parametrize("dates", [{}, {"suspect_time": None}])
+def test_a_wrong_start_is_never_not_found(dated, opened, dates, tmp_path):
+    """What is delivered as the model before the mark is another one: as if nothing were delivered, and said."""
+    reordered = permuted(dated.folder, tmp_path / "reordered")
+    for name, seed in (("plain", 5), ("stranger", 7)):
+        small_model(seed=seed).save_pretrained(tmp_path / name)
+    for suspect in (reordered, tmp_path / "stranger"):
+        result = rule(dated, opened, suspect, start=tmp_path / "plain", **dates)
+        assert result.verdict is Verdict.INCONCLUSIVE
+        assert step(result, "start").outcome is Outcome.OPEN
+        assert (
+            "plain is not the model that the key was made for: the key commits to another"
+            in step(result, "start").detail
+        )
+    bare = rule(dated, opened, reordered, **dates)
+    assert rule(dated, opened, reordered, start=tmp_path / "plain", **dates).evidence.log2_p == bare.evidence.log2_p
+    assert rule(dated, opened, reordered, start=small_model(), **dates).found
+    assert rule(dated, opened, tmp_path / "stranger", start=small_model(), **dates).verdict is Verdict.NOT_FOUND
+    with pytest.raises(InvalidInput, match="no such folder"):
+        rule(dated, opened, reordered, start=tmp_path / "missing", **dates)
 
 
 def test_a_common_public_base_is_no_evidence(dated, opened, tmp_path):

@@ -95,7 +95,7 @@ def test_the_model_that_the_key_was_made_for_needs_no_date(dated, opened, reorde
         assert result.found and result.level == "N" and step(result, "reference").outcome is Outcome.PASSED
     for start in (small_model(seed=40), dated.folder, reordered):
         result = rule(dated, opened, reordered, start=start)
-        assert not result.found and "not the model that the key was made for" in step(result, "reference").detail
+        assert not result.found and "not the model that the key was made for" in step(result, "start").detail
     stranger = rule(dated, opened, small_model(seed=7), start=small_model())
     assert stranger.verdict is Verdict.NOT_FOUND and stranger.looks == 2
 

@@ -95,3 +95,19 @@ def test_the_page_of_a_dispute(dated, other_shop, hub, tmp_path):
     assert "<b>A &amp; Sons is upstream</b>" in page and "&lt;suspect&gt;" in page
     assert page.count("is upstream") == 1
     assert page.count("<h2>What was checked: claim of ") == 2 and "B in the suspect</td>" in page
+
+
+def test_a_dispute_without_a_name_is_not_judged(dated, tmp_path):
+    """Any opening would pass: a replay could not be told. The page names the dispute."""
+    opening = tmp_path / "opening.json"
+    opening.write_text(json.dumps(Disclosure.make(dated.shop.key, dated.shop.owner, 1, NONCE).to_dict()))
+    judged = ("--opening", opening, "--suspect", dated.folder, "--statement", dated.folder)
+    assert "--nonce" in run("judge", *judged, status=2).stderr
+    assert "no name of the dispute was given" in refused("judge", *judged, "--nonce", "")
+    # "Invalid claim" is not "not found", and has its own status.
+    assert "invalid claim" in run("judge", *judged, "--nonce", "another", status=4).stdout
+    sides = [part for side in "ab" for part in (f"--opening-{side}", opening, f"--statement-{side}", dated.folder)]
+    assert "--nonce" in run("dispute", "--suspect", dated.folder, *sides, status=2).stderr
+    run("dispute", "--suspect", dated.folder, *sides, "--nonce", "another", status=4)
+    run("judge", *judged, "--nonce", NONCE, "--report", tmp_path / "page.html")
+    assert f"<td>name of the dispute</td><td>{NONCE}</td>" in (tmp_path / "page.html").read_text()

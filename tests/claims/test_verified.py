@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from shops import permuted, small_model
 
-from hf_watermark import Opening, Verdict, verify
-from hf_watermark.claims import verified, verify_claim
+from hf_watermark import InvalidInput, Opening, Verdict, verify
+from hf_watermark.claims import reading, verify_claim
 from hf_watermark.claims.reading import published_model
 from hf_watermark.evidence import Basis
 from hf_watermark.keys import BurntEntry, ModelContext
@@ -73,7 +73,7 @@ def test_keys_and_statements_that_do_not_belong_together(dated, shop, repository
 
 def test_the_reference_is_built_only_where_the_direct_reading_does_not_suffice(dated, reordered, monkeypatch):
     built = []
-    monkeypatch.setattr(verified, "published_model", lambda *given: built.append(given) or published_model(*given))
+    monkeypatch.setattr(reading, "published_model", lambda *given: built.append(given) or published_model(*given))
     evidence = proven(dated, dated.folder, reference=True)
     assert evidence.found and evidence.looks == 2 and not built
     proven(dated, reordered, reference=True)
@@ -100,3 +100,25 @@ def test_the_reference_is_the_model_that_the_key_was_made_for(dated, reordered, 
     stranger = tmp_path / "stranger"
     small_model(seed=12).save_pretrained(stranger)
     assert proven(dated, stranger, reference=True).verdict is Verdict.NOT_FOUND
+
+
+def test_a_wrong_reference_never_leads_to_not_found(dated, reordered, tmp_path):
+    """Neither for a suspect that carries the mark under reordered channels, nor for a stranger, who may hide it as well."""
+    for name, seed in (("wrong", 5), ("stranger", 12)):
+        small_model(seed=seed).save_pretrained(tmp_path / name)
+    for suspect in (reordered, tmp_path / "stranger"):
+        evidence = proven(dated, suspect, reference=tmp_path / "wrong")
+        assert evidence.verdict is Verdict.INCONCLUSIVE
+        assert any("wrong is not the model that the key was made for" in warning for warning in evidence.warnings)
+        alone = verify(suspect, dated.shop.key, reference=tmp_path / "wrong")
+        assert (
+            alone.verdict is Verdict.INCONCLUSIVE and "give the model as it was when the key was made" in alone.reason
+        )
+        vouched = verify(suspect, dated.shop.key, reference=tmp_path / "wrong", own_reference=True)
+        assert vouched.verdict is Verdict.INCONCLUSIVE
+    # By the right one, and by one that carries the mark, the stranger's channels could be told.
+    small_model().save_pretrained(tmp_path / "start")
+    for reference in (tmp_path / "start", dated.folder):
+        assert verify(tmp_path / "stranger", dated.shop.key, reference=reference).verdict is Verdict.NOT_FOUND
+    with pytest.raises(InvalidInput, match="no such folder"):
+        proven(dated, reordered, reference=tmp_path / "missing")

@@ -90,7 +90,7 @@ def test_opening(run, shop, tmp_path):
     document["secret"] = "00" * 32
     opening.write_text(json.dumps(document))
     result = run("verify", shop / "marked", "--opening", opening)
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "invalid claim: sub-key, methods and model record are not in the committed tree" in result.stdout
 
 

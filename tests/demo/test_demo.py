@@ -103,8 +103,8 @@ def test_paths_are_never_opened(repos, dated, tmp_path, monkeypatch):
     for path in paths:
         for attempt in (
             lambda path: check_repository(path, quietly),
-            lambda path: judge_claim(path, "you/copy", opening_of(dated), quietly),
-            lambda path: judge_claim("me/model", path, opening_of(dated), quietly),
+            lambda path: judge_claim(path, "you/copy", opening_of(dated), quietly, NONCE),
+            lambda path: judge_claim("me/model", path, opening_of(dated), quietly, NONCE),
         ):
             with pytest.raises(InvalidInput, match="no name of a repository on the Hub|also the name of a file"):
                 attempt(path)
@@ -112,15 +112,16 @@ def test_paths_are_never_opened(repos, dated, tmp_path, monkeypatch):
 
 
 def test_a_claim_about_a_suspect(repos, dated):
-    outcome = judge_claim("me/model", "you/copy", opening_of(dated), quietly)
+    outcome = judge_claim("me/model", "you/copy", opening_of(dated), quietly, NONCE)
     assert outcome.headline == "Mark found" and outcome.steps and outcome.evidence["verdict"] == "mark found"
-    assert judge_claim("me/model", "you/copy", opening_of(dated), quietly, NONCE).headline == "Mark found"
+    with pytest.raises(InvalidInput, match="no name of the dispute was given"):
+        judge_claim("me/model", "you/copy", opening_of(dated), quietly, " ")
     replay = judge_claim("me/model", "you/copy", opening_of(dated), quietly, "another dispute")
     assert replay.headline == "Invalid claim" and "it is a replay" in in_page(replay)
-    assert judge_claim("me/model", "you/copy", opening_of(dated, 0), quietly).headline == "Invalid claim"
+    assert judge_claim("me/model", "you/copy", opening_of(dated, 0), quietly, NONCE).headline == "Invalid claim"
     for text in ("", "{}", "[" * 100_000, "x" * 300_000):
         with pytest.raises(InvalidInput):
-            judge_claim("me/model", "you/copy", text, quietly)
+            judge_claim("me/model", "you/copy", text, quietly, NONCE)
 
 
 def test_on_ones_own_machine_a_folder_is_a_model_too(repos, dated, tmp_path, monkeypatch):
@@ -129,7 +130,7 @@ def test_on_ones_own_machine_a_folder_is_a_model_too(repos, dated, tmp_path, mon
     asked = len(repos.requests)
     for place in (str(dated.folder), "user/model", f" {tmp_path}/user/model "):
         assert check_repository(place, quietly, local=True).headline == "Mark found"
-    judged = judge_claim(str(dated.folder), "user/model", opening_of(dated), quietly, local=True)
+    judged = judge_claim(str(dated.folder), "user/model", opening_of(dated), quietly, NONCE, local=True)
     assert judged.headline == "Mark found" and len(repos.requests) == asked
     assert check_repository("me/model", quietly, local=True).headline == "Mark found"
     with pytest.raises(InvalidInput, match="and no folder of this machine; enter .*, or a folder"):

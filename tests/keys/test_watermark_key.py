@@ -352,7 +352,7 @@ def test_openings_read_the_same_subkey_as_the_key(key):
 
 
 def test_unused_subkeys_have_no_opening(key):
-    with pytest.raises(ValueError, match=r"no sub-key 7; it has 0, 1, 2, 3, 4 \(shown already, or public: 0\)"):
+    with pytest.raises(InvalidInput, match=r"sub-key 7 carries no mark: this key uses 0 to 4; 0 is public"):
         Opening.of(key, 7)
 
 

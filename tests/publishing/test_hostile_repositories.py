@@ -49,7 +49,7 @@ def test_pickles_are_never_read(dated, opened, hub, tmp_path):
     hub.add_repo("you/pickle", {"pytorch_model.bin": tmp_path / "pytorch_model.bin"})
     assert "is pickled, and reading a pickle can run code" in reason_of(opened, "you/pickle", dated.folder)
     hub.add_repo("you/disguised", {"model.safetensors": tmp_path / "pytorch_model.bin"})
-    assert "no safetensors file" in reason_of(opened, "you/disguised", dated.folder)
+    assert "is not a safetensors file" in reason_of(opened, "you/disguised", dated.folder)
     # Beside good weights it is not touched.
     good = (dated.folder / "model.safetensors").read_bytes()
     hub.add_repo("you/both", {"pytorch_model.bin": tmp_path / "pytorch_model.bin", "model.safetensors": good})

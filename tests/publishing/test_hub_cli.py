@@ -131,7 +131,7 @@ def test_from_precommit_to_judgement(hub, desk):
     )  # fmt: skip
     assert "mark found" in done.stdout and "level B was asked for; 2 looks were charged" in done.stdout
     assert json.loads((desk / "transcript.json").read_text())["transcript"]["verdict"] == "mark found"
-    replayed = run(*judge, "--nonce", "court-2", "--json", status=1)
+    replayed = run(*judge, "--nonce", "court-2", "--json", status=4)
     assert "it is a replay" in json.loads(replayed.stdout)["reason"]
     unknown = json.loads(run(*judge, "--nonce", "court-1", "--json").stdout)
     assert unknown["ledger"]["level"] == "N" and unknown["ledger"]["looks"] == 6
@@ -146,7 +146,7 @@ def test_from_precommit_to_judgement(hub, desk):
     second = desk / "second.json"
     run(*again, "--again", "--output", second)
     spent = ("judge", "--opening", second, *judge[3:])
-    assert "opened in an earlier dispute" in run(*spent, "--nonce", "court-2", status=1).stdout
+    assert "opened in an earlier dispute" in run(*spent, "--nonce", "court-2", status=4).stdout
 
 
 def test_files_of_strangers_are_read_in_another_process(hub, dated, tmp_path, real_process):
@@ -286,10 +286,10 @@ def test_a_dispute(hub, dated, shop, tmp_path):
         openings[1],
         "--statement-b",
         "me/other",
+        "--nonce",
+        "n",
     )
-    done = run(
-        "dispute", "--suspect", dated.folder, *common, "--nonce", "n", "--drawn", "--output", tmp_path / "dispute.json"
-    )
+    done = run("dispute", "--suspect", dated.folder, *common, "--drawn", "--output", tmp_path / "dispute.json")
     assert "the suspect descends from A's mark" in done.stdout
     assert json.loads((tmp_path / "dispute.json").read_text())["upstream"] == ["A"]
     small_model(seed=3).save_pretrained(tmp_path / "plain")
@@ -334,4 +334,4 @@ def test_a_black_box_mark_with_its_pool(hub, small_configs, tmp_path):
     )
     (tmp_path / "opening.pool.safetensors").unlink()
     bare = run("judge", *judged, status=None)
-    assert bare.exit_code == 1 and "source images" in bare.stdout
+    assert bare.exit_code == 4 and "source images" in bare.stdout
