@@ -1,6 +1,7 @@
 """`hf-watermark verify` on addresses, in steps, with a report."""
 
 import re
+import shutil
 
 import pytest
 from inference_server import InferenceServer
@@ -18,16 +19,26 @@ def address(shop, monkeypatch):
     server.close()
 
 
-def test_an_address_in_steps(run, shop, address, tmp_path):
+@pytest.fixture
+def key(shop, tmp_path):
+    """A copy of the key folder: asking notes sub-keys in it."""
+    return shutil.copytree(shop / "keys" / "both", tmp_path / "key")
+
+
+def test_an_address_in_steps(run, key, address, tmp_path):
     report = tmp_path / "report.html"
-    check = ["verify", address, "--key", shop / "keys" / "both", "--mean", "0", "--std", "1"]
-    result = run(*check, "--sequential", "--budget", 40, "--report", report)
-    assert result.exit_code == 1 and re.search(r"queries: \d+ of 40", result.stdout), result.output
+    check = ["verify", address, "--key", key, "--mean", "0", "--std", "1"]
+    result = run(*check, "--sequential", "--budget", 200, "--report", report)
+    assert result.exit_code == 1 and re.search(r"queries: \d+ of 200", result.stdout), result.output
     assert "not found" in result.stdout and "Evidence as the questions were asked" in report.read_text()
 
 
-def test_an_address_needs_the_owners_normalisation(refused, shop, address):
-    key = shop / "keys" / "both"
+def test_a_budget_that_cannot_show_the_mark_burns_nothing(refused, key, address):
+    check = ["verify", address, "--key", key, "--mean", "0", "--std", "1"]
+    assert "5 images cannot reach 128 bits" in refused(*check, "--budget", 5)  # and no file was touched
+
+
+def test_an_address_needs_the_owners_normalisation(refused, key, address):
     assert "give --mean and --std" in refused("verify", address, "--key", key)
     assert "--std 'x' is no list of numbers" in refused("verify", address, "--key", key, "--mean", "0", "--std", "x")
     assert "`api` is 'soap'" in refused("verify", address, "--key", key, "--mean", "0", "--std", "1", "--api", "soap")
