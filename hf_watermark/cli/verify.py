@@ -168,9 +168,11 @@ def verify(
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
     source: Any = suspect
+    endpoint: Any = None
     notes: list[str] = []
     if address:
-        source, notes = open_address(suspect, claim, api, api_name, mean, std)
+        endpoint, notes = open_address(suspect, claim, api, api_name, mean, std)
+        source = endpoint
     if mirrored:
         from ..suspects import Suspect
 
@@ -180,7 +182,7 @@ def verify(
         if stepwise:
             from ..verifying import verify_sequentially
 
-            asking = burning(key, source.name) if address else burning(None, "")
+            asking = burning(key, endpoint.name) if address else burning(None, "")
             evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
         elif statement is not None:
             evidence = _verify_claim(
@@ -194,8 +196,9 @@ def verify(
             asked = [
                 place for place in claim.claims() if method_entry(place.assignment.method).access != Access.WEIGHTS
             ]
-            for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
-                burning(key, source.name)(subkey)
+            if address:
+                note, shown = burning(key, endpoint.name), [subkey for place in asked for subkey in place.subkeys]
+                endpoint.before_sending = lambda: [note(subkey) for subkey in shown]
             evidence = check(
                 source,
                 claim,

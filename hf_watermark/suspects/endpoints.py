@@ -6,7 +6,7 @@ between: it undoes the owner's normalisation, and turns names into the owner's c
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,18 +81,20 @@ class Endpoint(PictureSuspect):
         if self.api not in APIS:
             raise InvalidInput(f"`api` is {api!r}: choose one of {', '.join(APIS)}")
         super().__init__(place.hostname, labels, mean, std)
+        # What to do before the first picture is shown, such as noting that its sub-key is burnt.
+        self.before_sending: Callable[[], None] = lambda: None
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
     def ask(self, picture: bytes) -> Answers:
+        if self.sent == 1:
+            self.before_sending()
         return self._ask(picture)
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the evidence should know about the asking; empty before anything was asked."""
-        if not self.asked:
-            return []
-        shown = self.asked - self.clipped
-        return [f"{self.name} was shown {shown} triggers: the sub-keys they belong to are burnt", *super().notes]
+        shown = f"{self.name} was shown {self.sent} triggers: the sub-keys they belong to are burnt"
+        return [*([shown] if self.sent else []), *super().notes]
 
     def _inference(self, token: str | None) -> Any:
         # Without a token the client sends the stored Hub token to whatever address it is given; only an own header prevents that.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..evidence import MOST_UNUSABLE
 from ..serialization import InvalidInput
 
 
@@ -45,7 +46,8 @@ class PictureSuspect(ABC):
         self.classes = 1 + max(known.values(), default=-1)
         self.labels = {f"LABEL_{place}": place for place in range(self.classes)} | dict(known)
         self.mean, self.std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
-        self.asked = self.clipped = 0
+        # Images that were sent, and those that were not because they are no pictures.
+        self.sent = self.clipped = 0
         # Whether it gives labels alone; known after its first answer.
         self._labels_only: bool | None = None
 
@@ -58,7 +60,7 @@ class PictureSuspect(ABC):
         Probabilities `[n, classes]` (float64) of images `[n, channels, height, width]` in the model's input space, or labels `[n]` (int64)
         where there are no scores.
         """
-        answers = [[] if self._is_clipped(image) else self.ask(self.picture(image)) for image in images]
+        answers = [self._ask_one(image) for image in images]
         if self._labels_only is None and any(answers):
             self._labels_only = all(score is None for answer in answers for _, score in answer)
         if self._labels_only:
@@ -68,20 +70,36 @@ class PictureSuspect(ABC):
     @property
     def notes(self) -> list[str]:
         """What a reader of the evidence should know about the asking."""
-        if not self.clipped:
+        return [self._said_of(self.clipped, self.sent + self.clipped)] if self.clipped else []
+
+    def refuse_no_pictures(self, images: torch.Tensor) -> None:
+        """
+        Called with all images of a sub-key before the first one is sent.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when more of them are no pictures under this normalisation than answers may be missing.
+        """
+        clipped = sum(map(self._is_clipped, images))
+        if clipped > MOST_UNUSABLE * (len(images) - clipped):
+            raise InvalidInput(self._said_of(clipped, len(images)))
+
+    def _said_of(self, clipped: int, images: int) -> str:
+        return (
+            f"{clipped} of {images} images of the key are no pictures under mean {_short(self.mean)} and std {_short(self.std)}, and were not "
+            "sent: give the normalisation that the owner's model was trained with (image_mean and image_std of its preprocessor_config.json)"
+        )
+
+    def _ask_one(self, image: torch.Tensor) -> Answers:
+        if self._is_clipped(image):
+            self.clipped += 1
             return []
-        return [
-            f"{self.clipped} of {self.asked} images are no pictures under mean {self.mean.flatten().tolist()} and std "
-            f"{self.std.flatten().tolist()}, and were not sent: give the normalisation that the owner's model was trained with"
-        ]
+        self.sent += 1
+        return self.ask(self.picture(image))
 
     def _is_clipped(self, image: torch.Tensor) -> bool:
         pixels = self._pixels(image)
         outside = (pixels < -ROUNDING) | (pixels > 1 + ROUNDING)
-        self.asked += 1
-        clipped = float(outside.float().mean()) > MOST_CLIPPED
-        self.clipped += clipped
-        return clipped
+        return float(outside.float().mean()) > MOST_CLIPPED
 
     def picture(self, image: torch.Tensor) -> bytes:
         """A PNG of one image `[channels, height, width]`: eight bits per channel, so it is a little rounded."""
@@ -109,6 +127,10 @@ class PictureSuspect(ABC):
                 return torch.full_like(row, torch.nan)
             row[place] = score
         return row if answer else torch.full_like(row, torch.nan)
+
+
+def _short(values: torch.Tensor) -> str:
+    return ",".join(f"{value:g}" for value in values.flatten().tolist())
 
 
 class ImageClassifier(PictureSuspect):
@@ -175,6 +197,10 @@ class Function:
     @property
     def notes(self) -> list[str]:
         return list(getattr(self._pictures or self.function, "notes", ()))
+
+    @property
+    def clipped(self) -> int:
+        return self._pictures.clipped if self._pictures else 0
 
     def __call__(self, images: torch.Tensor) -> Any:
         if self._pictures is not None:

@@ -84,6 +84,7 @@ def run_sequentially(
     for test, subkey in _tests(verifiers, asked, check):
         before, lost = sum(part.log2_e for part in parts), suspect.unusable
         queries, path, part = asked.queries, [], None
+        suspect.refuse_no_pictures(test.images)
         before_asking(subkey)
         try:
             for stop in test.stops:

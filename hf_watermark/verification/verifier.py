@@ -218,9 +218,10 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
     if by_method:
         total = total_of(by_method, check)
     else:
-        for other in errors.values():
-            if not isinstance(other, Unreadable):
-                raise other
+        others = [error for error in errors.values() if not isinstance(error, Unreadable)]
+        if others:
+            # What is wrong with a method that could be tried says more than that another one could not.
+            raise min(others, key=lambda error: type(error) is AccessError)
         reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
         purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
         total = unreadable(f"{reasons}. {purpose}", check)

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from inference_server import InferenceServer
 
+from hf_watermark.keys.burnt import burnt_subkeys
+
 
 @pytest.fixture
 def address(shop, monkeypatch):
@@ -36,6 +38,17 @@ def test_an_address_in_steps(run, key, address, tmp_path):
 def test_a_budget_that_cannot_show_the_mark_burns_nothing(refused, key, address):
     check = ["verify", address, "--key", key, "--mean", "0", "--std", "1"]
     assert "5 images cannot reach 128 bits" in refused(*check, "--budget", 5)  # and no file was touched
+
+
+@pytest.mark.parametrize("way", ["--sequential", "--all"])
+def test_a_wrong_normalisation_burns_nothing(refused, key, address, way):
+    check = ["verify", address, "--key", key, "--mean", "5", "--std", "1", way]
+    assert "images of the key are no pictures under mean 5 and std 1" in refused(*check)
+
+
+def test_asking_all_at_once_is_noted(run, key, address):
+    run("verify", address, "--key", key, "--mean", "0", "--std", "1", "--all")
+    assert burnt_subkeys(key) and address.split("/")[2].split(":")[0] in (key / "burnt.json").read_text()
 
 
 def test_an_address_needs_the_owners_normalisation(refused, key, address):

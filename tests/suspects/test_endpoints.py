@@ -40,8 +40,7 @@ def test_a_mark_is_found_behind_an_address(marked_by, serve, method, monkeypatch
     server = serve(marked.model)
     result = verify_sequentially(endpoint_of(server, marked.model), marked.key, budget=300, beacon=marked.key.beacon)
     assert result.evidence.found, result.evidence
-    # What is no picture under the owner's normalisation is not sent; it counts as an answer that could not be used.
-    assert result.queries == server.requests + result.evidence.unusable <= 300
+    assert result.queries == server.requests <= 300
     assert result.evidence.unusable <= 0.1 * result.queries
     assert set(server.tokens) <= {None, ""}  # nobody's Hub token goes to a stranger's server
 
@@ -58,6 +57,19 @@ def test_an_unmarked_model_behind_an_address(marked_by, make_resnet, serve):
     with pytest.raises(BudgetExceeded, match="127.0.0.1: this check asks 80 images, 10 are left of its budget"):
         verify(suspect, marked.key, budget=10)
     assert server.requests == before
+
+
+@pytest.mark.parametrize("method", ["function_coupled", "usp"])
+@pytest.mark.parametrize("in_steps", [True, False])
+def test_a_wrong_normalisation_is_seen_before_anything_is_sent(marked_by, serve, method, in_steps):
+    marked = marked_by(method)
+    server, shown = serve(marked.model), []
+    endpoint = endpoint_of(server, marked.model, mean=[5.0], std=[1.0])
+    with pytest.raises(InvalidInput, match=r"(\d+) of \1 images of the key are no pictures under mean 5 and std 1"):
+        verify_sequentially(endpoint, marked.key, before_asking=shown.append) if in_steps else verify(
+            endpoint, marked.key
+        )
+    assert server.requests == 0 and shown == [] and endpoint.notes == []
 
 
 def test_pictures_are_what_the_owner_trained_on(marked_by, serve):
