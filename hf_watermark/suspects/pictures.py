@@ -113,11 +113,14 @@ class PictureSuspect(ABC):
 
     def _pixels(self, image: torch.Tensor) -> torch.Tensor:
         """The image in 0..1, as it was before the owner's normalisation."""
-        if image.shape[0] not in (1, 3) or len(self.mean) not in (1, image.shape[0]):
+        mean, std = self.mean, self.std
+        if image.shape[0] == 1 and len({*zip(mean.flatten().tolist(), std.flatten().tolist(), strict=True)}) == 1:
+            mean, std = mean[:1], std[:1]  # processors name three channels for grey pictures, too
+        if image.shape[0] not in (1, 3) or len(mean) not in (1, image.shape[0]):
             raise InvalidInput(
-                f"an image of {image.shape[0]} channels with a mean of {len(self.mean)} cannot be sent; give mean and std per channel"
+                f"an image of {image.shape[0]} channels with a mean of {len(mean)} cannot be sent; give mean and std per channel"
             )
-        return image.float() * self.std + self.mean
+        return image.float() * std + mean
 
     def _row(self, answer: list[tuple[Any, Any]]) -> torch.Tensor:
         row = torch.zeros(self.classes, dtype=torch.float64)
@@ -187,11 +190,19 @@ class Function:
     where it cannot take them, or answers with names of classes, it is asked pictures from then on.
 
     Args:
-        context ([`~keys.ModelContext`]): Class names and normalisation of the owner's model.
+        function (`Callable`):
+            Its `image_processor`, if it has one as pipelines do, gives the normalisation where the key does not.
+        context ([`~keys.ModelContext`]):
+            Class names and normalisation of the owner's model.
     """
 
     def __init__(self, function: Callable[[Any], Any], context: "ModelContext"):
-        self.function, self.context = function, context
+        self.function, self.labels = function, context.labels
+        processor = getattr(function, "image_processor", None)
+        self.mean = context.mean or tuple(getattr(processor, "image_mean", None) or ())
+        self.std = context.std or tuple(getattr(processor, "image_std", None) or ())
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+        self._takes_tensors = False
         self._pictures: ImageClassifier | None = None
 
     @property
@@ -203,34 +214,48 @@ class Function:
         return self._pictures.clipped if self._pictures else 0
 
     def __call__(self, images: torch.Tensor) -> Any:
+        if self._takes_tensors:
+            return self.function(images)
         if self._pictures is not None:
             return self._pictures(images)
-        refused: Exception | None = None
         try:
             answer = self.function(images)
-        except (TypeError, ValueError, AttributeError) as error:
-            refused = error
-        if refused is None and _items(answer) is None:
-            return answer
+        except Exception as error:  # what a stranger's function raises where it expects a picture can be anything
+            refused = f"cannot be called with a tensor of images ({_in_short(error)})"
+        else:
+            if _items(answer) is None:
+                self._takes_tensors = True
+                return answer
+            refused = "answers with names of classes"
         missing = [
-            name for name, held in (("labels", self.context.labels), ("mean and std", self.context.mean)) if not held
+            name for name, held in (("labels", self.labels), ("mean and std", self.mean and self.std)) if not held
         ]
         if missing:
-            if refused is not None:
-                raise refused
             raise InvalidInput(
-                f"the suspect answers with names of classes, and the key does not hold the owner's {' nor '.join(missing)}; wrap it: "
-                "hf_watermark.suspects.ImageClassifier(function, labels=..., mean=..., std=...)"
+                f"{self.name} {refused}, and to ask it pictures the key does not hold the owner's {' nor '.join(missing)}; {WRAP}"
             )
-        pictures = ImageClassifier(self.function, self.context.labels, self.context.mean, self.context.std)
+        pictures = ImageClassifier(self.function, self.labels, self.mean, self.std)
         try:
             found = pictures(images)
-        except Exception:
-            if refused is not None:
-                raise refused from None  # what it says of tensors is what its author has to mend
+        except ConnectionError:
             raise
+        except Exception as error:
+            raise InvalidInput(
+                f"{self.name} {refused}, nor does it work with a PIL image ({_in_short(error)}); return labels [n] or probabilities "
+                f"[n, classes], or {WRAP}"
+            ) from error
         self._pictures = pictures
         return found
+
+
+WRAP = (
+    "wrap it: hf_watermark.suspects.ImageClassifier(function, labels=..., mean=..., std=...), with a function that takes one PIL image and "
+    'returns [{"label": name, "score": probability}]'
+)
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _items(answer: Any) -> list[dict[str, Any]] | None:

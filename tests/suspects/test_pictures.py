@@ -137,14 +137,68 @@ def test_a_key_without_class_names_or_normalisation_says_what_is_missing(marked_
         bare.labels(IMAGES, 2)
 
 
-def test_an_error_of_a_function_of_tensors_stays_its_own():
-    def broken(images):
-        raise ValueError("no such device")
+class Pipeline:
+    """What a stranger writes in the manner of transformers."""
 
-    with pytest.raises(ValueError, match="no such device"):
+    def __init__(self, processor=None, as_lists=False):
+        self.image_processor, self.as_lists, self.pictures = processor, as_lists, []
+
+    def __call__(self, inputs):
+        pictures = inputs if isinstance(inputs, list) else [inputs]
+        self.pictures += [(picture.convert("L").size, picture.mode) for picture in pictures]
+        return [CAT for _ in pictures] if self.as_lists or isinstance(inputs, list) else CAT
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_an_object_in_the_manner_of_a_pipeline_is_asked_pictures(as_lists):
+    pipe = Pipeline(as_lists=as_lists)
+    assert Suspect.open(pipe, context=CONTEXT).probabilities(IMAGES, 2).tolist() == [[0.75, 0.25]] * 3
+    assert pipe.pictures == [((16, 16), "L")] * 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_image_processor_of_an_object_stands_in_where_the_key_has_none(channels):
+    pipe = Pipeline(ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))
+    suspect = Suspect.open(pipe, context=ModelContext(classes=CONTEXT.classes))
+    assert suspect.labels(torch.zeros(2, channels, 16, 16), 2).tolist() == [0, 0]
+    assert pipe.pictures == [((16, 16), "L" if channels == 1 else "RGB")] * 2
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError, OSError])
+def test_whatever_a_function_of_pictures_raises_at_tensors_it_is_asked_pictures(error):
+    def of_pictures(picture):
+        if isinstance(picture, torch.Tensor):
+            raise error("no picture")
+        return CAT
+
+    assert Suspect.open(of_pictures, context=CONTEXT).labels(IMAGES, 2).tolist() == [0, 0, 0]
+
+
+def test_a_function_that_takes_neither_is_one_sentence_with_both_errors():
+    def broken(images):
+        raise ValueError(f"no {type(images).__name__}, please\nsecond line")
+
+    both = r"^broken cannot be called with a tensor of images \(ValueError: no Tensor, please\), nor does it work with a PIL image "
+    both += r"\(ValueError: no PngImageFile, please\); .* wrap it: hf_watermark.suspects.ImageClassifier\("
+    with pytest.raises(InvalidInput, match=both):
         Suspect.open(broken, context=CONTEXT).labels(IMAGES, 2)
-    with pytest.raises(ValueError, match="no such device"):
+    with pytest.raises(
+        InvalidInput, match="no Tensor, please.*does not hold the owner's labels nor mean and std; wrap"
+    ):
         Suspect.open(broken, context=ModelContext()).labels(IMAGES, 2)
+
+
+def test_an_error_after_the_first_answer_stays_its_own():
+    def failing_later(images, calls=[]):  # noqa: B006
+        calls.append(images)
+        if len(calls) > 1:
+            raise RuntimeError("out of memory")
+        return torch.zeros(len(images), dtype=torch.long)
+
+    suspect = Suspect.open(failing_later, context=CONTEXT)
+    assert suspect.labels(IMAGES, 2).tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        suspect.labels(IMAGES, 2)
 
 
 def test_what_is_no_picture_is_not_sent_and_noted():
