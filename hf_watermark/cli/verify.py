@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
-from .addresses import burning, is_address, open_address
+from .addresses import burning, going_on, is_address, open_address
 from .errors import leave
 from .loading import silence_loading
 from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
@@ -173,6 +173,8 @@ def verify(
     if address:
         endpoint, notes = open_address(suspect, claim, api, api_name, mean, std)
         source = endpoint
+        claim, before = going_on(claim, key, endpoint.name)
+        notes += before
     if mirrored:
         from ..suspects import Suspect
 

@@ -6,6 +6,7 @@ between: it undoes the owner's normalisation, and turns names into the owner's c
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ from .pictures import Answers, PictureSuspect
 
 APIS = ("inference", "gradio")
 SECONDS = 60
+# What passes: an endpoint that wakes up, is busy, or cuts a connection. Seconds before each further try, and the longest wait it may ask for.
+PASSING = frozenset({408, 425, 429, 502, 503, 504})
+WAITS, LONGEST_WAIT = (1.0, 3.0, 9.0), 60
+
+
+class _Passing(ConnectionError):
+    """A failure after which the same picture may be sent again; `after` so many seconds if the endpoint says so."""
+
+    def __init__(self, said: str, after: int = 0):
+        super().__init__(said)
+        self.after = after
 
 
 class Endpoint(PictureSuspect):
@@ -53,7 +65,7 @@ class Endpoint(PictureSuspect):
 
     Raises:
         [`~serialization.InvalidInput`]: for an address or normalisation that cannot be; on asking, for an answer of another form.
-        `ConnectionError`: on asking, when the endpoint cannot be reached or fails: no verdict may come from that.
+        `ConnectionError`: on asking, when the endpoint cannot be reached or fails, also when tried again: no verdict may come from that.
 
     Example:
 
@@ -88,7 +100,17 @@ class Endpoint(PictureSuspect):
     def ask(self, picture: bytes) -> Answers:
         if self.sent == 1:
             self.before_sending()
-        return self._ask(picture)
+        for tried, wait in enumerate((*WAITS, None), start=1):
+            try:
+                return self._ask(picture)
+            except _Passing as error:
+                if wait is None or error.after > LONGEST_WAIT:
+                    asks = f" and asks to wait {error.after} seconds" if error.after else ""
+                    raise ConnectionError(
+                        f"{error}, in {tried} tries{asks}; it was shown {self.sent} images"
+                    ) from None
+                time.sleep(max(wait, error.after))
+        raise AssertionError("the last try returns or raises")
 
     @property
     def notes(self) -> list[str]:
@@ -105,11 +127,15 @@ class Endpoint(PictureSuspect):
             try:
                 return [(item.label, item.score) for item in client.image_classification(picture, top_k=self.classes)]
             except HfHubHTTPError as error:
-                raise ConnectionError(f"{self.name} refused or failed ({error.response.status_code})") from None
+                status, after = error.response.status_code, error.response.headers.get("Retry-After", "")
+                said = f"{self.name} refused or failed ({status})"
+                if status in PASSING:
+                    raise _Passing(said, int(after[:9]) if after.isdecimal() else 0) from None
+                raise ConnectionError(said) from None
             except OfflineModeIsEnabled:
                 raise ConnectionError(self._offline()) from None
             except (NetworkError, InferenceTimeoutError) as error:
-                raise ConnectionError(f"{self.name} cannot be reached ({error or type(error).__name__})") from None
+                raise _Passing(f"{self.name} cannot be reached ({error or type(error).__name__})") from None
             except (TypeError, ValueError, AttributeError, KeyError):
                 raise InvalidInput(f"{self.name} does not answer as an image classification endpoint") from None
 
@@ -141,7 +167,10 @@ class Endpoint(PictureSuspect):
                 try:
                     answer = client.predict(handle_file(str(file)), api_name=api_name)
                 except Exception as error:
-                    raise ConnectionError(f"{self.name} failed ({_first_line(error)})") from None
+                    passes = isinstance(error, OSError | NetworkError) or "httpx" in type(error).__module__
+                    raise (_Passing if passes else ConnectionError)(
+                        f"{self.name} failed ({_first_line(error)})"
+                    ) from None
             return self._confidences(answer)
 
         return ask

@@ -97,6 +97,11 @@ def run_sequentially(
                     break
             else:
                 asked.cut, asked.judged = test.stops[-1] < test.whole, asked.judged or test.stops[-1] == test.whole
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{error}. Sub-key {subkey.index} counts as shown to it and is burnt, except for going on there: a later check with the same key "
+                "asks the same images first"
+            ) from error
         except Unreadable as error:
             asked.errors[subkey.index] = error
             continue

@@ -1,12 +1,13 @@
 """`hf-watermark verify` on addresses, in steps, with a report."""
 
+import json
 import re
 import shutil
 
 import pytest
 from inference_server import InferenceServer
 
-from hf_watermark.keys.burnt import burnt_subkeys
+from hf_watermark.keys.burnt import burn, burnt_log, burnt_subkeys
 
 
 @pytest.fixture
@@ -44,6 +45,18 @@ def test_a_budget_that_cannot_show_the_mark_burns_nothing(refused, key, address)
 def test_a_wrong_normalisation_burns_nothing(refused, key, address, way):
     check = ["verify", address, "--key", key, "--mean", "5", "--std", "1", way]
     assert "images of the key are no pictures under mean 5 and std 1" in refused(*check)
+
+
+def test_a_check_that_broke_goes_on_at_the_same_host_only(run, key, address):
+    check = ["verify", address, "--key", key, "--mean", "0", "--std", "1", "--json"]
+    first, second = json.loads(run(*check).stdout), json.loads(run(*check).stdout)
+    assert second["queries"] == first["queries"] > 0 and second["log2_p"] == first["log2_p"]
+    before = "127.0.0.1 was asked sub-keys 1 before: this goes on with them"
+    assert any(before in text for text in second["warnings"]) and not any(before in text for text in first["warnings"])
+    assert len(burnt_log(key)) == 1
+    burn(key, 1, "asked:example.org")
+    third = json.loads(run(*check).stdout)
+    assert third["queries"] == 0 and "disclosed before (1)" in third["reason"]
 
 
 def test_asking_all_at_once_is_noted(run, key, address):

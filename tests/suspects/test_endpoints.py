@@ -1,6 +1,7 @@
 """Classifiers behind an address, on the loopback interface."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ def serve(monkeypatch):
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """Seconds that were waited for, without waiting."""
+    waited = []
+    monkeypatch.setattr("hf_watermark.suspects.endpoints.time", SimpleNamespace(sleep=waited.append))
+    return waited
 
 
 def endpoint_of(server, model, **changes):
@@ -122,6 +131,43 @@ def test_a_failing_endpoint_gives_no_verdict(marked_by, serve):
     nowhere = Endpoint("http://127.0.0.1:9/", labels=["a", "b"], mean=MEAN, std=STD)
     with pytest.raises(ConnectionError, match="127.0.0.1 cannot be reached"):
         nowhere(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, "reset"])
+def test_what_passes_is_tried_again(marked_by, serve, waits, status):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    server.failures = [status] * 3
+    result = verify_sequentially(endpoint_of(server, marked.model), marked.key, beacon=marked.key.beacon)
+    assert result.evidence.found and waits == [1, 3, 9] and server.requests == result.queries + 3
+
+
+def test_what_does_not_pass_ends_the_check_with_what_was_shown(marked_by, serve, waits):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    server.failures = [None] * 6 + [503] * 4
+    subkey = marked.key.used[0]
+    said = rf"failed \(503\), in 4 tries; it was shown 7 images. Sub-key {subkey} counts as shown to it and is burnt"
+    with pytest.raises(ConnectionError, match=said):
+        verify_sequentially(endpoint_of(server, marked.model), marked.key)
+    assert len(waits) == 3 and server.requests == 10
+
+
+def test_an_endpoint_says_how_long_to_wait(marked_by, serve, waits):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    images = torch.zeros(1, 1, 16, 16)
+    server.failures, server.retry_after = [429], "20"
+    assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20]
+    server.failures, server.retry_after = [429], "3600"
+    with pytest.raises(ConnectionError, match="in 1 tries and asks to wait 3600 seconds"):
+        endpoint_of(server, marked.model)(images)
+    server.failures, server.retry_after = [503], "Fri, 31 Dec 2100 23:59:59 GMT"
+    assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20, 1]
+    server.failures = [401]
+    with pytest.raises(ConnectionError, match=r"failed \(401\)$"):
+        endpoint_of(server, marked.model)(images)
+    assert waits == [20, 1]
 
 
 @pytest.mark.parametrize("api", ["inference", "gradio"])
