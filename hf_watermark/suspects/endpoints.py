@@ -98,19 +98,24 @@ class Endpoint(PictureSuspect):
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
     def ask(self, picture: bytes) -> Answers:
+        """
+        Names and scores of one PNG; what passes is tried again.
+
+        Raises:
+            `ConnectionError`: when it cannot be reached or fails.
+        """
         if self.sent == 1:
             self.before_sending()
-        for tried, wait in enumerate((*WAITS, None), start=1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 return self._ask(picture)
             except _Passing as error:
-                if wait is None or error.after > LONGEST_WAIT:
+                if tries > len(WAITS) or error.after > LONGEST_WAIT:
                     asks = f" and asks to wait {error.after} seconds" if error.after else ""
-                    raise ConnectionError(
-                        f"{error}, in {tried} tries{asks}; it was shown {self.sent} images"
-                    ) from None
-                time.sleep(max(wait, error.after))
-        raise AssertionError("the last try returns or raises")
+                    raise ConnectionError(f"{error}, tries: {tries}{asks}; it was shown {self.sent} images") from None
+                time.sleep(max(WAITS[tries - 1], error.after))
 
     @property
     def notes(self) -> list[str]:

@@ -147,7 +147,7 @@ def test_what_does_not_pass_ends_the_check_with_what_was_shown(marked_by, serve,
     server = serve(marked.model)
     server.failures = [None] * 6 + [503] * 4
     subkey = marked.key.used[0]
-    said = rf"failed \(503\), in 4 tries; it was shown 7 images. Sub-key {subkey} counts as shown to it and is burnt"
+    said = rf"failed \(503\), tries: 4; it was shown 7 images. Sub-key {subkey} counts as shown to it and is burnt"
     with pytest.raises(ConnectionError, match=said):
         verify_sequentially(endpoint_of(server, marked.model), marked.key)
     assert len(waits) == 3 and server.requests == 10
@@ -160,7 +160,7 @@ def test_an_endpoint_says_how_long_to_wait(marked_by, serve, waits):
     server.failures, server.retry_after = [429], "20"
     assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20]
     server.failures, server.retry_after = [429], "3600"
-    with pytest.raises(ConnectionError, match="in 1 tries and asks to wait 3600 seconds"):
+    with pytest.raises(ConnectionError, match="tries: 1 and asks to wait 3600 seconds"):
         endpoint_of(server, marked.model)(images)
     server.failures, server.retry_after = [503], "Fri, 31 Dec 2100 23:59:59 GMT"
     assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20, 1]
