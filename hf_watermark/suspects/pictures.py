@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 # An image with more than this share of values outside of a picture's range, by more than rounding, was normalised otherwise.
 MOST_CLIPPED, ROUNDING = 0.01, 1.5 / 255
 Answers = list[tuple[Any, Any]]
+# So many first answers without one that the key knows, and nothing more is asked.
+ENOUGH_UNKNOWN = 5
+
+
+class UnknownLabels(InvalidInput):
+    """The suspect speaks of other classes than the key."""
 
 
 class PictureSuspect(ABC):
@@ -46,8 +52,11 @@ class PictureSuspect(ABC):
         self.classes = 1 + max(known.values(), default=-1)
         self.labels = {f"LABEL_{place}": place for place in range(self.classes)} | dict(known)
         self.mean, self.std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
-        # Images that were sent, and those that were not because they are no pictures.
-        self.sent = self.clipped = 0
+        # Images that were sent, those that were not because they are no pictures, and answers with labels that the key does not know.
+        self.sent = self.clipped = self.unknown = 0
+        self._examples = ", ".join(map(repr, list(known)[:5])) + (
+            f" ... {len(known)} in all" if len(known) > 5 else ""
+        )
         # Whether it gives labels alone; known after its first answer.
         self._labels_only: bool | None = None
 
@@ -94,7 +103,16 @@ class PictureSuspect(ABC):
             self.clipped += 1
             return []
         self.sent += 1
-        return self.ask(self.picture(image))
+        answer = self.ask(self.picture(image))
+        strange = [label for label, _ in answer if str(label) not in self.labels]
+        self.unknown += bool(strange) or not answer
+        if self.unknown == self.sent == ENOUGH_UNKNOWN:
+            said = f"the label {str(strange[0])[:80]!r}, which the key does not know" if strange else "no label"
+            raise UnknownLabels(
+                f"{self.name} answered the first {self.sent} images with {said}: the key knows {self._examples}. Nothing more was asked; check "
+                "that it tells the same classes apart, or give the `labels` that it uses"
+            )
+        return answer
 
     def _is_clipped(self, image: torch.Tensor) -> bool:
         pixels = self._pixels(image)
@@ -237,7 +255,7 @@ class Function:
         pictures = ImageClassifier(self.function, self.labels, self.mean, self.std)
         try:
             found = pictures(images)
-        except ConnectionError:
+        except (ConnectionError, UnknownLabels):
             raise
         except Exception as error:
             raise InvalidInput(

@@ -118,6 +118,30 @@ def test_names_without_scores_are_labels_and_unknown_names_are_unusable():
         assert suspect.labels(IMAGES, 2).tolist() == [-1, -1, -1] and suspect.unusable == 3
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([{"label": "a fish", "score": 0.9}], "the label 'a fish', which the key does not know"),
+        ([*CAT, {"label": "a bird", "score": 0.0}], "the label 'a bird', which the key does not know"),
+        ([{"label": "a fish"}], "the label 'a fish'"),
+    ],
+)
+def test_unknown_labels_end_the_check_after_a_few_answers(answer, said):
+    asked = []
+    suspect = Suspect.open(lambda picture: asked.append(picture.size) or answer, context=CONTEXT)
+    with pytest.raises(
+        InvalidInput, match=rf"answered the first 5 images with {said}.*: the key knows 'cat', 'dog'. Noth"
+    ):
+        suspect.labels(torch.zeros(60, 1, 16, 16), 2)
+    assert len(asked) == 1 + 5  # the tensors that it was tried with first
+
+
+def test_one_known_label_among_the_first_answers_is_enough_to_go_on():
+    answers = iter([[{"label": "a fish", "score": 1.0}]] * 4 + [CAT] + [[{"label": "a fish", "score": 1.0}]] * 5)
+    suspect = Suspect.open(ImageClassifier(lambda picture: next(answers), CONTEXT.labels, CONTEXT.mean, CONTEXT.std))
+    assert suspect.labels(torch.zeros(10, 1, 16, 16), 2).tolist() == [-1] * 4 + [0] + [-1] * 5
+
+
 @pytest.mark.parametrize("answer", [None, "cat", 3, [], {}, {"confidences": []}, [{"score": 1.0}], ["cat"], [[]]])
 def test_answers_of_another_form_give_no_verdict(answer):
     wrapped = ImageClassifier(lambda picture: answer, CONTEXT.labels, CONTEXT.mean, CONTEXT.std)
