@@ -175,7 +175,8 @@ def verify_sequentially(
         key ([`WatermarkKey`] or [`Opening`]):
             As in [`verify`].
         budget (`int`, *optional*):
-            Most images to ask; all that the key has by default. A second run with a larger one asks the same images first and goes on: it is
+            Most images to ask; all that the key has by default. One that ends before the mark could have been seen gives the verdict
+            `inconclusive`. A second run with a larger one asks the same images first and goes on: it is
             no second look, if the suspect answers an image the same whenever it is asked.
         beacon (`bytes`, *optional*):
             As in [`verify`].
@@ -189,13 +190,14 @@ def verify_sequentially(
 
     Raises:
         [`~suspects.AccessError`]: when the key has no black-box method, or the suspect does not offer what they need.
+        [`~suspects.BudgetExceeded`]: when `budget` images could not show the mark even if all of them matched; nothing is asked then.
 
     Example:
 
     ```python
     >>> key = plan_key(model, ds, FunctionCoupledConfig(), owner)  # of a model that nobody has marked yet
-    >>> result = verify_sequentially(model, key, budget=200)
-    >>> result.queries <= 200, result.evidence.found
+    >>> result = verify_sequentially(model, key, budget=500)
+    >>> result.queries <= 500, result.evidence.found
     (True, False)
     ```
     """

@@ -1,6 +1,7 @@
 """Suspects behind an address, for `hf-watermark verify`: asked in steps, with the owner's class names and normalisation."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,14 +51,41 @@ def open_address(
     return Endpoint(url, context.labels, values[0], values[1], api=api, api_name=api_name), notes
 
 
+def going_on(
+    claim: "WatermarkKey | Opening", folder: Path | None, host: str
+) -> "tuple[WatermarkKey | Opening, list[str]]":
+    """
+    The key without the notes that this very host was asked, and what a reader should know of it: whoever runs the host saw images and no bits, so
+    a further run goes on with the same test (PROTOCOL.md §3.8). For anybody else the sub-keys stay burnt.
+    """
+    from ..keys import Opening
+    from ..keys.burnt import burnt_log
+
+    if folder is None or isinstance(claim, Opening):
+        return claim, []
+    entries = burnt_log(folder)
+    known = {entry.subkey for entry in entries if entry.nonce != asked_of(host)}
+    here = sorted(claim.burnt & {entry.subkey for entry in entries} - known)
+    if not here:
+        return claim, []
+    which = ", ".join(map(str, here))
+    note = f"{host} was asked sub-keys {which} before: this goes on with them, and is no second look if it answers an image alike each time"
+    return replace(claim, burnt=claim.burnt - set(here)), [note]
+
+
+def asked_of(host: str) -> str:
+    """The note in `burnt.json`."""
+    return f"asked:{host}"
+
+
 def burning(folder: Path | None, host: str) -> "Callable[[SubKey], None]":
-    """What to do before a sub-key's triggers are shown to a host: note it in the key folder, so that the sub-key never counts again."""
+    """What to do before a sub-key's triggers are shown to a host: note it in the key folder, so that it counts nowhere else."""
 
     def note(subkey: "SubKey") -> None:
         if folder is not None:
             from ..keys import burn
 
-            burn(folder, subkey.index, f"asked:{host}")
+            burn(folder, subkey.index, asked_of(host))
 
     return note
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..serialization import InvalidInput, write_json_atomic
-from .addresses import burning, is_address, open_address
+from .addresses import burning, going_on, is_address, open_address
 from .errors import leave
 from .loading import silence_loading
 from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
@@ -168,9 +168,13 @@ def verify(
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
     source: Any = suspect
+    endpoint: Any = None
     notes: list[str] = []
     if address:
-        source, notes = open_address(suspect, claim, api, api_name, mean, std)
+        endpoint, notes = open_address(suspect, claim, api, api_name, mean, std)
+        source = endpoint
+        claim, before = going_on(claim, key, endpoint.name)
+        notes += before
     if mirrored:
         from ..suspects import Suspect
 
@@ -180,7 +184,7 @@ def verify(
         if stepwise:
             from ..verifying import verify_sequentially
 
-            asking = burning(key, source.name) if address else burning(None, "")
+            asking = burning(key, endpoint.name) if address else burning(None, "")
             evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
         elif statement is not None:
             evidence = _verify_claim(
@@ -194,8 +198,9 @@ def verify(
             asked = [
                 place for place in claim.claims() if method_entry(place.assignment.method).access != Access.WEIGHTS
             ]
-            for subkey in [subkey for place in asked for subkey in place.subkeys if address]:
-                burning(key, source.name)(subkey)
+            if address:
+                note, shown = burning(key, endpoint.name), [subkey for place in asked for subkey in place.subkeys]
+                endpoint.before_sending = lambda: [note(subkey) for subkey in shown]
             evidence = check(
                 source,
                 claim,

@@ -77,6 +77,8 @@ class WatermarkConfig(metaclass=CheckedWhenMade):
     """
 
     method: ClassVar[str]
+    # Fields to raise where training left too weak a mark; of these, the ones that the method has.
+    stronger: ClassVar[tuple[str, ...]] = ("strength", "subkeys")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the method's name, a format version and all fields."""

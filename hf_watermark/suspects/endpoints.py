@@ -6,7 +6,8 @@ between: it undoes the owner's normalisation, and turns names into the owner's c
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,17 @@ from .pictures import Answers, PictureSuspect
 
 APIS = ("inference", "gradio")
 SECONDS = 60
+# What passes: an endpoint that wakes up, is busy, or cuts a connection. Seconds before each further try, and the longest wait it may ask for.
+PASSING = frozenset({408, 425, 429, 502, 503, 504})
+WAITS, LONGEST_WAIT = (1.0, 3.0, 9.0), 60
+
+
+class _Passing(ConnectionError):
+    """A failure after which the same picture may be sent again; `after` so many seconds if the endpoint says so."""
+
+    def __init__(self, said: str, after: int = 0):
+        super().__init__(said)
+        self.after = after
 
 
 class Endpoint(PictureSuspect):
@@ -53,7 +65,7 @@ class Endpoint(PictureSuspect):
 
     Raises:
         [`~serialization.InvalidInput`]: for an address or normalisation that cannot be; on asking, for an answer of another form.
-        `ConnectionError`: on asking, when the endpoint cannot be reached or fails: no verdict may come from that.
+        `ConnectionError`: on asking, when the endpoint cannot be reached or fails, also when tried again: no verdict may come from that.
 
     Example:
 
@@ -81,18 +93,35 @@ class Endpoint(PictureSuspect):
         if self.api not in APIS:
             raise InvalidInput(f"`api` is {api!r}: choose one of {', '.join(APIS)}")
         super().__init__(place.hostname, labels, mean, std)
+        # What to do before the first picture is shown, such as noting that its sub-key is burnt.
+        self.before_sending: Callable[[], None] = lambda: None
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
     def ask(self, picture: bytes) -> Answers:
-        return self._ask(picture)
+        """
+        Names and scores of one PNG; what passes is tried again.
+
+        Raises:
+            `ConnectionError`: when it cannot be reached or fails.
+        """
+        if self.sent == 1:
+            self.before_sending()
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._ask(picture)
+            except _Passing as error:
+                if tries > len(WAITS) or error.after > LONGEST_WAIT:
+                    asks = f" and asks to wait {error.after} seconds" if error.after else ""
+                    raise ConnectionError(f"{error}, tries: {tries}{asks}; it was shown {self.sent} images") from None
+                time.sleep(max(WAITS[tries - 1], error.after))
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the evidence should know about the asking; empty before anything was asked."""
-        if not self.asked:
-            return []
-        shown = self.asked - self.clipped
-        return [f"{self.name} was shown {shown} triggers: the sub-keys they belong to are burnt", *super().notes]
+        shown = f"{self.name} was shown {self.sent} triggers: the sub-keys they belong to are burnt"
+        return [*([shown] if self.sent else []), *super().notes]
 
     def _inference(self, token: str | None) -> Any:
         # Without a token the client sends the stored Hub token to whatever address it is given; only an own header prevents that.
@@ -103,11 +132,15 @@ class Endpoint(PictureSuspect):
             try:
                 return [(item.label, item.score) for item in client.image_classification(picture, top_k=self.classes)]
             except HfHubHTTPError as error:
-                raise ConnectionError(f"{self.name} refused or failed ({error.response.status_code})") from None
+                status, after = error.response.status_code, error.response.headers.get("Retry-After", "")
+                said = f"{self.name} refused or failed ({status})"
+                if status in PASSING:
+                    raise _Passing(said, int(after[:9]) if after.isdecimal() else 0) from None
+                raise ConnectionError(said) from None
             except OfflineModeIsEnabled:
                 raise ConnectionError(self._offline()) from None
             except (NetworkError, InferenceTimeoutError) as error:
-                raise ConnectionError(f"{self.name} cannot be reached ({error or type(error).__name__})") from None
+                raise _Passing(f"{self.name} cannot be reached ({error or type(error).__name__})") from None
             except (TypeError, ValueError, AttributeError, KeyError):
                 raise InvalidInput(f"{self.name} does not answer as an image classification endpoint") from None
 
@@ -139,7 +172,10 @@ class Endpoint(PictureSuspect):
                 try:
                     answer = client.predict(handle_file(str(file)), api_name=api_name)
                 except Exception as error:
-                    raise ConnectionError(f"{self.name} failed ({_first_line(error)})") from None
+                    passes = isinstance(error, OSError | NetworkError) or "httpx" in type(error).__module__
+                    raise (_Passing if passes else ConnectionError)(
+                        f"{self.name} failed ({_first_line(error)})"
+                    ) from None
             return self._confidences(answer)
 
         return ask

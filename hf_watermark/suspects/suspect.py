@@ -37,11 +37,13 @@ class _Asked:
     Args:
         queries, unusable (`int`): Images, and answers among them that could not be used.
         scores (`bool`, *optional*): Whether answers are scores or labels, which shows only when one is asked for.
+        fits (`bool`): Whether it was found that the key's images can be sent.
     """
 
     queries: int = 0
     unusable: int = 0
     scores: bool | None = None
+    fits: bool = False
 
 
 Answer = Callable[[torch.Tensor], Any]
@@ -321,8 +323,11 @@ class Suspect:
                 f"{self.name}: this check asks {len(images)} images, {self._most - self.queries} are left of its budget; raise the "
                 "budget, or use the sequential test, which stops within it"
             )
+        if not self._asked.fits:
+            self.refuse_no_pictures(images)
         answers = []
         for batch in images.split(self.batch_size):
+            unsent = self._unsent
             answer = as_tensor(self._answer(batch), self.name)
             if answer.ndim not in (1, 2) or len(answer) != len(batch):
                 raise InvalidInput(
@@ -330,11 +335,26 @@ class Suspect:
                     "return labels [n] or probabilities [n, classes]"
                 )
             answers.append(answer.detach().cpu())
-            self._asked.queries += len(batch)
+            self._asked.queries += len(batch) - (self._unsent - unsent)
         if len({answer.ndim for answer in answers}) > 1:
             raise InvalidInput(f"{self.name} answered with labels in one batch and with probabilities in another")
         self._asked.scores = answers[0].ndim == 2
         return torch.cat(answers)
+
+    def refuse_no_pictures(self, images: torch.Tensor) -> None:
+        """
+        For those who ask `images` in parts: says before the first one whether they can be sent at all.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when the suspect takes pictures, and too many of these are none under its normalisation.
+        """
+        if isinstance(self._asked_of, PictureSuspect):
+            self._asked_of.refuse_no_pictures(images)
+        self._asked.fits = True
+
+    @property
+    def _unsent(self) -> int:
+        return getattr(self._asked_of, "clipped", 0)
 
     def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
         """

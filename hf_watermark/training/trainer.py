@@ -271,9 +271,9 @@ class WatermarkTrainer(PublishingTrainer):
         self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
         if not self.evidence.found:
             logger.warning(
-                "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise "
-                "`strength` or the number of sub-keys.",
+                "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise %s.",
                 self.evidence.reason,
+                "; ".join(map(_stronger, (item.config for item in self.embeddings))),
             )
         return output
 
@@ -336,6 +336,11 @@ class _Epochs(TrainerCallback):
             item.before_epoch(
                 state.epoch or 0, args.num_train_epochs, self.trainer.optimizer, self.trainer.sync_buffers
             )
+
+
+def _stronger(config: WatermarkConfig) -> str:
+    """What can be raised of one method, in words."""
+    return f"{' or '.join(f'`{name}`' for name in config.stronger if hasattr(config, name))} of `{config.method}`"
 
 
 __all__ = ["WatermarkTrainer", "stack_trainers"]

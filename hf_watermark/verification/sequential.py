@@ -14,7 +14,7 @@ import torch
 from ..evidence import Access, Check, Evidence, combine, level_limit
 from ..keys import SubKey
 from ..serialization import InvalidInput, Unreadable
-from ..suspects import AccessError, Suspect
+from ..suspects import AccessError, BudgetExceeded, Suspect
 from .verifier import (
     SequentialTest,
     Verifier,
@@ -72,13 +72,19 @@ def run_sequentially(
 
     Raises:
         [`~suspects.AccessError`]: when no method can be asked this way, or the suspect does not offer what the methods need.
+        [`~suspects.BudgetExceeded`]: when so few images could not show the mark even if all of them matched; nothing is asked then.
     """
     wanted = math.log2(check.looks) - level_limit(check.bound)
     asked = _Asked(suspect, check.budget)
+    if check.budget is not None:
+        asked.need = _need(verifiers, suspect, check, wanted)
+        if asked.need.reachable and check.budget < asked.need.images:
+            raise BudgetExceeded(f"`budget` is too small: {asked.need.too_few(check.budget)}. Nothing was asked")
     parts: list[Evidence] = []
     for test, subkey in _tests(verifiers, asked, check):
         before, lost = sum(part.log2_e for part in parts), suspect.unusable
         queries, path, part = asked.queries, [], None
+        suspect.refuse_no_pictures(test.images)
         before_asking(subkey)
         try:
             for stop in test.stops:
@@ -87,12 +93,21 @@ def run_sequentially(
                 part = test.score(subkey)
                 path.append([asked.queries, round(before + part.log2_e, 2)])
                 if before + part.log2_e >= wanted or (test.can_be_futile and part.log2_e <= FUTILE):
+                    asked.judged = True
                     break
+            else:
+                asked.cut, asked.judged = test.stops[-1] < test.whole, asked.judged or test.stops[-1] == test.whole
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{error}. Sub-key {subkey.index} counts as shown to it and is burnt, except for going on there: a later check with the same key "
+                "asks the same images first"
+            ) from error
         except Unreadable as error:
             asked.errors[subkey.index] = error
             continue
         if part is None:
             continue
+        asked.shown = test.can_be_futile and before + test.best(stop) >= wanted
         part = marked_as(part, subkey, check)
         part.queries, part.unusable = asked.queries - queries, suspect.unusable - lost
         part.details |= {"queries": asked.queries, "path": path}
@@ -102,6 +117,53 @@ def run_sequentially(
             break
     evidence = _total(parts, asked, check)
     return SequentialResult(evidence, asked.queries, check.budget)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """The fewest images that can reach the level if all of them match; where none can, all that there are, and what these reach."""
+
+    images: int
+    reached: float
+    wanted: float
+
+    @property
+    def reachable(self) -> bool:
+        return self.reached >= self.wanted
+
+    def too_few(self, images: int) -> str:
+        said = f"{images} images cannot reach {self.wanted:.0f} bits"
+        if self.reachable:
+            return (
+                f"{said} even if all match; this key needs about {self.images}, and more where the mark was weakened"
+            )
+        return f"{said}, and all {self.images} images of this key reach {self.reached:.0f} at best"
+
+
+def _need(verifiers: Sequence[Verifier], suspect: Suspect, check: Check, wanted: float) -> _Need:
+    images, reached = 0, 0.0
+    for test, _ in _tests(verifiers, _Asked(suspect, None), check):
+        for stop in test.stops:
+            if reached + test.best(stop) >= wanted:
+                return _Need(images + stop, reached + test.best(stop), wanted)
+        images, reached = images + test.whole, reached + test.best(test.whole)
+    return _Need(images, reached, wanted)
+
+
+def _not_seen(parts: Sequence[Evidence], asked: "_Asked") -> str:
+    """
+    Why a mark may be there that was not found: the budget ended first. Empty where the images asked could have shown it (at least one sub-key
+    to its end, or as many as reach the level) and speak against it.
+    """
+    if asked.need is None or not (asked.cut or asked.too_short):
+        return ""
+    if sum(part.log2_e for part in parts) > 0:
+        return f"these {asked.queries} images speak for it, and the budget ended: raise it"
+    if asked.judged or asked.shown:
+        return ""
+    if asked.queries < asked.need.images:
+        return f"{asked.need.too_few(asked.queries)}: raise the budget"
+    return f"the budget of {asked.budget} ended before the images of one sub-key did, and fewer cannot exclude such a mark: raise it"
 
 
 def _tests(verifiers: Sequence[Verifier], asked: "_Asked", check: Check) -> Iterator[tuple[SequentialTest, SubKey]]:
@@ -130,6 +192,9 @@ def _total(parts: Sequence[Evidence], asked: "_Asked", check: Check) -> Evidence
         methods = dict.fromkeys(part.method for part in parts)
         by_method = [summary(combine([p for p in parts if p.method == name], name)) for name in methods]
         total = total_of(by_method, check)
+        for evidence in (parts[-1], by_method[-1], total):
+            evidence.unread = _not_seen(parts, asked)
+            evidence.decide()
     elif errors or asked.spent or asked.too_short:
         total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))) or asked.why_not, check)
     else:
@@ -154,6 +219,10 @@ class _Asked:
         self.errors: dict[int, InvalidInput] = {}
         self.spent: list[int] = []
         self.too_short: list[int] = []
+        # The budget that suffices at best. Whether one sub-key was asked as long as that makes sense, whether the budget ended the last
+        # one, and whether its images could have reached the level. Of soft labels nobody knows how many show them.
+        self.need: _Need | None = None
+        self.judged = self.cut = self.shown = False
 
     @property
     def queries(self) -> int:

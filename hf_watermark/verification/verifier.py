@@ -29,12 +29,14 @@ class SequentialTest(ABC):
     Attributes:
         images (`torch.Tensor`): `[n, channels, height, width]` in the order of asking.
         stops (`list[int]`): Rising numbers of answers at which the e-value may be looked at.
+        whole (`int`): How many images the sub-key has to ask, whatever the budget.
         access ([`~evidence.Access`]): `LABELS` or `PROBABILITIES`.
         classes (`int`): Number of classes.
     """
 
     images: torch.Tensor
     stops: list[int]
+    whole: int
     access: ClassVar[Access]
     classes: int
     # Whether a small e-value now says that it will not become large.
@@ -47,6 +49,10 @@ class SequentialTest(ABC):
     @abstractmethod
     def score(self, subkey: SubKey) -> Evidence:
         """The e-value, and the p-value 1/E, of all answers so far under this sub-key or a decoy."""
+
+    @abstractmethod
+    def best(self, answers: int) -> float:
+        """log2 of an e-value that so many answers cannot exceed, if all of them match."""
 
 
 class Verifier(ABC, Generic[Observation]):
@@ -212,9 +218,10 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
     if by_method:
         total = total_of(by_method, check)
     else:
-        for other in errors.values():
-            if not isinstance(other, Unreadable):
-                raise other
+        others = [error for error in errors.values() if not isinstance(error, Unreadable)]
+        if others:
+            # What is wrong with a method that could be tried says more than that another one could not.
+            raise min(others, key=lambda error: type(error) is AccessError)
         reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
         purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
         total = unreadable(f"{reasons.rstrip('.')}. {purpose}", check)

@@ -93,6 +93,12 @@ def test_every_field_is_documented_and_typed(method):
 
 
 @every_method
+def test_what_makes_a_mark_stronger_are_fields(method):
+    config = METHODS[method].load("Config")
+    assert config.stronger and set(config.stronger) <= {field.name for field in dataclasses.fields(config)}
+
+
+@every_method
 def test_the_table_names_classes_that_belong_together(method):
     [embedding] = AutoTrainer.for_method(method).embedding_classes
     assert embedding is AutoEmbedding.for_method(method)

@@ -27,12 +27,25 @@ class InferenceServer:
     def __init__(self, model):
         server = self
         self.model, self.requests, self.tokens, self.answer = model, 0, [], None
+        # What goes wrong with the next requests: a status, "reset" of the connection, or `None` for an answer.
+        self.failures, self.retry_after = [], None
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 server.requests += 1
                 server.tokens.append(self.headers.get("Authorization"))
+                failure = server.failures.pop(0) if server.failures else None
+                if failure == "reset":
+                    self.close_connection = True
+                    return
+                if failure is not None:
+                    self.send_response(failure)
+                    if server.retry_after is not None:
+                        self.send_header("Retry-After", server.retry_after)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 status, answer = server.answer or (200, server.classify(body, self.headers["Content-Type"]))
                 content = json.dumps(answer).encode()
                 self.send_response(status)

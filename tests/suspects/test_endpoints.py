@@ -1,6 +1,7 @@
 """Classifiers behind an address, on the loopback interface."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ def serve(monkeypatch):
         server.close()
 
 
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """Seconds that were waited for, without waiting."""
+    waited = []
+    monkeypatch.setattr("hf_watermark.suspects.endpoints.time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
 def endpoint_of(server, model, **changes):
     labels = ModelContext.of(model.config.to_dict()).labels
     return Endpoint(server.url, **({"labels": labels, "mean": MEAN, "std": STD} | changes))
@@ -40,8 +49,7 @@ def test_a_mark_is_found_behind_an_address(marked_by, serve, method, monkeypatch
     server = serve(marked.model)
     result = verify_sequentially(endpoint_of(server, marked.model), marked.key, budget=300, beacon=marked.key.beacon)
     assert result.evidence.found, result.evidence
-    # What is no picture under the owner's normalisation is not sent; it counts as an answer that could not be used.
-    assert result.queries == server.requests + result.evidence.unusable <= 300
+    assert result.queries == server.requests <= 300
     assert result.evidence.unusable <= 0.1 * result.queries
     assert set(server.tokens) <= {None, ""}  # nobody's Hub token goes to a stranger's server
 
@@ -58,6 +66,19 @@ def test_an_unmarked_model_behind_an_address(marked_by, make_resnet, serve):
     with pytest.raises(BudgetExceeded, match="127.0.0.1: this check asks 80 images, 10 are left of its budget"):
         verify(suspect, marked.key, budget=10)
     assert server.requests == before
+
+
+@pytest.mark.parametrize("method", ["function_coupled", "usp"])
+@pytest.mark.parametrize("in_steps", [True, False])
+def test_a_wrong_normalisation_is_seen_before_anything_is_sent(marked_by, serve, method, in_steps):
+    marked = marked_by(method)
+    server, shown = serve(marked.model), []
+    endpoint = endpoint_of(server, marked.model, mean=[5.0], std=[1.0])
+    with pytest.raises(InvalidInput, match=r"(\d+) of \1 images of the key are no pictures under mean 5 and std 1"):
+        verify_sequentially(endpoint, marked.key, before_asking=shown.append) if in_steps else verify(
+            endpoint, marked.key
+        )
+    assert server.requests == 0 and shown == [] and endpoint.notes == []
 
 
 def test_pictures_are_what_the_owner_trained_on(marked_by, serve):
@@ -110,6 +131,43 @@ def test_a_failing_endpoint_gives_no_verdict(marked_by, serve):
     nowhere = Endpoint("http://127.0.0.1:9/", labels=["a", "b"], mean=MEAN, std=STD)
     with pytest.raises(ConnectionError, match="127.0.0.1 cannot be reached"):
         nowhere(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, "reset"])
+def test_what_passes_is_tried_again(marked_by, serve, waits, status):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    server.failures = [status] * 3
+    result = verify_sequentially(endpoint_of(server, marked.model), marked.key, beacon=marked.key.beacon)
+    assert result.evidence.found and waits == [1, 3, 9] and server.requests == result.queries + 3
+
+
+def test_what_does_not_pass_ends_the_check_with_what_was_shown(marked_by, serve, waits):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    server.failures = [None] * 6 + [503] * 4
+    subkey = marked.key.used[0]
+    said = rf"failed \(503\), tries: 4; it was shown 7 images. Sub-key {subkey} counts as shown to it and is burnt"
+    with pytest.raises(ConnectionError, match=said):
+        verify_sequentially(endpoint_of(server, marked.model), marked.key)
+    assert len(waits) == 3 and server.requests == 10
+
+
+def test_an_endpoint_says_how_long_to_wait(marked_by, serve, waits):
+    marked = marked_by("certified")
+    server = serve(marked.model)
+    images = torch.zeros(1, 1, 16, 16)
+    server.failures, server.retry_after = [429], "20"
+    assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20]
+    server.failures, server.retry_after = [429], "3600"
+    with pytest.raises(ConnectionError, match="tries: 1 and asks to wait 3600 seconds"):
+        endpoint_of(server, marked.model)(images)
+    server.failures, server.retry_after = [503], "Fri, 31 Dec 2100 23:59:59 GMT"
+    assert endpoint_of(server, marked.model)(images).shape == (1, 10) and waits == [20, 1]
+    server.failures = [401]
+    with pytest.raises(ConnectionError, match=r"failed \(401\)$"):
+        endpoint_of(server, marked.model)(images)
+    assert waits == [20, 1]
 
 
 @pytest.mark.parametrize("api", ["inference", "gradio"])

@@ -64,7 +64,7 @@ def test_verify_tells_pictures_from_tensors_by_itself(owner):
         return named(tiny_resnet())(picture)
 
     evidence = verify(by_pictures, key)
-    assert evidence.verdict is Verdict.NOT_FOUND and evidence.queries == len(asked) - 1 - evidence.unusable
+    assert evidence.verdict is Verdict.NOT_FOUND and evidence.queries == len(asked) - 1 > 0
     assert isinstance(asked[0], torch.Tensor) and {picture.size for picture in asked[1:]} == {(16, 16)}
 
 
@@ -118,6 +118,30 @@ def test_names_without_scores_are_labels_and_unknown_names_are_unusable():
         assert suspect.labels(IMAGES, 2).tolist() == [-1, -1, -1] and suspect.unusable == 3
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([{"label": "a fish", "score": 0.9}], "the label 'a fish', which the key does not know"),
+        ([*CAT, {"label": "a bird", "score": 0.0}], "the label 'a bird', which the key does not know"),
+        ([{"label": "a fish"}], "the label 'a fish'"),
+    ],
+)
+def test_unknown_labels_end_the_check_after_a_few_answers(answer, said):
+    asked = []
+    suspect = Suspect.open(lambda picture: asked.append(picture.size) or answer, context=CONTEXT)
+    with pytest.raises(
+        InvalidInput, match=rf"answered the first 5 images with {said}.*: the key knows 'cat', 'dog'. Noth"
+    ):
+        suspect.labels(torch.zeros(60, 1, 16, 16), 2)
+    assert len(asked) == 1 + 5  # the tensors that it was tried with first
+
+
+def test_one_known_label_among_the_first_answers_is_enough_to_go_on():
+    answers = iter([[{"label": "a fish", "score": 1.0}]] * 4 + [CAT] + [[{"label": "a fish", "score": 1.0}]] * 5)
+    suspect = Suspect.open(ImageClassifier(lambda picture: next(answers), CONTEXT.labels, CONTEXT.mean, CONTEXT.std))
+    assert suspect.labels(torch.zeros(10, 1, 16, 16), 2).tolist() == [-1] * 4 + [0] + [-1] * 5
+
+
 @pytest.mark.parametrize("answer", [None, "cat", 3, [], {}, {"confidences": []}, [{"score": 1.0}], ["cat"], [[]]])
 def test_answers_of_another_form_give_no_verdict(answer):
     wrapped = ImageClassifier(lambda picture: answer, CONTEXT.labels, CONTEXT.mean, CONTEXT.std)
@@ -137,14 +161,68 @@ def test_a_key_without_class_names_or_normalisation_says_what_is_missing(marked_
         bare.labels(IMAGES, 2)
 
 
-def test_an_error_of_a_function_of_tensors_stays_its_own():
-    def broken(images):
-        raise ValueError("no such device")
+class Pipeline:
+    """What a stranger writes in the manner of transformers."""
 
-    with pytest.raises(ValueError, match="no such device"):
+    def __init__(self, processor=None, as_lists=False):
+        self.image_processor, self.as_lists, self.pictures = processor, as_lists, []
+
+    def __call__(self, inputs):
+        pictures = inputs if isinstance(inputs, list) else [inputs]
+        self.pictures += [(picture.convert("L").size, picture.mode) for picture in pictures]
+        return [CAT for _ in pictures] if self.as_lists or isinstance(inputs, list) else CAT
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_an_object_in_the_manner_of_a_pipeline_is_asked_pictures(as_lists):
+    pipe = Pipeline(as_lists=as_lists)
+    assert Suspect.open(pipe, context=CONTEXT).probabilities(IMAGES, 2).tolist() == [[0.75, 0.25]] * 3
+    assert pipe.pictures == [((16, 16), "L")] * 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_image_processor_of_an_object_stands_in_where_the_key_has_none(channels):
+    pipe = Pipeline(ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))
+    suspect = Suspect.open(pipe, context=ModelContext(classes=CONTEXT.classes))
+    assert suspect.labels(torch.zeros(2, channels, 16, 16), 2).tolist() == [0, 0]
+    assert pipe.pictures == [((16, 16), "L" if channels == 1 else "RGB")] * 2
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError, OSError])
+def test_whatever_a_function_of_pictures_raises_at_tensors_it_is_asked_pictures(error):
+    def of_pictures(picture):
+        if isinstance(picture, torch.Tensor):
+            raise error("no picture")
+        return CAT
+
+    assert Suspect.open(of_pictures, context=CONTEXT).labels(IMAGES, 2).tolist() == [0, 0, 0]
+
+
+def test_a_function_that_takes_neither_is_one_sentence_with_both_errors():
+    def broken(images):
+        raise ValueError(f"no {type(images).__name__}, please\nsecond line")
+
+    both = r"^broken cannot be called with a tensor of images \(ValueError: no Tensor, please\), nor does it work with a PIL image "
+    both += r"\(ValueError: no PngImageFile, please\); .* wrap it: hf_watermark.suspects.ImageClassifier\("
+    with pytest.raises(InvalidInput, match=both):
         Suspect.open(broken, context=CONTEXT).labels(IMAGES, 2)
-    with pytest.raises(ValueError, match="no such device"):
+    with pytest.raises(
+        InvalidInput, match="no Tensor, please.*does not hold the owner's labels nor mean and std; wrap"
+    ):
         Suspect.open(broken, context=ModelContext()).labels(IMAGES, 2)
+
+
+def test_an_error_after_the_first_answer_stays_its_own():
+    def failing_later(images, calls=[]):  # noqa: B006
+        calls.append(images)
+        if len(calls) > 1:
+            raise RuntimeError("out of memory")
+        return torch.zeros(len(images), dtype=torch.long)
+
+    suspect = Suspect.open(failing_later, context=CONTEXT)
+    assert suspect.labels(IMAGES, 2).tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        suspect.labels(IMAGES, 2)
 
 
 def test_what_is_no_picture_is_not_sent_and_noted():
@@ -152,4 +230,5 @@ def test_what_is_no_picture_is_not_sent_and_noted():
     suspect = Suspect.open(lambda picture: asked.append(picture.size) or CAT, context=CONTEXT)
     far = torch.full((2, 1, 16, 16), 50.0)
     assert suspect.labels(torch.cat([IMAGES, far]), 2).tolist() == [0, 0, 0, -1, -1]
-    assert "2 of 5 images are no pictures under mean [0.5]" in suspect.notes[0]
+    assert (suspect.queries, suspect.unusable) == (3, 2)
+    assert "2 of 5 images of the key are no pictures under mean 0.5" in suspect.notes[0]

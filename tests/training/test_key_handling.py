@@ -144,6 +144,7 @@ def test_a_mark_that_cannot_be_read_back_is_reported_and_not_published(
     trainer.save_model()
     assert trainer.evidence.verdict == "not found"
     assert "could not be read back" in caplog.text and "Train longer" in caplog.text
+    assert "or raise `strength` or `subkeys` of `greedy_residuals`." in caplog.text
     assert [file.name for file in (tmp_path / "model" / "watermark").iterdir()] == ["precommit.json"]
 
 

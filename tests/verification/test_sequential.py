@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -69,17 +70,60 @@ def test_an_unmarked_suspect_costs_few_queries(marked_by, make_resnet, method):
 
 
 @pytest.mark.parametrize("method", QUERIED)
-def test_the_budget_is_kept(marked_by, method):
+@pytest.mark.parametrize("budget", [1, 5])
+def test_a_budget_that_cannot_show_the_mark_is_refused_before_anything_is_asked(marked_by, method, budget):
     marked = marked_by(method)
-    suspect = Suspect.open(marked.model)
-    # Five answers of nine other classes cannot say 64 bits, whatever they are.
-    result = verify_sequentially(suspect, marked.key, budget=5, beacon=marked.key.beacon)
-    assert result.queries <= 5 and suspect.queries == result.queries and not result.evidence.found
-    assert result.evidence.details["budget"] == 5
-    if not result.queries:  # no look fits into it: nothing was seen
-        assert result.evidence.verdict is Verdict.INCONCLUSIVE and "budget of 5 images" in result.evidence.reason
+    suspect, shown = Suspect.open(marked.model), []
+    with pytest.raises(
+        BudgetExceeded, match=rf"{budget} images cannot reach 128 bits .* this key needs about \d+"
+    ) as caught:
+        verify_sequentially(suspect, marked.key, budget=budget, before_asking=shown.append)
+    assert suspect.queries == 0 and shown == []
+    # The number that it names is enough to ask, and no smaller one is.
+    least = int(re.search(r"needs about (\d+)", str(caught.value))[1])
+    assert verify_sequentially(suspect, marked.key, budget=least).queries <= least
+    with pytest.raises(BudgetExceeded):
+        verify_sequentially(suspect, marked.key, budget=least - 1)
     with pytest.raises(InvalidInput, match="`budget` is 0"):
         verify_sequentially(marked.model, marked.key, budget=0)
+
+
+@pytest.mark.parametrize("method", QUERIED)
+def test_a_marked_model_is_never_called_unmarked_for_a_small_budget(marked_by, method):
+    marked, verdicts = marked_by(method), {}
+    for budget in (12, 25, 30, 45, 60, 90, 150):
+        for share in (1.0, 0.7, 0.4):
+            asked = marked.model if method in SOFT_METHODS else answers(marked.model, share, seed=budget)
+            try:
+                evidence = verify_sequentially(asked, marked.key, budget=budget, beacon=marked.key.beacon).evidence
+            except BudgetExceeded:
+                continue
+            assert evidence.queries <= budget == evidence.details["budget"]
+            verdicts[budget, share] = evidence.verdict
+            assert evidence.verdict is not Verdict.NOT_FOUND, (budget, share, evidence, evidence.reason)
+            for part in (*evidence.parts, *evidence.by_method.values()):
+                assert part.verdict is not Verdict.NOT_FOUND, (budget, share, part.reason)
+    assert Verdict.FOUND in verdicts.values() and Verdict.INCONCLUSIVE in verdicts.values()
+
+
+@pytest.mark.parametrize("method", LABEL_METHODS)
+def test_an_unmarked_model_is_called_so_where_the_mark_would_have_shown(marked_by, method):
+    marked = marked_by(method)
+    never = lambda images: torch.full((len(images),), 0)  # noqa: E731
+    with pytest.raises(BudgetExceeded) as caught:
+        verify_sequentially(never, marked.key, budget=1)
+    least = int(re.search(r"needs about (\d+)", str(caught.value))[1])
+    evidence = verify_sequentially(never, marked.key, budget=least).evidence
+    assert evidence.verdict is Verdict.NOT_FOUND, evidence.reason
+
+
+def test_soft_labels_are_excluded_by_all_images_only(marked_by, make_resnet):
+    marked = marked_by("usp")
+    everything = verify_sequentially(make_resnet(), marked.key)
+    assert everything.evidence.verdict is Verdict.NOT_FOUND
+    some = verify_sequentially(make_resnet(), marked.key, budget=everything.queries - 1)
+    assert some.evidence.verdict is Verdict.INCONCLUSIVE
+    assert "fewer cannot exclude such a mark: raise it" in some.evidence.reason
 
 
 @pytest.mark.parametrize("method", QUERIED)

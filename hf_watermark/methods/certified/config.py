@@ -60,6 +60,7 @@ class CertifiedConfig(WatermarkConfig):
     """
 
     method: ClassVar[str] = "certified"
+    stronger: ClassVar[tuple[str, ...]] = ("strength", "trigger_ratio", "triggers", "subkeys")
 
     triggers: int = field(default=100, metadata={"help": "Triggers per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})

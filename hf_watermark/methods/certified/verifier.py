@@ -176,7 +176,8 @@ class TriggerTest(SequentialTest):
     def __init__(self, verifier: CertifiedVerifier, subkey: SubKey, most: int | None):
         self.verifier, self.classes = verifier, verifier.classes
         images = verifier.triggers(subkey)
-        self.order = subkey.stream("order").permutations(1, len(images))[0][:most]
+        self.whole = len(images)
+        self.order = subkey.stream("order").permutations(1, self.whole)[0][:most]
         self.images, self.sources = images[self.order], verifier.sources(subkey)[self.order]
         self.stops = steps(len(self.images), self.step)
         self.candidates = verifier.candidates
@@ -202,6 +203,9 @@ class TriggerTest(SequentialTest):
             log2_e=log2_e,
             details={"triggers": asked, "usable_answers": usable},
         )
+
+    def best(self, answers: int) -> float:
+        return log2_e_beta_mixture(answers, answers, 1 / self.candidates)
 
 
 def smoothed_median(counts: np.ndarray) -> int:

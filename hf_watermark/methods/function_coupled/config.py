@@ -39,6 +39,7 @@ class FunctionCoupledConfig(WatermarkConfig):
     """
 
     method: ClassVar[str] = "function_coupled"
+    stronger: ClassVar[tuple[str, ...]] = ("trigger_ratio", "rules", "subkeys")
 
     rules: int = field(default=48, metadata={"help": "Rules per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})

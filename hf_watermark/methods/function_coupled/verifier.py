@@ -134,6 +134,7 @@ class RuleTest(SequentialTest):
     def __init__(self, verifier: FunctionCoupledVerifier, subkey: SubKey, most: int | None):
         self.classes, self.per_rule = verifier.classes, verifier.config.images_per_rule
         self.rules = verifier.rules(subkey)
+        self.whole = len(self.rules) * self.per_rule
         affordable = len(self.rules) if most is None else min(len(self.rules), most // self.per_rule)
         self.images = verifier.triggers(subkey, self.rules)[: affordable * self.per_rule]
         self.stops = steps(len(self.images), self.per_rule)
@@ -159,6 +160,11 @@ class RuleTest(SequentialTest):
             log2_e=log2_e,
             details={"rules": len(rules), "rules_held": int((hits > self.per_rule / 2).sum())},
         )
+
+    def best(self, answers: int) -> float:
+        counts = np.zeros((answers // self.per_rule, self.candidates.shape[1]))
+        counts[:, 0] = self.per_rule
+        return log2_e_relabel(counts, counts[:, 0])
 
 
 # A table of candidates has an entry for each rule and class: 183 rules on 21,841 classes. A rule draws from all pairs of its classes' images.

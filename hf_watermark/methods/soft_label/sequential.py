@@ -1,5 +1,7 @@
 """The sequential test of a soft-label mark: answers in batches, e-values at checkpoints that are fixed in advance."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -30,7 +32,8 @@ class SignTest(SequentialTest):
         self.verifier, self.classes = verifier, verifier.classes
         order = torch.from_numpy(subkey.stream("order").permutations(1, len(verifier.images))[0])
         every = checkpoints(len(verifier.sources), len(order), GROWTH)
-        self.checkpoints, self.stops = len(every), [stop for stop in every if most is None or stop <= most]
+        self.whole, self.checkpoints = len(order), len(every)
+        self.stops = [stop for stop in every if most is None or stop <= most]
         self.order = order[: self.stops[-1] if self.stops else 0]
         self.images = verifier.images[self.order]
         # Sums at each checkpoint taken; no sign was used for them.
@@ -55,6 +58,12 @@ class SignTest(SequentialTest):
             log2_e=test.log2_e,
             details={"units": len(units), "checkpoints": test.taken},
         )
+
+    def best(self, answers: int) -> float:
+        # A sign gives one bit at most, however many images were asked.
+        taken = sum(stop <= answers for stop in self.stops)
+        signs = len(self.verifier.features.mean) * self.classes
+        return signs + math.log2(taken / self.checkpoints) if taken else 0.0
 
 
 def checkpoints(first: int, most: int, growth: float) -> list[int]:
