@@ -115,3 +115,5 @@ def train(
     trainer.log_metrics("eval", trainer.evaluate())
     if trainer.is_world_process_zero():
         print(trainer.evidence, *trainer.evidence.parts, f"key: {key_dir}", sep="\n")
+    # Communication threads that still run when a process ends may abort it.
+    trainer.accelerator.end_training()

@@ -193,7 +193,7 @@ def _total(parts: Sequence[Evidence], asked: "_Asked", check: Check) -> Evidence
         by_method = [summary(combine([p for p in parts if p.method == name], name)) for name in methods]
         total = total_of(by_method, check)
         for evidence in (parts[-1], by_method[-1], total):
-            evidence.unread = _not_seen(parts, asked)
+            evidence.unread = evidence.unread or _not_seen(parts, asked)
             evidence.decide()
     elif errors or asked.spent or asked.too_short:
         total = unreadable("; ".join(dict.fromkeys(map(str, errors.values()))) or asked.why_not, check)
