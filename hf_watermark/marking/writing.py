@@ -19,10 +19,13 @@ from torch import nn
 
 from ..backbones import example_images, refuse_half_precision, refuse_path, unwrapped
 from ..backbones.folding import find_folds
+from ..evidence import Check
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding
 from ..serialization import InvalidInput
+from ..suspects import Suspect
 from ..training.embedding import Embedding, TrainingData
+from ..verification.verifier import verify_claims
 from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
 from .keys import configs_of, plan_key
@@ -128,18 +131,27 @@ def mark_model(
         key = plan_key(source, None, wanted, owner, seed, processor)
         marked = copy.deepcopy(source)
         (claim,) = key.claims()
-        embedding = AutoEmbedding.for_method(wanted.method)(marked, claim, TrainingData())
+        embedding = kind(marked, claim, TrainingData())
         names = [carrier["name"] for carrier in claim.assignment.layout["carriers"]]
         inputs = inputs or layer_inputs(source, names, learning, images is None)
         write(embedding, source, inputs, learning, RIDGE_SYNTHETIC if images is None else RIDGE_IMAGES)
         fidelity = measure_fidelity(source, marked, judging, images is None)
         if fidelity.kl <= budget:
-            return Marked.of(marked, key, fidelity)
-    logger.warning(
-        "the mark moves the answers by KL %.2g, more than the budget of %.2g; lower `bits` or `margin`, give `images`, or use a larger model",
-        fidelity.kl,
-        budget,
+            break
+    else:
+        logger.warning(
+            "the mark moves the answers by KL %.2g, more than the budget of %.2g; lower `bits` or `margin`, give `images`, or use a larger model",
+            fidelity.kl,
+            budget,
+        )
+    read = verify_claims(
+        [kind.verifier_class(claim)], Suspect.open(marked, key.backbone), Check(disclosed=key.disclosed)
     )
+    if not read.found:
+        logger.warning(
+            "the mark cannot be claimed as it stands (%s); raise `bits` or `subkeys`, or use a larger model",
+            read.reason,
+        )
     return Marked.of(marked, key, fidelity)
 
 

@@ -72,6 +72,14 @@ def test_the_number_of_subkeys_follows_from_the_budget(owner):
     assert fewest.fidelity.kl < most.fidelity.kl
 
 
+def test_a_mark_that_cannot_be_claimed_is_said(owner, caplog):
+    model = build_digits_model(0).eval()
+    mark_model(model, "greedy_residuals", owner, budget=ANY_BUDGET)
+    assert "cannot be claimed" not in caplog.text
+    mark_model(model, GreedyResidualsConfig(bits=16, subkeys=2), owner, budget=ANY_BUDGET)
+    assert "cannot be claimed" in caplog.text
+
+
 def test_a_bare_backbone_has_no_logits(owner):
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=32, hidden_sizes=[32, 64], depths=[1, 1], layer_type="basic")
