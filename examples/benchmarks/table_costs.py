@@ -174,7 +174,7 @@ def cold_start() -> Section:
         for name, row in record["medians"].items()
     ]
     rounds = record["options"]["rounds"]
-    about = f"From an empty process, medians of {rounds} rounds on a machine that was busy with other work."
+    about = f"From an empty process, medians of {rounds} rounds; load of the machine before: {record['options']['load'][0]}."
     command = f"python examples/benchmarks/cold_start.py --rounds {rounds} --output runs/cold_start.json"
     return Section("Starting", about, command, ["what", "=seconds", "=CPU seconds", "=memory (MB)"], rows)
 

@@ -37,6 +37,8 @@ class Result:
             Numbers behind it.
         steps (`list`):
             Lines `(sentence, outcome, detail)` of a judgement; the sentence is true where it passed.
+        ask_next (`list`):
+            `(whom, what)` that would help a judge, the most useful first.
     """
 
     subject: str
@@ -46,6 +48,7 @@ class Result:
     evidence: dict[str, Any] | None = None
     levels: dict[str, Any] | None = None
     steps: list[tuple[str, str, str]] = field(default_factory=list)
+    ask_next: list[tuple[str, str]] = field(default_factory=list)
 
 
 Progress = Callable[[str], None]
@@ -100,6 +103,7 @@ def judge_claim(
         result.evidence.to_dict() if result.evidence else None,
         result.report.to_dict(),
         [(sentence(step.to_dict()), str(step.outcome), without_options(step.detail)) for step in result.steps],
+        [(request.whom, without_options(request.what)) for request in result.requests],
     )
 
 

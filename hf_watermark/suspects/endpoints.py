@@ -23,7 +23,7 @@ from .pictures import Answers, PictureSuspect
 APIS = ("inference", "gradio")
 SECONDS = 60
 # What passes: an endpoint that wakes up, is busy, or cuts a connection. Seconds before each further try, and the longest wait it may ask for.
-PASSING = frozenset({408, 425, 429, 502, 503, 504})
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 WAITS, LONGEST_WAIT = (1.0, 3.0, 9.0), 60
 
 

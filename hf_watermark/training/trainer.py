@@ -97,6 +97,7 @@ class WatermarkTrainer(PublishingTrainer):
         self._configs = self._sorted_configs(watermark)
         self.evidence: Evidence | None = None
         self._micro_step = 0
+        self._checked: Any = None  # the model that was seen to be the marked one
         self._change: Change = unchanged
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
@@ -187,11 +188,14 @@ class WatermarkTrainer(PublishingTrainer):
         return sum(penalties[1:], penalties[0]) if penalties else None
 
     def _refuse_other_model(self) -> None:
+        if self.model is self._checked:
+            return
         if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
             raise ValueError(
                 "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
                 "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
             )
+        self._checked = self.model
 
     def _tell(self) -> None:
         moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)

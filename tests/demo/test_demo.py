@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from browser_fixtures import DESK, MEASURE, PHONE, SCREENSHOTS, TABLET
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from hf_watermark import InvalidInput
 from hf_watermark.claims import Disclosure
@@ -119,6 +119,11 @@ def test_a_claim_about_a_suspect(repos, dated):
     replay = judge_claim("me/model", "you/copy", opening_of(dated), quietly, "another dispute")
     assert replay.headline == "Invalid claim" and "it is a replay" in in_page(replay)
     assert judge_claim("me/model", "you/copy", opening_of(dated, 0), quietly, NONCE).headline == "Invalid claim"
+    assert "What to ask for next" not in in_page(outcome)
+    other = load_file(dated.folder / "model.safetensors")
+    repos.add_repo("you/other", {"model.safetensors": save({name: tensor.flip(0) for name, tensor in other.items()})})
+    missed = judge_claim("me/model", "you/other", opening_of(dated), quietly, NONCE)
+    assert missed.headline != "Mark found" and missed.ask_next and "What to ask for next" in in_page(missed)
     for text in ("", "{}", "[" * 100_000, "x" * 300_000):
         with pytest.raises(InvalidInput):
             judge_claim("me/model", "you/copy", text, quietly, NONCE)
