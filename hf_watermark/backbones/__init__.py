@@ -30,6 +30,8 @@ _NAMES = {
     "gathered_model": "filling",
     "has_further_blocks": "placing",
     "is_plain": "formats",
+    "layout_of": "layout",
+    "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
     "live_weights": "sharding",
     "locate": "carriers",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from .carriers import locate as locate
     from .carriers import own_rows as own_rows
     from .carriers import read_carriers as read_carriers
+    from .carriers import refuse_other_shapes as refuse_other_shapes
     from .carriers import slot_rows as slot_rows
     from .entries import Entries as Entries
     from .families import FAMILIES as FAMILIES
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from .formats import FLOATS as FLOATS
     from .formats import is_plain as is_plain
     from .formats import read_float as read_float
+    from .layout import layout_of as layout_of
     from .live import answers_of as answers_of
     from .live import refuse_path as refuse_path
     from .live import unwrapped as unwrapped

@@ -39,6 +39,8 @@ class Carrier:
             Only input channels 2, 5, 8 ... carry.
         shape (`tuple[int, ...]`):
             Full shape, `[out, in, height, width]` or `[out, in]`.
+        alike (`int`):
+            How many tensors of this shape that model has, where it is of no known family; else 0.
         name (`str`):
             The tensor in the model that the layout was made for. Where a suspect has it under any prefix, no other tensor can be mistaken
             for it. Names are no part of what makes two layouts equal.
@@ -52,6 +54,7 @@ class Carrier:
     stride: int = 1
     every_third_input: bool = False
     shape: tuple[int, ...] = ()
+    alike: int = field(default=0, compare=False)
     name: str = field(default="", compare=False)
     scale: str | None = field(default=None, compare=False)
 
@@ -83,6 +86,8 @@ class Carrier:
         sizes = [data["rows"], data["columns"], data["stride"]]
         if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes) or data["columns"] % data["stride"]:
             raise InvalidInput(f"layout: rows, columns and stride {sizes} of a carrier do not describe a weight")
+        if type(data["alike"]) is not int or not 0 <= data["alike"] <= MAX_SIZE:
+            raise InvalidInput("layout: `alike` of a carrier must be a whole number")
         if type(data["role"]) is not str or type(data["every_third_input"]) is not bool:
             raise InvalidInput("layout: `role` of a carrier must be text and `every_third_input` true or false")
         _refuse_shape(data)
@@ -126,9 +131,21 @@ def describe(shapes: Mapping[str, Shape], layers: Iterable[str] | None = None) -
     chosen = None if layers is None else list(layers)
     if chosen is None:
         family, found = find_carriers(shapes)
-        return [_carrier(role, item, shapes, family.every_third_input) for role, item in found.items()]
+        return [carrier_at(role, item, shapes, family.every_third_input) for role, item in found.items()]
     roles = [_role_of(name, shapes) for name in chosen]
-    return [_carrier(role, locate(role, shapes), shapes, role.startswith("vgg.")) for role in roles]
+    return [carrier_at(role, locate(role, shapes), shapes, role.startswith("vgg.")) for role in roles]
+
+
+def refuse_other_shapes(carriers: Iterable[Carrier], shapes: Mapping[str, Shape]) -> None:
+    """
+    Raises:
+        [`LayoutMismatch`]: when a key's carriers are not the tensors that its roles name in this model.
+    """
+    for carrier in carriers:
+        if carrier_at(carrier.role, locate(carrier.role, shapes), shapes, carrier.every_third_input) != carrier:
+            raise LayoutMismatch(
+                "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
+            )
 
 
 def locate(role: str, shapes: Mapping[str, Shape]) -> Found:
@@ -218,7 +235,7 @@ def own_rows(rows: Mapping[str, torch.Tensor], slot: int, subkeys: int) -> torch
     return torch.cat([matrix[own.start : own.stop].reshape(-1) for matrix, own in owned])
 
 
-def _carrier(role: str, found: Found, shapes: Mapping[str, Shape], every_third_input: bool) -> Carrier:
+def carrier_at(role: str, found: Found, shapes: Mapping[str, Shape], every_third_input: bool) -> Carrier:
     shape = tuple(shapes[found.weight])
     if not shape:
         raise InvalidInput(
@@ -226,7 +243,7 @@ def _carrier(role: str, found: Found, shapes: Mapping[str, Shape], every_third_i
         )
     stride = math.prod(shape[2:])
     columns = math.prod(shape[1:])
-    return Carrier(role, shape[0], columns, stride, every_third_input, shape, found.weight, found.scale)
+    return Carrier(role, shape[0], columns, stride, every_third_input, shape, name=found.weight, scale=found.scale)
 
 
 def _refuse_shape(data: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from itertools import islice, product
 
 from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
-from .families import FAMILIES, Family, Found, Shape, last_of_each_block, scale_behind, spelled_in
+from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 
 
@@ -136,18 +136,23 @@ def _of_family(
             if axes is None:
                 continue
             scales = [scale_behind(family, dialect, prefix, name, shapes) for name in chosen]
-            weights = [prefix + name for name in chosen]
-            # A vector that the key's model had not may be a part of this one, or no part of any.
-            # Nor does the normalisation behind a convolution with a bias: folding it into the layer gives one.
-            new = any(
-                scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True)
-            )
-            folded = any(
-                scale and _has_bias(prefix + name, shapes) for scale, name in zip(scales, chosen, strict=True)
-            )
-            without: list[str | None] = [None] * len(scales)
-            for behind in [without, scales] if new else [scales, without] if folded else [scales]:
-                yield tuple(map(Found, weights, behind, axes))
+            yield from _with_scales(carriers, [prefix + name for name in chosen], scales, axes, shapes)
+
+
+def _with_scales(
+    carriers: Sequence[Carrier],
+    weights: Sequence[str],
+    scales: Sequence[str | None],
+    axes: Sequence[tuple[int, ...] | None],
+    shapes: Mapping[str, Shape],
+) -> Iterator[tuple[Found, ...]]:
+    # A vector that the key's model had not may be a part of this one, or no part of any.
+    # Nor does the normalisation behind a convolution with a bias: folding it into the layer gives one.
+    new = any(scale and carrier.name and not carrier.scale for scale, carrier in zip(scales, carriers, strict=True))
+    folded = any(scale and _has_bias(name, shapes) for scale, name in zip(scales, weights, strict=True))
+    without: list[str | None] = [None] * len(scales)
+    for behind in [without, scales] if new else [scales, without] if folded else [scales]:
+        yield tuple(map(Found, weights, behind, axes))
 
 
 def _has_bias(name: str, shapes: Mapping[str, Shape]) -> bool:
@@ -234,7 +239,7 @@ def _stems(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator
 
 
 def _named(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
-    """Layers named by hand, under any prefix more or less than in the key's model, one for all of them."""
+    """Tensors by their own names, under any prefix more or less than in the key's model, one for all of them."""
     own = [carrier.role.split(".") for carrier in carriers]
     shared = 0
     while all(len(parts) > shared + 2 and parts[shared] == own[0][shared] for parts in own):
@@ -248,9 +253,18 @@ def _named(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator
             axes = _axes(names, carriers, shapes) if all(name in shapes for name in names) else None
             if axes is not None:
                 hit = True
-                yield tuple(Found(name, None, order) for name, order in zip(names, axes, strict=True))
+                scales = [_scale_of(carrier, dropped, prefix, shapes) for carrier in carriers]
+                yield from _with_scales(carriers, names, scales, axes, shapes)
         if hit:
             return
+
+
+def _scale_of(carrier: Carrier, dropped: int, prefix: str, shapes: Mapping[str, Shape]) -> str | None:
+    """The vector behind a carrier of no family, under the same prefix."""
+    if carrier.scale is None:
+        return None
+    name = prefix + ".".join(carrier.scale.split(".")[dropped:])
+    return name if is_vector(shapes.get(name), carrier.rows) else None
 
 
 def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
@@ -273,13 +287,16 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
     )
 
 
-def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> bool:
+def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape], copies: int = 1) -> bool:
     """
     Whether a suspect has more blocks of these shapes than the key marks. One that does nothing, put in front, moves all others on, so that the
-    blocks of the key's numbers need not be those that are meant.
+    blocks of the key's numbers need not be those that are meant. `copies`: as often the file holds the model.
     """
     marked = Counter(filter(None, (_family_of(carrier, shapes) for carrier in carriers)))
     kinds = {core_shape(carrier.shape) for carrier in carriers}
+    there = Counter(map(core_shape, shapes.values()))
+    if any(carrier.alike and there[core_shape(carrier.shape)] > copies * carrier.alike for carrier in carriers):
+        return True
     return any(
         sum(core_shape(shapes[prefix + name]) in kinds for name in last_of_each_block(_BY_NAME[family], names)) > count
         for family, count in marked.items()

@@ -90,7 +90,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
                     "not the ones that are meant. Give the suspect under the names of its library"
                 )
-            if has_further_blocks(self.carriers, suspect.shapes):
+            copies = len({place.found[0].weight for place in places})
+            if has_further_blocks(self.carriers, suspect.shapes, copies):
                 raise LayoutMismatch(
                     "the suspect has more blocks of these shapes than the key marks, and those of the key's numbers do not show it: one that does "
                     "nothing may have moved the others on. Give the suspect without blocks that change no answer"

@@ -55,6 +55,7 @@ def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | N
         else:  # reads several positions, or only some channels
             trace.consumed(value)
     written = trace.block(shape[channel])
+    trace.positions[weight.parameter] = int(np.prod(shape)) // shape[channel]
     trace.uses.append(Use(weight.parameter, 0, "out", written))
     result = trace.spread(written, shape, channel)
     if bias is not None and bias.parameter is not None:

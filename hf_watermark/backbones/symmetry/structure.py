@@ -126,8 +126,8 @@ class _Builder:
 
     def __init__(self, found: Trace):
         self.trace = found
-        self.channel = _components(found.links, found.count)
-        self.scale = _components(found.scale_links, found.count)
+        self.channel = components(found.links, found.count)
+        self.scale = components(found.scale_links, found.count)
         self._mark_constants()
         self.groups = list(self._groups())
         keys = [attention.key.ravel() for attention in self.attentions if attention.key is not None]
@@ -185,7 +185,7 @@ class _Builder:
     def _spaces(self) -> list[Space]:
         # Groups that share a channel are one space.
         ties = [np.stack([channels[:-1], channels[1:]]) for channels, _, _ in self.groups if len(channels) > 1]
-        whole = _components(ties, len(self.channel))
+        whole = components(ties, len(self.channel))
         members: dict[int, dict[int, None]] = {}
         attention_of: dict[int, tuple[Attention, str]] = {}
         for channels, attention, part in self.groups:
@@ -322,7 +322,7 @@ def _merged(attentions: list[Attention], channel: np.ndarray) -> list[Attention]
     return list(merged.values())
 
 
-def _components(pairs: list[np.ndarray], count: int) -> np.ndarray:
+def components(pairs: list[np.ndarray], count: int) -> np.ndarray:
     """Label of every name, `[count + 1]`."""
     if not pairs:
         return np.arange(count + 1)

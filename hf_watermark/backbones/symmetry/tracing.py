@@ -17,6 +17,7 @@ import torch
 
 
 Ids = torch.Tensor
+MOST_NAMES = 2**23
 
 
 class Untraceable(ValueError):
@@ -107,12 +108,16 @@ class Trace:
         self.parameter_ids: dict[str, Ids] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.biases: dict[str, str] = {}
+        # Of every weight, at how many places it writes its channels.
+        self.positions: dict[str, int] = {}
 
     # What rules say
 
     def fresh(self, size: int) -> np.ndarray:
         start = self.count + 1
         self.count += size
+        if self.count > MOST_NAMES:
+            raise Untraceable("weights are computed from weights, element by element")
         return np.arange(start, start + size)
 
     def block(self, size: int) -> np.ndarray:

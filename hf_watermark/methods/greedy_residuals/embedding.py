@@ -9,13 +9,13 @@ from torch.autograd.function import once_differentiable
 
 from ...backbones import (
     Carrier,
-    LayoutMismatch,
     canonical_rows,
-    describe,
     full_parameter,
+    layout_of,
     live_weights,
-    locate,
+    located,
     read_carriers,
+    refuse_other_shapes,
 )
 from ...keys import Claim
 from ...serialization import InvalidInput
@@ -54,8 +54,7 @@ class GreedyResidualsEmbedding(Embedding):
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: GreedyResidualsConfig, secret: bytes) -> Plan:
-        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
-        carriers = describe(shapes, config.layers)
+        carriers = layout_of(model, config.layers)
         subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config)
         refuse_small(config, carriers, subkeys)
         return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
@@ -65,10 +64,7 @@ class GreedyResidualsEmbedding(Embedding):
         config = self.config
         self._carriers = read_carriers(claim.assignment.layout)
         shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
-        if describe(shapes, [carrier.role for carrier in self._carriers]) != self._carriers:
-            raise LayoutMismatch(
-                "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
-            )
+        refuse_other_shapes(self._carriers, shapes)
         self._subkeys = claim.subkeys
         message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
         if config.preset == "paper":
@@ -86,7 +82,7 @@ class GreedyResidualsEmbedding(Embedding):
             carrier, mine = self._carriers[number], (owner == number).nonzero()[:, 0]
             mine = mine[row[mine].argsort()]  # read row by row, as the weights lie in memory
             raw_column = carrier.select(torch.arange(carrier.columns)[None])[0]
-            found = locate(carrier.role, shapes)
+            found = located(carrier, shapes)
             scale = None if found.scale is None else _holder(model, found.scale)
             self._marked.append(
                 MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
@@ -101,7 +97,7 @@ class GreedyResidualsEmbedding(Embedding):
         weights = live_weights(self.model)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if config.preset == "paper":
-            stem = weights[locate(self._carriers[0].role, shapes).weight]
+            stem = weights[located(self._carriers[0], shapes).weight]
             return paper_residuals(stem, self._subkeys[0], config.kept_fraction)
         rows = {carrier.role: canonical_rows(carrier, weights, shapes) for carrier in self._carriers}
         return torch.cat([read_residuals(rows, groups, config.kept_fraction) for groups in self._groups])

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...backbones import describe, read_carriers
+from ...backbones import layout_of, read_carriers
 from ...keys import Claim
 from ...serialization import InvalidInput
 from ...training.embedding import Embedding, Moment, Plan, Step, TrainingData
 from .config import WaterMASConfig
-from .replacing import draw_exchanges, find_substitutions, shapes_of
+from .replacing import draw_exchanges, find_substitutions
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
 from .verifier import WaterMASVerifier
 
@@ -35,7 +35,7 @@ class WaterMASEmbedding(Embedding):
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: WaterMASConfig, secret: bytes) -> Plan:
-        carriers = describe(shapes_of(model), config.layers)
+        carriers = layout_of(model, config.layers)
         subkeys = config.subkeys or fitting_subkeys(carriers, config)
         refuse_crowded(config, carriers, subkeys)
         return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)

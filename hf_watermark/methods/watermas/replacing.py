@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ...backbones import Entries, LayoutMismatch, describe, live_weights, locate, read_carriers
+from ...backbones import Entries, live_weights, located, read_carriers, refuse_other_shapes
 from ...keys import Claim
 from ...serialization import InvalidInput
 from .config import WaterMASConfig
@@ -97,10 +97,7 @@ def find_substitutions(model: nn.Module, claim: Claim) -> list[Substitution]:
     """
     config, shapes = WaterMASConfig.from_dict(claim.assignment.config), shapes_of(model)
     carriers = read_carriers(claim.assignment.layout)
-    if describe(shapes, [carrier.role for carrier in carriers]) != carriers:
-        raise LayoutMismatch(
-            "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
-        )
+    refuse_other_shapes(carriers, shapes)
     count, subkeys = symbol_count(config), len(claim.assignment.subkeys)
     places = [place_symbols(subkey, carriers, count, subkeys) for subkey in claim.subkeys]
     owner, row, column = (torch.cat([getattr(own, name) for own in places]) for name in ("carrier", "row", "column"))
@@ -108,7 +105,7 @@ def find_substitutions(model: nn.Module, claim: Claim) -> list[Substitution]:
     found = []
     for number in owner.unique().tolist():
         carrier, mine = carriers[number], (owner == number).nonzero()[:, 0]
-        names = locate(carrier.role, shapes)
+        names = located(carrier, shapes)
         raw_column = carrier.select(torch.arange(carrier.columns)[None])[0][column[mine]]
         weights = Entries.of(model, names.weight, row[mine] * carrier.columns + raw_column)
         rows, sign_of = row[mine].unique(return_inverse=True)
@@ -146,7 +143,7 @@ def draw_exchanges(model: nn.Module, claim: Claim, substitutions: list[Substitut
     config, carriers = WaterMASConfig.from_dict(claim.assignment.config), read_carriers(claim.assignment.layout)
     shapes, weights = shapes_of(model), live_weights(model)
     raw = [
-        carrier.select(weights[locate(carrier.role, shapes).weight].detach().reshape(carrier.rows, carrier.columns))
+        carrier.select(weights[located(carrier, shapes).weight].detach().reshape(carrier.rows, carrier.columns))
         for carrier in carriers
     ]
     count, subkeys = symbol_count(config), len(claim.assignment.subkeys)
@@ -167,7 +164,7 @@ def draw_exchanges(model: nn.Module, claim: Claim, substitutions: list[Substitut
         given = donors[item.order]
         places = given // carrier.eligible * carrier.columns + column[given % carrier.eligible]
         first = _first_of_each(places) & ~torch.isin(places, item.weights.flat.cpu())
-        giving = Entries.of(model, locate(carrier.role, shapes).weight, places[first])
+        giving = Entries.of(model, located(carrier, shapes).weight, places[first])
         signs, old = giving.read(), item.weights.read().abs()[first.to(item.weights.parameter.device)]
         exchanges.append(Exchange(own * item.raw_signs(), giving, torch.where(signs < 0, -old, old)))
     return exchanges

@@ -1,0 +1,192 @@
+"""
+The layout of a model of any architecture, derived from its graph: which weights carry a mark, and which ones only align.
+
+A stream (a set of channels) that several weights write to keeps its first writer as an anchor; later ones carry. Where there are too few of these,
+every third input channel of the other weights carries and the rest of them aligns. Nothing here knows an architecture by name.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import nn
+
+from ..serialization import InvalidInput
+from .carriers import Carrier, carrier_at, describe
+from .families import Found, NoKnownFamily, Shape, is_vector
+from .folding import evaluation_mode, example_images
+from .ordering import core_shape
+from .sharding import live_weights
+
+
+# Weights of later writers below which other weights have to help: two sub-keys of 512 bits in groups of 64, thrice over.
+ENOUGH = 3 * 2 * 512 * 64
+SHARE = 0.1
+# A weight with fewer inputs has no third that is worth marking.
+FEWEST_INPUTS = 12
+# Tracing takes seconds, and several callers ask for the layout of one model.
+_DERIVED: "WeakKeyDictionary[nn.Module, tuple[dict[str, Shape], list[Carrier]]]" = WeakKeyDictionary()
+SIDE = 64
+
+
+def layout_of(model: nn.Module, layers: Iterable[str] | None = None) -> list[Carrier]:
+    """
+    The carriers of a live model: those of its family where names tell it, else those that its graph shows.
+
+    Args:
+        model (`nn.Module`):
+            A classifier, a segmentation model, or a backbone, in any library's or one's own code. It is not changed.
+        layers (`Iterable[str]`, *optional*):
+            Roles (or tensor names) to use instead; see [`~backbones.describe`].
+
+    Raises:
+        [`~serialization.InvalidInput`]: when no weight of the model can carry a mark, or a layer does not exist.
+    """
+    shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
+    if layers is not None:
+        return describe(shapes, layers)
+    try:
+        return describe(shapes)
+    except NoKnownFamily:
+        known, found = _DERIVED.get(model, ({}, []))
+        if known != shapes:
+            found = derived(model, shapes)
+            _DERIVED[model] = shapes, found
+        return found
+
+
+def derived(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Carrier]:
+    """The carriers that the graph of a model shows; those that its modules show where it cannot be traced."""
+    try:
+        writers = _traced(model, shapes)
+    except Exception:  # control flow, operations on numbers, code of the user's: exporters fail in many ways
+        writers = _declared(model, shapes)
+    found = _chosen(writers, shapes)
+    if _size(found) < ENOUGH:  # much of the graph is of operations without a rule
+        found = max(found, _chosen(_declared(model, shapes), shapes), key=_size)
+    if not found:
+        raise InvalidInput(
+            f"no weight of this {type(model).__name__} can carry a mark: it has no linear layer or convolution of at least {FEWEST_INPUTS} inputs "
+            "behind the first one; name tensors yourself with `layers=[...]` in the config, or use a larger backbone"
+        )
+    alike = Counter(core_shape(shape) for shape in shapes.values())
+    return [replace(carrier, alike=alike[core_shape(carrier.shape)]) for carrier in found]
+
+
+def _chosen(writers: Sequence["Writer"], shapes: Mapping[str, Shape]) -> list[Carrier]:
+    found = [_derived(writer, shapes, third=False) for writer in writers if writer.later]
+    whole = sum(math.prod(shapes[writer.weight]) for writer in writers)
+    if _size(found) >= max(ENOUGH, SHARE * whole):
+        return found
+    return [
+        _derived(writer, shapes, third=not writer.later)
+        for writer in writers
+        if writer.later or writer.inner and shapes[writer.weight][1] >= FEWEST_INPUTS
+    ]
+
+
+def _size(carriers: Iterable[Carrier]) -> int:
+    return sum(carrier.rows * carrier.eligible for carrier in carriers)
+
+
+@dataclass
+class Writer:
+    """
+    A weight that writes channels from channels, in the order of the graph.
+
+    Args:
+        scale (`str`, *optional*):
+            The vector that multiplies its rows afterwards.
+        later (`bool`):
+            Whether another weight has written to the same stream before, so that this one is not needed to recognise its channels.
+        inner (`bool`):
+            Whether it is neither the first weight nor one whose output is an answer.
+    """
+
+    weight: str
+    scale: str | None = None
+    later: bool = False
+    inner: bool = True
+
+
+def _derived(writer: Writer, shapes: Mapping[str, Shape], third: bool) -> Carrier:
+    scale = writer.scale if writer.scale and is_vector(shapes.get(writer.scale), shapes[writer.weight][0]) else None
+    return carrier_at(writer.weight, Found(writer.weight, scale), shapes, third)
+
+
+# --- From the graph
+
+
+def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
+    from .symmetry.graph import trace
+    from .symmetry.structure import components
+
+    with evaluation_mode(model):
+        found = trace(model, example_images(model, _side(model)).to(next(model.parameters()).device))
+    channel = components(found.links, found.count)
+    uses = [use for use in found.uses if use.tensor in shapes]
+    reads = {use.tensor: use.ids for use in uses if use.flow == "in" and use.axis == 1}
+    # A weight that is used twice, as in tied blocks, has the channels of its first use.
+    writes = {use.tensor: use.ids for use in reversed(uses) if use.flow == "out" and use.axis == 0}
+    matrices = list(dict.fromkeys(use.tensor for use in uses if use.tensor in reads and use.tensor in writes))
+    if not matrices:
+        raise InvalidInput("the graph shows no weight that reads channels and writes others")
+    behind = {
+        use.ids.tobytes(): use.tensor for use in reversed(uses) if use.flow == "in" and _thin(shapes[use.tensor])
+    }
+    scales = {writer: scale for scale, writer in found.scalers.items()}
+    values = _labels(channel, [item.value for item in found.attentions if item.value is not None])
+    read = _labels(channel, [use.ids for use in uses if use.flow == "in" and not _thin(shapes[use.tensor])])
+    widest: dict[bytes, int] = {}
+    for name in matrices:
+        stream = channel[writes[name]].tobytes()
+        widest[stream] = max(widest.get(stream, 0), found.positions.get(name, 0))
+    written: set[bytes] = set()
+    writers = []
+    for number, name in enumerate(matrices):
+        stream = channel[writes[name]].tobytes()
+        inner = bool(number and np.isin(channel[writes[name]], read).all())
+        # What writes at a few positions only gates the stream instead of adding to it; what reads an attention's values is mixed with them.
+        adds = bool(found.positions.get(name, 0) >= widest[stream] / 8)
+        apart = not bool(np.isin(channel[reads[name]], values).any())
+        later = inner and stream in written and adds and apart
+        writers.append(
+            Writer(name, scales.get(name) or behind.get(writes[name].tobytes()), later, inner and adds and apart)
+        )
+        written.add(stream)
+    return writers
+
+
+def _side(model: nn.Module) -> int:
+    """Height of the images that a timm module was made for, where it takes no other; a small one for the rest."""
+    known = [getattr(module, "pretrained_cfg", None) or {} for module in model.modules()]
+    sizes = [cfg["input_size"][-1] for cfg in known if cfg.get("fixed_input_size") and cfg.get("input_size")]
+    return int(sizes[0]) if sizes else SIDE
+
+
+def _labels(channel: np.ndarray, names: list[np.ndarray]) -> np.ndarray:
+    flat = np.concatenate([np.zeros(0, dtype=np.int64), *(item.ravel() for item in names)])
+    return np.unique(channel[flat[flat > 0]])
+
+
+def _thin(shape: Shape) -> bool:
+    return sum(size > 1 for size in shape) <= 1
+
+
+# --- From the modules, where the graph cannot be had
+
+
+def _declared(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
+    names = [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(module, "groups", 1) == 1
+    ]
+    names = [name for name in names if name in shapes and math.prod(shapes[name][1:]) > 1]
+    # The first one is the stem; the last one is the head, and there may be others of as many classes.
+    return [
+        Writer(name, inner=number > 0 and shapes[name][0] != shapes[names[-1]][0]) for number, name in enumerate(names)
+    ]
