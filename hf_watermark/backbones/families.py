@@ -21,10 +21,6 @@ from ..serialization import InvalidInput
 Shape = tuple[int, ...]
 
 
-class NoKnownFamily(InvalidInput):
-    """Names do not tell the architecture."""
-
-
 @dataclass(frozen=True)
 class Dialect:
     """
@@ -182,8 +178,7 @@ def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]
         The family and `{role: names}`, with roles `"<family>.<ordinal>"`.
 
     Raises:
-        [`NoKnownFamily`]: when no family fits.
-        [`~serialization.InvalidInput`]: when two copies of a model lie in one state dict.
+        [`~serialization.InvalidInput`]: when no family fits, or two copies of a model lie in one state dict.
     """
     for family in FAMILIES:
         for dialect in family.dialects:
@@ -191,7 +186,7 @@ def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]
             if found:
                 return family, {f"{family.name}.{number}": names for number, names in enumerate(found)}
     names = ", ".join(family.name for family in FAMILIES)
-    raise NoKnownFamily(
+    raise InvalidInput(
         f"no known backbone family among {len(shapes)} tensors (known: {names}); "
         "name the tensors yourself with `layers=[...]` in the config"
     )

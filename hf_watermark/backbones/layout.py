@@ -16,7 +16,7 @@ from torch import nn
 
 from ..serialization import InvalidInput
 from .carriers import Carrier, carrier_at, describe
-from .families import Found, NoKnownFamily, Shape, is_vector
+from .families import Found, Shape, is_vector
 from .folding import evaluation_mode, example_images
 from .ordering import core_shape
 from .sharding import live_weights
@@ -25,6 +25,8 @@ from .sharding import live_weights
 # Weights of later writers below which other weights have to help: two sub-keys of 512 bits in groups of 64, thrice over.
 ENOUGH = 3 * 2 * 512 * 64
 SHARE = 0.1
+# A family that names fewer of a model's weights is not what the model is made of.
+LEAST_SHARE = 0.02
 # A weight with fewer inputs has no third that is worth marking.
 FEWEST_INPUTS = 12
 # Tracing takes seconds, and several callers ask for the layout of one model.
@@ -49,13 +51,16 @@ def layout_of(model: nn.Module, layers: Iterable[str] | None = None) -> list[Car
     if layers is not None:
         return describe(shapes, layers)
     try:
-        return describe(shapes)
-    except NoKnownFamily:
-        known, found = _DERIVED.get(model, ({}, []))
-        if known != shapes:
-            found = derived(model, shapes)
-            _DERIVED[model] = shapes, found
-        return found
+        named = describe(shapes)
+    except InvalidInput:  # no family, or names that several parts share
+        named = []
+    if named and _size(named) >= LEAST_SHARE * sum(math.prod(shape) for shape in shapes.values()):
+        return named
+    known, found = _DERIVED.get(model, ({}, []))
+    if known != shapes:
+        found = derived(model, shapes)
+        _DERIVED[model] = shapes, found
+    return found
 
 
 def derived(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Carrier]:
@@ -186,6 +191,13 @@ def _declared(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(module, "groups", 1) == 1
     ]
     names = [name for name in names if name in shapes and math.prod(shapes[name][1:]) > 1]
+    if len(names) <= 2:  # layers of the user's own: any matrix that is no table of embeddings
+        tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+        names = [
+            name
+            for name, shape in shapes.items()
+            if len(shape) in (2, 4) and min(shape[:2]) > 1 and name not in tables
+        ]
     # The first one is the stem; the last one is the head, and there may be others of as many classes.
     return [
         Writer(name, inner=number > 0 and shapes[name][0] != shapes[names[-1]][0]) for number, name in enumerate(names)
