@@ -28,6 +28,7 @@ from . import (
     precommit,
     publish,
     quickstart,
+    revoke,
     statement,
     survival,
     verify,
@@ -82,6 +83,7 @@ app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
+app.command(epilog=revoke.EXAMPLE)(revoke.revoke)
 statement_app = typer.Typer(
     help="Show or check the signed statement of any model.", no_args_is_help=True, epilog=statement.CHECK_EXAMPLE
 )
