@@ -1,6 +1,6 @@
 """One claim before a judge who has the opening and nothing else: everything is derived again (PROTOCOL.md §2.8)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ def judge(
     token: str | bool | None = None,
     now: datetime | None = None,
     log: str | Path | None = None,
-    revocations: Iterable[SignedRevocation] = (),
+    revocations: Sequence[SignedRevocation] = (),
 ) -> Judgement:
     """
     Judges the claim that `suspect` carries the mark of a statement.
@@ -86,7 +86,7 @@ def judge(
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.
-        revocations (`Iterable[SignedRevocation]`, *optional*):
+        revocations (`Sequence[SignedRevocation]`, *optional*):
             What the other side hands in, beside those that the claimant published; see [`~publishing.revocation`].
 
     Returns:

@@ -1,6 +1,6 @@
 """What anybody can check about a published model without its owner: levels V0 to V3 (PROTOCOL.md §2.7)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ def check(
     token: str | bool | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] = lambda level: None,
-    revocations: Iterable[SignedRevocation] = (),
+    revocations: Sequence[SignedRevocation] = (),
 ) -> LevelReport:
     """
     Checks the public files of a model.
@@ -48,7 +48,7 @@ def check(
             Access token for a repository; `False` sends none.
         progress (`Callable`, *optional*):
             Called with `"V0"`, `"V1"` ... before each is checked.
-        revocations (`Iterable[SignedRevocation]`, *optional*):
+        revocations (`Sequence[SignedRevocation]`, *optional*):
             What somebody handed in, beside those that the owner published. What the owner of this key did not sign is ignored.
 
     Returns:

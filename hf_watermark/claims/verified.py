@@ -1,6 +1,6 @@
 """A check that rests on a verified statement, for whoever holds the key: basis `claim` (PROTOCOL.md §2.4, E12)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def verify_claim(
     reference: bool | str | Path | None = None,
     token: str | bool | None = None,
     now: datetime | None = None,
-    revocations: Iterable[SignedRevocation] = (),
+    revocations: Sequence[SignedRevocation] = (),
 ) -> Evidence:
     """
     [`~verifying.verify`] on the word of a published statement instead of the word of whoever gave you the key.

@@ -80,11 +80,16 @@ def revoke(
             "warning: no authority dated the statement of this key, so it cannot be shown to be older: no claim with this key will count any more",
             err=True,
         )
+    elif signed.statement.created >= entry.revocation.since:
+        typer.echo(
+            f"warning: the statement is from {signed.statement.created}, not before {entry.revocation.since}: no claim by it will count any more",
+            err=True,
+        )
     if output is not None:
         write_bytes_atomic(output, Revocations().with_([entry]).to_bytes(), overwrite=False)
         typer.echo(f"wrote {output}; {entry.revocation}")
     elif isinstance(place, FolderSource):
-        longer = _added(place.latest(), entry)
+        longer = _added(place, entry)
         write_bytes_atomic(place.folder / REVOCATION, longer.to_bytes())
         typer.echo(f"wrote {place.folder / REVOCATION}; {entry.revocation}")
     else:

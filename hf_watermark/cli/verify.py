@@ -164,6 +164,8 @@ def verify(
         raise InvalidInput(
             "--statement is about the full check of a model; leave out addresses, --sequential and --null-table"
         )
+    if revocation and statement is None:
+        raise InvalidInput("--revocation is about a claim; give --statement as well")
     silence_loading()
     warn_of_keys((suspect, reference, statement), key)
     claim = _load_claim(key, opening, passphrase)

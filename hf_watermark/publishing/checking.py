@@ -1,6 +1,6 @@
 """Levels V0 to V2: what anybody can check about a published model by its files alone (PROTOCOL.md §2.7)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ def check_files(
     token: str | bool | None = None,
     now: datetime | None = None,
     progress: Progress = lambda level: None,
-    revocations: Iterable[SignedRevocation] = (),
+    revocations: Sequence[SignedRevocation] = (),
 ) -> LevelReport:
     """
     Reads a publication and checks V0 to V2; see [`~claims.check`].

@@ -109,8 +109,14 @@ def test_revoking_in_a_repository(dated, published, tmp_path):
     options = ("--owner", owner_file(dated))
     first = Publication.read("me/model").commit
     done = run("revoke", "me/model", "--reason", "leaked", "--since", "2026-01-01T00:00:00Z", *options)
-    assert "published: " in done.stdout and "(leaked)" in done.stdout and done.stderr == ""
-    run("revoke", "me/model", "--reason", "superseded", *options)
+    assert (
+        "published: " in done.stdout
+        and "(leaked)" in done.stdout
+        and "no claim by it will count any more" in done.stderr
+    )
+    assert (
+        run("revoke", "me/model", "--reason", "superseded", "--since", "2099-01-01T00:00:00Z", *options).stderr == ""
+    )
     reasons = [item.reason for item in check("me/model").revocations]
     assert reasons == ["leaked", "superseded"], "the first one stays"
     # An earlier state of the repository does not hide what was revoked since.
@@ -150,6 +156,8 @@ def test_revoking_in_a_folder_and_in_a_file(dated, repository, tmp_path, monkeyp
         "verify", dated.shop.folder, "--key", dated.shop.keys, "--statement", dated.folder, "--revocation", file, status=4,
     )  # fmt: skip
     assert "its owner revoked the key" in " ".join(done.stdout.split())
+    alone = refused("verify", dated.shop.folder, "--key", dated.shop.keys, "--revocation", file)
+    assert "give --statement as well" in alone
     assert "revoked: " in run("statement", "check", dated.folder, "--revocation", file).stdout
     both = (
         "--opening-a",
