@@ -14,9 +14,10 @@ from transformers import AutoModelForImageClassification
 
 from hf_watermark import InvalidInput, Owner, WaterMASConfig, mark_model, verify
 from hf_watermark.claims import Claimant, Disclosure, check, dispute, judge
-from hf_watermark.publishing import Extras, publish
+from hf_watermark.publishing import Extras, Precommit, publish
 from hf_watermark.publishing.origins import origin_in
 from hf_watermark.publishing.parts import Ancestor
+from hf_watermark.publishing.revocation import revoke
 from hf_watermark.publishing.statement import STATEMENT, Statement
 from hf_watermark.serialization import canonical_json
 from hf_watermark.serialization.schema import parsed
@@ -65,11 +66,11 @@ def family(tmp_path_factory, dated):
     return {"A": dated, "same": same, "other": other, "liar": liar}
 
 
-def judged(family, name, suspect):
+def judged(family, name, suspect, **fields):
     published = family[name]
     disclosure = Disclosure.make(published.shop.key, published.shop.owner, 1, NONCE)
     roots = [root for item in family.values() for root in item.roots]
-    return judge(disclosure, suspect, published.folder, NONCE, roots, drawn=True, now=NOW + 2 * DAY)
+    return judge(disclosure, suspect, published.folder, NONCE, roots, drawn=True, now=NOW + 2 * DAY, **fields)
 
 
 @pytest.mark.parametrize("name", ["same", "other"])
@@ -94,6 +95,19 @@ def test_whoever_checks_sees_both_lines(family, name):
     assert facts["made from (claimed)"] == f"{key.precommit.hex()[:16]} of {owner.fingerprint}"
     card = (family[name].folder / "README.md").read_text()
     assert f"a model with the key `{key.precommit.hex()[:16]}` of the owner `{owner.fingerprint}`" in card
+
+
+def test_an_owner_who_replaces_a_key(family, tmp_path, hub):
+    """A's next version has a key of its own; the first one is revoked as superseded, and still proves what it proved."""
+    first = family["A"].shop
+    named = {"derived_from": [origin_in(family["A"].folder)]}
+    model = AutoModelForImageClassification.from_pretrained(first.folder)
+    family = family | {"A2": publish_dated(tmp_path, hub, "me/model-2", named, model=model, owner=first.owner)}
+    revocation = revoke(first.owner, Precommit.of(first.key), "superseded", NOW + DAY)
+    for name in ("A", "A2"):
+        assert judged(family, name, family["A2"].shop.folder, revocations=[revocation]).found
+    [step] = [step for step in judged(family, "A2", family["A2"].shop.folder).steps if step.name == "origin"]
+    assert "of the claimant itself" in step.detail
 
 
 def sides(family, *names):
