@@ -12,7 +12,7 @@ from .errors import FOUND, NOT_FOUND
 from .loading import PREPROCESSOR, load_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase, unwarned
 from .progress import begin
-from .secrets import OwnerFd, OwnerFile, OwnerOption, load_owner
+from .secrets import OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
 
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ def mark(
         float | None,
         typer.Option("--budget", min=0, help="Most that the answers may move by: KL divergence in nats; 0.01."),
     ] = None,
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--keep",
+            metavar="DIR",
+            help="Key folder of a mark that the model carries already: refused if the new mark would spoil it. May be repeated.",
+        ),
+    ] = None,
     owner_passphrase_fd: OwnerFd = None,
     owner_passphrase_file: OwnerFile = None,
     passphrase_fd: PassphraseFd = None,
@@ -73,6 +81,8 @@ def mark(
     identity = load_owner(owner, read_passphrase(owner_passphrase_fd, owner_passphrase_file))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
+    kept = [load_key(place, passphrase)[0] for place in keep or ()]
+
     from transformers import AutoImageProcessor
 
     from ..marking import mark_model
@@ -88,7 +98,7 @@ def mark(
     pictures = None if images is None else load_pictures(images, loaded, model, image_size)
     config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
     limit: dict[str, Any] = {} if budget is None else {"budget": budget}
-    marked = mark_model(loaded, config, identity, pictures, processor=processor, **limit)
+    marked = mark_model(loaded, config, identity, pictures, processor=processor, keep=kept, **limit)
     network, secret = marked
     # First of all: a failure later must not leave a marked model whose key is lost.
     with unwarned():

@@ -12,7 +12,7 @@ from ..serialization import InvalidInput, write_json_atomic
 from .addresses import burning, going_on, is_address, open_address
 from .errors import leave
 from .loading import silence_loading
-from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
+from .options import OwnerKeyOption, RevocationOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 from .progress import begin
 from .secrets import warn_of_keys
@@ -119,6 +119,7 @@ def verify(
             help="With --statement: earliest appearance of the suspect that you believe.",
         ),
     ] = None,
+    revocation: RevocationOption = None,
     null_table: Annotated[
         str | None,
         typer.Option(
@@ -163,6 +164,8 @@ def verify(
         raise InvalidInput(
             "--statement is about the full check of a model; leave out addresses, --sequential and --null-table"
         )
+    if revocation and statement is None:
+        raise InvalidInput("--revocation is about a claim; give --statement as well")
     silence_loading()
     warn_of_keys((suspect, reference, statement), key)
     claim = _load_claim(key, opening, passphrase)
@@ -188,7 +191,7 @@ def verify(
             evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
         elif statement is not None:
             evidence = _verify_claim(
-                source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
+                source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference, revocation
             )
         else:
             from ..evidence import Access
@@ -281,11 +284,12 @@ def _verify_claim(
     looks: int,
     budget: int | None,
     reference: Path | None,
+    revocation: list[Path] | None,
 ) -> "Evidence":
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
     from ..publishing.timestamp import read_roots
-    from .options import read_date
+    from .options import read_date, read_revocations
 
     return verify_claim(
         suspect,
@@ -298,6 +302,7 @@ def _verify_claim(
         looks=looks,
         budget=budget,
         reference=True if reference is None else reference,
+        revocations=read_revocations(revocation or []),
     )
 
 

@@ -10,7 +10,7 @@ Steps 1 and 2 repeat until 1 finds nothing to do, because 2 changes the unit in 
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,11 @@ from torch import nn
 
 from ..backbones import example_images, refuse_half_precision, refuse_path, unwrapped
 from ..backbones.folding import find_folds
-from ..evidence import Check
 from ..keys import Owner, WatermarkKey
-from ..mapping import METHODS, AutoEmbedding
+from ..mapping import METHODS, AutoEmbedding, AutoVerifier
 from ..serialization import InvalidInput
-from ..suspects import Suspect
 from ..training.embedding import Embedding, TrainingData
-from ..verification.verifier import verify_claims
+from ..training.keeping import read_back, unread_keys
 from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
 from .keys import configs_of, plan_key
@@ -70,6 +68,7 @@ def mark_model(
     budget: float = BUDGET,
     processor: Any = None,
     seed: bytes | None = None,
+    keep: Sequence[WatermarkKey] = (),
 ) -> Marked:
     """
     A marked copy of a finished model and its key, without training.
@@ -92,12 +91,15 @@ def mark_model(
             Image processor of the model: its normalisation is committed.
         seed (`bytes`, *optional*):
             32 secret bytes from which the key follows; drawn anew by default.
+        keep (`Sequence[WatermarkKey]`, *optional*):
+            Earlier keys whose marks the model carries, of any method. They are read back from the marked copy.
 
     Returns:
         `tuple[nn.Module, WatermarkKey]`, with an attribute `fidelity`.
 
     Raises:
-        [`~serialization.InvalidInput`]: when the method has to be trained, the mark does not fit into this model, or its weights are not float32.
+        [`~serialization.InvalidInput`]: when the method has to be trained, the mark does not fit into this model, its weights are not float32, or
+            a key in `keep` is not found before or afterwards.
 
     Example:
 
@@ -119,6 +121,8 @@ def mark_model(
         raise InvalidInput(f"`{kind.method}` has to be trained into a model; without training there are: {known}")
     if images is not None and len(images) < FEW_IMAGES:
         raise InvalidInput(f"`images` holds {len(images)}: give at least {FEW_IMAGES}, or none")
+    for missing in unread_keys(keep, source, AutoVerifier.for_method):
+        raise InvalidInput(f"`keep`: {missing} is not in this model; start from the model that carries it")
     shape = example_images(source, usual_side(source)).shape[1:] if images is None else images.shape[1:]
     if images is None:
         pictures = dead_leaves(PICTURES + PICTURES // 2, *shape).to(next(source.parameters()).device)
@@ -144,9 +148,11 @@ def mark_model(
             fidelity.kl,
             budget,
         )
-    read = verify_claims(
-        [kind.verifier_class(claim)], Suspect.open(marked, key.backbone), Check(disclosed=key.disclosed)
-    )
+    for lost in unread_keys(keep, marked, AutoVerifier.for_method):
+        raise InvalidInput(
+            f"`keep`: {lost} would be lost under the new mark, so nothing was marked; lower `bits` or `subkeys`, or take another method"
+        )
+    read = read_back(key, marked, AutoVerifier.for_method)
     if not read.found:
         logger.warning(
             "the mark cannot be claimed as it stands (%s); raise `bits` or `subkeys`, or use a larger model",

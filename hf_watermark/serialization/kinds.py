@@ -76,6 +76,7 @@ _DOCUMENTS = {
         "is a published statement", "It is read inside its model: give that folder or repository with --statement"
     ),
     "hf-watermark/precommit/": Kind("is a published precommit", "It is read inside its model, beside the statement"),
+    "hf-watermark/revocation/": Kind("is a revocation of a key", "It is given with --revocation"),
     "hf-watermark/": Kind("is a report or record of this library"),
 }
 _PARTS = {

@@ -234,6 +234,24 @@ class Embedding:
         return {}
 
 
+class Extended(dict[str, Any]):
+    """
+    A batch behind whose rows a method appended others.
+
+    Args:
+        own (`int`): How many rows are the task's own; they come first.
+    """
+
+    def __init__(self, batch: Batch, own: int):
+        super().__init__(batch)
+        self.own = own
+
+
+def task_rows(batch: Batch) -> int:
+    """Number of the task's own rows in a batch: what methods appended is no picture of the class that it is labelled with."""
+    return batch.own if isinstance(batch, Extended) else len(batch["labels"])
+
+
 def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
     """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
     return outputs["logits"][: len(batch["labels"])]

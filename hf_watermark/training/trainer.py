@@ -1,6 +1,7 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -13,14 +14,13 @@ from transformers.trainer_utils import HubStrategy
 
 from ..backbones import gathered_model, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
-from ..evidence import Check, Evidence
-from ..keys import NO_BEACON, Owner, WatermarkKey, refuse_unloaded
+from ..evidence import Evidence
+from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
-from ..suspects import Suspect
-from ..verification.verifier import verify_claims
 from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
+from .keeping import kept_embeddings, read_back, warn_of_lost
 from .planning import make_key
 from .publishing import PublishingTrainer
 from .triggers import without_rows
@@ -44,6 +44,9 @@ class WatermarkTrainer(PublishingTrainer):
             Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
         key ([`WatermarkKey`], *optional*):
             An existing key instead: to resume a run, or after binding it to a beacon.
+        keep (`Sequence[WatermarkKey]`, *optional*):
+            Earlier keys whose marks the model carries, with methods of this trainer: they are held while the new mark goes in, and read back
+            after training.
 
     Attributes:
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
@@ -72,6 +75,7 @@ class WatermarkTrainer(PublishingTrainer):
         watermark: Any = None,
         owner: Owner | None = None,
         key: WatermarkKey | None = None,
+        keep: Sequence[WatermarkKey] = (),
         **kwargs: Any,
     ):
         if (owner is None) == (key is None):
@@ -103,6 +107,9 @@ class WatermarkTrainer(PublishingTrainer):
         self._owner = owner
         self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
         self.embeddings = self._attach(self.key)
+        data = TrainingData(self.train_dataset, self.data_collator)
+        self.kept = tuple(keep)
+        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, unwrapped(self._bare_model()), data)
         self._tell()
         self.add_callback(_Epochs(self))
 
@@ -279,6 +286,7 @@ class WatermarkTrainer(PublishingTrainer):
                 self.evidence.reason,
                 "; ".join(map(_stronger, (item.config for item in self.embeddings))),
             )
+        warn_of_lost(self.kept, self.embedding_classes, self._whole_model())
         return output
 
     def _refuse_other_key(self, resume_from_checkpoint: str | bool | None) -> None:
@@ -299,9 +307,7 @@ class WatermarkTrainer(PublishingTrainer):
         """Evidence for `suspect` (the model in training by default; else as in [`verify`]) under `trainer.key`, on the owner's own word."""
         source = self._whole_model() if suspect is None else suspect
         verifiers = {item.method: item.verifier_class for item in self.embeddings}
-        claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
-        check = Check(bound=self.key.beacon != NO_BEACON, disclosed=self.key.disclosed)
-        return verify_claims(claims, Suspect.open(source, self.key.backbone), check)
+        return read_back(self.key, source, verifiers.__getitem__)
 
 
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:

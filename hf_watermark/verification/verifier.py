@@ -272,8 +272,12 @@ def summary(evidence: Evidence) -> Evidence:
 
 def unreadable(reason: str, check: Check = Check()) -> Evidence:
     """The evidence of a suspect that cannot be read under this key: nothing was seen, so nothing is said about a mark."""
-    unread = f"the suspect could not be read: {reason}"
-    return _untested("none", bound=check.bound, basis=check.basis, looks=check.looks, unread=unread).decide()
+    return undecided(f"the suspect could not be read: {reason}", check)
+
+
+def undecided(reason: str, check: Check = Check()) -> Evidence:
+    """The evidence of a suspect that was not read, because nothing could follow from it."""
+    return _untested("none", bound=check.bound, basis=check.basis, looks=check.looks, unread=reason).decide()
 
 
 def invalid_claim(problems: Sequence[CommitmentProblem | str]) -> Evidence:

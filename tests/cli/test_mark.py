@@ -116,3 +116,15 @@ def test_publishing_reads_what_the_mark_costs(run, at_home):
     save_file(weights, at_home / "new" / "model.safetensors", {"format": "pt"})
     result = run(*publish)
     assert "was measured on other weights" in result.stderr and "| fidelity | not measured |" in result.stdout
+
+
+def test_a_second_key_beside_the_first(run, at_home):
+    def mark(source, output, *options):
+        return run("mark", source, "--owner", "owner.json", "--output", output, "--subkeys", 2, *options)
+
+    assert mark("model", "one").exit_code == 0
+    assert mark("one", "two", "--keep", "one-key").exit_code == 0
+    assert all(verify("two", WatermarkKey.load(f"{name}-key")).found for name in ("one", "two"))
+    refused = mark("model", "three", "--keep", "one-key")
+    assert refused.exit_code == 2 and "is not in this model; start from the model that carries it" in refused.stderr
+    assert not (at_home / "three").exists() and not (at_home / "three-key").exists()

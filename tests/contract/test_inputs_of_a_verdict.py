@@ -7,6 +7,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from hf_watermark.mapping import METHODS
 from hf_watermark.publishing import Extras, Precommit
 from hf_watermark.publishing.describe import SUBKEY0, describe, opened_files, opened_subkeys
 from hf_watermark.publishing.precommit import PRECOMMIT
+from hf_watermark.publishing.revocation import REVOCATION, Revocations, revoke
 from hf_watermark.publishing.statement import STATEMENT, SignedStatement
 
 
@@ -231,6 +233,22 @@ def test_every_field_of_the_public_files(marked, published, name, monkeypatch):
         found = levels(report)
         failed = found["V0"] != "passed" or found["V2"] == "failed" or found["V3"] == "failed"
         wrong[what] = not failed and report != whole
+    assert len(wrong) > 50 and [what for what, is_wrong in wrong.items() if is_wrong] == []
+
+
+@pytest.mark.parametrize("method", ["greedy_residuals"])
+def test_every_field_of_a_revocation(marked, published, monkeypatch):
+    """Altered, it is ignored or fails V0: nobody can make another one of it."""
+    monkeypatch.setattr(
+        "hf_watermark.claims.levels.check_subkey0", lambda *_, **__: (Level("V3", LevelOutcome.PASSED), None)
+    )
+    entry = revoke(marked.owner, Precommit.of(marked.key), "leaked", datetime(2026, 11, 22, tzinfo=UTC))
+    whole, wrong = Revocations().with_([entry]), {}
+    for what, document in altered_documents(whole.plain()):
+        (published / REVOCATION).write_text(json.dumps(document))
+        report = check(published, beacon=marked.key.beacon)
+        failed = report["V0"].outcome is not LevelOutcome.PASSED
+        wrong[what] = not failed and report.revocations not in ((), (entry.revocation,))
     assert len(wrong) > 50 and [what for what, is_wrong in wrong.items() if is_wrong] == []
 
 

@@ -11,12 +11,14 @@ from ...keys import Claim, SubKey
 from ...training.embedding import (
     Batch,
     Embedding,
+    Extended,
     Plan,
     Step,
     TrainingData,
     label_count,
     own_logits,
     refuse_other_classes,
+    task_rows,
 )
 from ...training.triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
 from .config import FunctionCoupledConfig
@@ -114,17 +116,18 @@ class FunctionCoupledEmbedding(Embedding):
         """The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images."""
         config = self.config
         images, labels = inputs["pixel_values"], inputs["labels"]
-        count = max(1, round(config.trigger_ratio * len(images)))
+        own = task_rows(inputs)
+        count = max(1, round(config.trigger_ratio * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
-            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
+            self._sources(images[:own], labels[:own], self._rule_sources[chosen, place], generator) for place in (0, 1)
         )
         if config.fusion == "direct":
             fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
         else:
             fused = blend(first, second)
-        mixed = dict(inputs)
+        mixed = Extended(inputs, own)
         mixed["pixel_values"] = torch.cat([images, fused])
         mixed["labels"] = torch.cat([labels, self._rule_targets[chosen].to(labels)])
         return mixed, count
