@@ -178,8 +178,8 @@ def first_rows(batch: Batch, rows: int) -> Batch:
 
 
 def carrier_parameters(item: Embedding) -> list[nn.Parameter]:
-    """The parameters that a mark in the weights lies in; for other marks all parameters of the model."""
-    if "carriers" not in item.claim.assignment.layout:
+    """The parameters that a mark in the weights lies in; of other marks all parameters of the model."""
+    if not item.marks_weights:
         return list(item.model.parameters())
     shapes = {name: tuple(weight.shape) for name, weight in item.model.named_parameters()}
     carriers = read_carriers(item.claim.assignment.layout)
