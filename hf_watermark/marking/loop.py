@@ -343,6 +343,10 @@ class Watermark:
             )
         return evidence
 
+    def whole_model(self) -> nn.Module:
+        """The model without wrappers, gathered where FSDP2 keeps shards. Where several processes train, all of them call it."""
+        return self._marks.whole_model()
+
     def save_public_files(self, folder: str | Path) -> Evidence:
         """
         Writes `watermark/` into a folder to which the model was saved: the precommit, and, if the mark can be read from the files, the sub-key that is
