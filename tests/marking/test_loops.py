@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import loop_runs
@@ -55,6 +56,29 @@ def test_a_loop_takes_the_steps_of_the_trainer(name, method, keys, by_the_traine
     assert "was not marked as it should be" not in caplog.text and "counted" not in caplog.text
 
 
+STACK = ["greedy_residuals", "function_coupled", "watermas", "usp"]
+
+
+def test_a_stack_of_methods_takes_the_steps_of_the_stacked_trainers(small_configs, tmp_path):
+    key = plan_key(tiny_resnet(), loop_runs.data(), [small_configs[method] for method in STACK], Owner.create())
+    seen, wanted = ALONE["plain"](key, tmp_path), loop_runs.in_the_trainer(key, tmp_path)
+    for mine, theirs in zip(seen.gradients, wanted.gradients, strict=True):
+        assert_close(mine, theirs)
+    assert seen.matches == wanted.matches
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulation_and_mixed_precision_count_once_as_in_the_trainer(method, keys, tmp_path, caplog):
+    settings = {"gradient_accumulation_steps": 2}
+    wanted = loop_runs.in_the_trainer(keys[method], tmp_path, bf16=True, **settings)
+    train = partial(loop_runs.accelerate, mixed_precision="bf16", **settings)
+    seen = loop_runs.loop(train, accumulation=2)(keys[method], tmp_path)
+    assert len(seen.gradients) == STEPS
+    for mine, theirs in zip(seen.gradients, wanted.gradients, strict=True):
+        assert_close(mine, theirs)
+    assert "counted" not in caplog.text
+
+
 @pytest.fixture(scope="module")
 def two_processes(keys, tmp_path_factory) -> Path:
     """The folder into which two processes under torchrun (gloo) wrote what they saw."""
@@ -93,3 +117,9 @@ def test_two_processes_take_the_steps_of_the_trainer(name, method, two_processes
             assert_close(mine, theirs)
         facts = json.loads((two_processes / f"facts-rank{rank}.json").read_text())
         assert facts[f"{method}-{name}"] == facts[f"{method}-trainer"]
+
+
+def test_the_first_process_draws_the_key_of_all(two_processes):
+    facts = [json.loads((two_processes / f"facts-rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert facts[0]["precommit"] == facts[1]["precommit"]
+    assert "make the `Watermark` before `fully_shard`" in facts[1]["sharded"]

@@ -5,7 +5,7 @@ loops in one process, and run by torchrun for those in two.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from hf_watermark import Watermark, WatermarkKey
+from hf_watermark import InvalidInput, Owner, Watermark, WatermarkKey, stack_trainers
 from hf_watermark.backbones import full_parameter
 from hf_watermark.mapping import METHODS, AutoTrainer, AutoWatermarkConfig
 
@@ -34,6 +34,7 @@ import loop_timm  # noqa: E402
 
 
 STEPS, BATCH, RATE = 2, 20, 0.05
+SMALL = {"bits": 128, "subkeys": 2, "group_size": 16}
 HAS_LIGHTNING = find_spec("lightning") is not None
 
 
@@ -62,21 +63,21 @@ def pairs() -> list[tuple[torch.Tensor, int]]:
     return [(item["pixel_values"], item["labels"]) for item in data()]
 
 
-def in_the_trainer(key: WatermarkKey, folder: Path) -> Seen:
+def in_the_trainer(key: WatermarkKey, folder: Path, **settings: Any) -> Seen:
     seen = Seen()
 
     class Look(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             seen.look(getattr(model, "module", model))
 
-    config = AutoWatermarkConfig.from_dict(key.assignments[0].config)
+    configs = [AutoWatermarkConfig.from_dict(item.config) for item in key.assignments]
     fields = {"optim": "sgd", "learning_rate": RATE, "lr_scheduler_type": "constant", "max_grad_norm": 0}
     fields |= {"max_steps": STEPS, "per_device_train_batch_size": BATCH, "train_sampling_strategy": "sequential"}
-    trainer = AutoTrainer.for_method(config.method)(
+    trainer = stack_trainers(*(AutoTrainer.for_method(config.method) for config in configs))(
         model=tiny_resnet(),
-        args=training_arguments(folder, **fields),
+        args=training_arguments(folder, **fields | settings),
         train_dataset=data(),
-        watermark=config,
+        watermark=configs,
         key=key,
         callbacks=[Look()],
     )
@@ -84,16 +85,18 @@ def in_the_trainer(key: WatermarkKey, folder: Path) -> Seen:
     return seen.done(trainer.evidence)
 
 
-def loop(train: Callable, items: Callable = data, shard: Callable = lambda model: model) -> Callable:
+def loop(
+    train: Callable, items: Callable = data, shard: Callable = lambda model: model, accumulation: int = 1
+) -> Callable:
     """A run of `train(model, watermark, optimizer, loader)`."""
 
     def run(key: WatermarkKey, folder: Path) -> Seen:
         seen, model = Seen(), tiny_resnet()
         watermark = Watermark(model, key=key, data=items(), steps=STEPS)
         optimizer = torch.optim.SGD(shard(model).parameters(), lr=RATE)
-        optimizer.register_step_pre_hook(lambda *_: seen.look(watermark.embeddings[0].model))
+        optimizer.register_step_post_hook(lambda *_: seen.look(watermark.embeddings[0].model))
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        rows = [watermark.data[row] for row in range(STEPS * BATCH * world)]
+        rows = [watermark.data[row] for row in range(STEPS * accumulation * BATCH * world)]
         train(model, watermark, optimizer, DataLoader(rows, BATCH))
         return seen.done(watermark.verify())
 
@@ -104,8 +107,8 @@ def plain(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLo
     loop_plain.train(model, watermark, optimizer, loader, epochs=1)
 
 
-def accelerate(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLoader) -> None:
-    loop_accelerate.train(Accelerator(cpu=True), model, watermark, optimizer, loader, epochs=1)
+def accelerate(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLoader, **settings: Any) -> None:
+    loop_accelerate.train(Accelerator(cpu=True, **settings), model, watermark, optimizer, loader, epochs=1)
 
 
 def timm(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLoader) -> None:
@@ -134,9 +137,16 @@ def lightning(model: nn.Module, watermark: Watermark, optimizer: Any, loader: Da
 
 
 def fsdp2(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLoader) -> None:
-    """Every process takes its share of the batches, as under Accelerate."""
+    """Every process takes its share of the batches, and begins them with the first one's statistics, as under DDP."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    loop_plain.train(model, watermark, optimizer, list(loader)[rank::world], epochs=1)
+
+    def batches() -> Iterator[Any]:
+        for batch in list(loader)[rank::world]:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+            yield batch
+
+    loop_plain.train(model, watermark, optimizer, batches(), epochs=1)
 
 
 def sharded(model: nn.Module) -> nn.Module:
@@ -156,7 +166,13 @@ def main(folder: Path) -> None:
     """One process of two."""
     torch.set_num_threads(1)
     rank = training_arguments(folder).process_index  # also makes the processes know of each other
-    facts = {}
+    # Each brings an owner of its own: the first one's key is everybody's.
+    watermark = Watermark(tiny_resnet(), {"method": "greedy_residuals", **SMALL}, owner=Owner.create())
+    facts: dict[str, Any] = {"precommit": watermark.key.precommit.hex()}
+    try:
+        Watermark(sharded(tiny_resnet()), {"method": "greedy_residuals", **SMALL}, owner=Owner.create())
+    except InvalidInput as error:
+        facts["sharded"] = str(error)
     for method in METHODS:
         key = WatermarkKey.load(folder / "keys" / method)
         for name, run in {"trainer": in_the_trainer, **TOGETHER}.items():
