@@ -7,6 +7,7 @@ from torch import nn
 from ..configuration import WatermarkConfig, as_configs
 from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..mapping import AutoEmbedding, method_entry
+from ..serialization import InvalidInput
 from ..training.planning import make_key
 from .batches import training_data
 
@@ -61,5 +62,15 @@ def plan_key(
 
 
 def configs_of(given: Any) -> list[WatermarkConfig]:
-    """Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`]."""
-    return as_configs(given, lambda method: method_entry(method).load("Config"))
+    """
+    Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`].
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there is no such method or field, or a method is named twice.
+    """
+    configs = as_configs(given, lambda method: method_entry(method).load("Config"))
+    methods = [config.method for config in configs]
+    for method in methods:
+        if methods.count(method) > 1:
+            raise InvalidInput(f"`{method}` is named twice: give one config per method")
+    return configs

@@ -96,6 +96,8 @@ class Loop:
                 found.append(
                     f"`{item.method}` was not marked as it should be: {'; '.join(ADVICE[name] for name in missing)}"
                 )
+        if self.given and not self.trained:
+            found.append("no backward pass went through `watermark.loss()`: add it to the loss")
         return found
 
     def unfinished(self) -> list[str]:
