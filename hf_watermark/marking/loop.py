@@ -144,7 +144,7 @@ class Watermark:
     def watch(self, optimizer: Any, scaler: Any = None) -> Any:
         """
         Follows the steps of an optimizer: methods count them, and some write to the weights behind each. Call it once, before the loop. Where several
-        optimizers train the model, call it for each: steps are counted by the first.
+        optimizers train the model, call it for each.
 
         Args:
             optimizer (`torch.optim.Optimizer`):
@@ -170,7 +170,7 @@ class Watermark:
             raise ValueError("the optimizer stepped inside of `around_step`: step it behind, when all passes have run")
         self._marks.after_update()
         self._loop.called.add("after_update")
-        if self._own_steps or optimizer is not self._loop.optimizers[0]:
+        if self._own_steps or not self._loop.begins_a_step(optimizer):
             return
         for sentence in self._loop.stepped():
             logger.warning("%s", sentence)

@@ -51,6 +51,7 @@ class Loop:
         self.weight: torch.Tensor | None = None
         self.weighed = self.twice = self.given = self.trained = self.looked = False
         self.optimizers: list[Any] = []
+        self._stepped: list[Any] = []  # since the last step was counted
         self.scaler: Any = None
 
     def weigh(self, loss: torch.Tensor) -> None:
@@ -62,6 +63,12 @@ class Loop:
     def _count(self, gradient: torch.Tensor) -> None:
         self.trained = True
         self.weight = gradient.detach() if self.weight is None else self.weight + gradient.detach()
+
+    def begins_a_step(self, optimizer: Any) -> bool:
+        """Whether an optimizer has stepped that had already done so: two of them that take turns take one step together."""
+        again = not self._stepped or any(optimizer is known for known in self._stepped)
+        self._stepped = [optimizer] if again else [*self._stepped, optimizer]
+        return again
 
     def stepped(self) -> list[str]:
         """

@@ -295,15 +295,20 @@ def test_a_model_that_no_optimizer_trains_is_refused_at_the_first_step(owner, tr
         optimizer.step()
 
 
-def test_two_optimizers_may_share_a_model(owner):
+def test_two_optimizers_take_one_step_and_a_new_one_goes_on(owner):
     model = tiny_resnet()
     watermark = Watermark(model, GREEDY, owner=owner)
     optimizers = [watermark.watch(sgd(part)) for part in (model.classifier, model.resnet)]
     watermark.watch(optimizers[0])
-    watermark.loss().backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    assert watermark.state_dict()["step"] == 1
+    for count in (1, 2):
+        watermark.loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert watermark.state_dict()["step"] == count
+    anew = watermark.watch(sgd(model))
+    for _ in range(3):
+        anew.step()
+    assert watermark.state_dict()["step"] == 4  # the first of a new one may belong to the step before
 
 
 def test_what_cannot_be_marked_is_refused_at_construction(owner, monkeypatch):
