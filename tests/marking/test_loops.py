@@ -123,3 +123,9 @@ def test_the_first_process_draws_the_key_of_all(two_processes):
     facts = [json.loads((two_processes / f"facts-rank{rank}.json").read_text()) for rank in (0, 1)]
     assert facts[0]["precommit"] == facts[1]["precommit"]
     assert "make the `Watermark` before `fully_shard`" in facts[1]["sharded"]
+
+
+def test_a_model_that_accelerate_shards_is_marked(two_processes):
+    for rank in (0, 1):
+        facts = json.loads((two_processes / f"facts-rank{rank}.json").read_text())
+        assert facts["prepared"] == {"verdict": "mark found", "warnings": [], "kinds": ["DTensor"]}

@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import save_file
 from tiny import patterned_images, tiny_resnet, training_arguments
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
+from trainer_runs import build, images
 from transformers import TrainerCallback
 
 from hf_watermark import InvalidInput, Owner, Watermark, WatermarkKey, stack_trainers
@@ -157,6 +160,28 @@ def sharded(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def prepared_by_accelerate() -> dict[str, Any]:
+    """
+    A training under FSDP2 as `accelerator.prepare` sets it up. Accelerate does that on accelerators only: here it is told that it is on one. (Of the
+    ResNets of transformers it asks for input embeddings, which they refuse to give, so a ViT trains.)
+    """
+    accelerator = Accelerator(cpu=True)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        cpu_ram_efficient_loading=False,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["ViTLayer"],
+    )
+    AcceleratorState._shared_state |= {"fsdp_plugin": plugin, "distributed_type": DistributedType.FSDP}
+    model, items = build("vit"), images(200)
+    watermark = Watermark(model, {"method": "greedy_residuals", **SMALL, "bits": 150}, owner=Owner.create())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loop_accelerate.train(accelerator, model, watermark, optimizer, DataLoader(items, 20), epochs=5)
+    evidence = watermark.verify()
+    kinds = sorted({type(weight).__name__ for weight in model.parameters()})
+    return {"verdict": str(evidence.verdict), "warnings": evidence.warnings, "kinds": kinds}
+
+
 ALONE = {"plain": loop(plain), "accelerate": loop(accelerate), "timm": loop(timm, pairs)}
 ALONE |= {"lightning": loop(lightning, pairs)}
 TOGETHER = {"ddp": loop(accelerate), "fsdp2": loop(fsdp2, shard=sharded)}
@@ -180,6 +205,7 @@ def main(folder: Path) -> None:
             tensors = {f"{n}.{k}": v.contiguous() for n, step in enumerate(seen.gradients) for k, v in step.items()}
             save_file(tensors, folder / f"{method}-{name}-rank{rank}.safetensors")
             facts[f"{method}-{name}"] = {"verdict": seen.verdict, "matches": seen.matches}
+    facts["prepared"] = prepared_by_accelerate()
     (folder / f"facts-rank{rank}.json").write_text(json.dumps(facts))
 
 
