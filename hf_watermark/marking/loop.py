@@ -16,10 +16,10 @@ from ..mapping import AutoEmbedding
 from ..publishing.precommit import public_files, write_public_files
 from ..serialization import InvalidInput
 from ..training.embedding import Change, Embedding, Moment, unchanged
-from ..training.marks import Marks, key_for_all, process_rank
+from ..training.marks import Marks, key_for_all, process_count, process_rank
 from .batches import LABELS, answers, as_mapping, in_form_of, training_data
 from .keys import configs_of, plan_key
-from .watching import Loop, innermost, on_step, refuse_frozen, refuse_hidden, refuse_too_late
+from .watching import SEPARATE, Loop, innermost, on_step, refuse_frozen, refuse_hidden, refuse_too_late
 
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class Watermark:
         refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
         if owner is not None:
             refuse_too_late(bare)
+        self._alone = process_count() == 1
         # Every process marks with the key of the first one.
         self.key = key_for_all(lambda: key or plan_key(bare, given, configs, cast(Owner, owner), processor=processor))
         if self.key.pool and data is None:
@@ -156,9 +157,14 @@ class Watermark:
             The optimizer.
 
         Raises:
-            [`~serialization.InvalidInput`]: when it is no optimizer, or one of DeepSpeed.
+            [`~serialization.InvalidInput`]: when it is no optimizer, or one of DeepSpeed, or when processes that learnt of each other since have
+                different keys.
         """
         inner = innermost(optimizer)
+        if self._alone and process_count() > 1:
+            self._alone = False
+            if key_for_all(lambda: self.key).precommit != self.key.precommit:
+                raise InvalidInput(SEPARATE)
         if all(inner is not known for known in self._loop.optimizers):
             self._loop.optimizers.append(inner)
             on_step(inner, partial(self._after_step, inner))

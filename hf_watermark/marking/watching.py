@@ -186,14 +186,17 @@ def refuse_left_out(embeddings: Sequence[Embedding], optimizers: Sequence[Any]) 
             )
 
 
+SEPARATE = (
+    "the processes did not know of each other yet, so each has a key of its own: make the `Watermark` behind `Accelerator()` or "
+    "`torch.distributed.init_process_group`, or give all of them the same `key=`"
+)
+
+
 def refuse_too_late(model: nn.Module) -> None:
-    """Raises where a key cannot be drawn for all processes."""
+    """Raises [`~serialization.InvalidInput`] where a key cannot be drawn for all processes."""
     if is_sharded(model):
         raise InvalidInput(
             "the model is sharded already: make the `Watermark` before `fully_shard` or `accelerator.prepare`"
         )
     if process_count() == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInput(
-            f"{os.environ['WORLD_SIZE']} processes were launched and do not know of each other yet, so each would draw a key of its own: make the "
-            "`Watermark` behind `Accelerator()` or `torch.distributed.init_process_group`"
-        )
+        raise InvalidInput(SEPARATE)

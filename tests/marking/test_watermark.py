@@ -22,6 +22,7 @@ from hf_watermark import (
     plan_key,
     verify,
 )
+from hf_watermark.marking import loop
 from hf_watermark.methods.certified import released
 
 
@@ -334,8 +335,17 @@ def test_what_cannot_be_marked_is_refused_at_construction(owner, monkeypatch):
     with pytest.raises(InvalidInput, match="use DDP or FSDP2"):
         Watermark(engine, GREEDY, owner=owner)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InvalidInput, match="each would draw a key of its own"):
+    with pytest.raises(InvalidInput, match="each has a key of its own"):
         Watermark(model, GREEDY, owner=owner)
+
+
+def test_processes_that_meet_with_different_keys_are_refused(owner, monkeypatch):
+    mine, theirs = (Watermark(tiny_resnet(), GREEDY, owner=owner) for _ in range(2))
+    monkeypatch.setattr(loop, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "key_for_all", lambda make: theirs.key)  # what the first process has
+    theirs.watch(sgd(tiny_resnet()))
+    with pytest.raises(InvalidInput, match="give all of them the same `key=`"):
+        mine.watch(sgd(tiny_resnet()))
 
 
 def test_a_config_may_be_anything_that_names_a_method(owner):
