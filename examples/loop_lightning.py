@@ -9,6 +9,7 @@ methods while it trains. Where several processes train, give every one of them t
 """
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import lightning
@@ -64,6 +65,7 @@ class Marking(lightning.Callback):
     def training_step(self, original: Callable) -> Callable:
         """Adds the triggers to the batch, and the mark's loss to the module's."""
 
+        @wraps(original)  # Lightning asks which arguments it takes
         def training_step(batch: Any, *rest: Any) -> Any:
             batch = self.watermark.extend(batch)
             result = original(batch, *rest)

@@ -14,8 +14,9 @@ import torch
 from loop_runs import ALONE, HAS_LIGHTNING, STEPS, TOGETHER
 from safetensors.torch import load_file
 from tiny import tiny_resnet
+from torch.utils.data import DataLoader
 
-from hf_watermark import Owner, WatermarkKey, plan_key
+from hf_watermark import Owner, Watermark, WatermarkKey, plan_key
 from hf_watermark.mapping import METHODS
 
 
@@ -54,6 +55,36 @@ def test_a_loop_takes_the_steps_of_the_trainer(name, method, keys, by_the_traine
         assert_close(mine, theirs)
     assert (seen.verdict, seen.matches) == (wanted.verdict, wanted.matches)
     assert "was not marked as it should be" not in caplog.text and "counted" not in caplog.text
+
+
+def test_lightning_accumulates_and_takes_any_training_step(keys, caplog):
+    lightning = pytest.importorskip("lightning")
+    import loop_lightning
+
+    class Module(loop_lightning.Digits):
+        def training_step(self, batch):
+            images, labels = batch
+            return {"loss": torch.nn.functional.cross_entropy(self.net(images).logits, labels)}
+
+    def fit(key: WatermarkKey) -> Watermark:
+        model = tiny_resnet().train()
+        watermark = Watermark(model, key=key, data=loop_runs.pairs(), steps=STEPS)
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accumulate_grad_batches=2,
+            limit_train_batches=4,
+            gradient_clip_val=5.0,
+            callbacks=[loop_lightning.Marking(watermark, model)],
+            accelerator="cpu",
+            **loop_runs.QUIET,
+        )
+        trainer.fit(Module(model), DataLoader(watermark.data, 20))
+        return watermark
+
+    assert fit(keys["sharded"]).state_dict()["step"] == fit(keys["greedy_residuals"]).state_dict()["step"] == 2
+    assert "was not marked" not in caplog.text and "counted" not in caplog.text
+    with pytest.raises(ValueError, match="`watermas` runs around each batch"):
+        fit(keys["watermas"])
 
 
 STACK = ["greedy_residuals", "function_coupled", "watermas", "usp"]

@@ -38,6 +38,8 @@ import loop_timm  # noqa: E402
 
 STEPS, BATCH, RATE = 2, 20, 0.05
 SMALL = {"bits": 128, "subkeys": 2, "group_size": 16}
+# Of Lightning's trainer.
+QUIET = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
 HAS_LIGHTNING = find_spec("lightning") is not None
 
 
@@ -132,9 +134,8 @@ def lightning(model: nn.Module, watermark: Watermark, optimizer: Any, loader: Da
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer
 
-    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
     callback = loop_lightning.Marking(watermark, model)
-    lightning.Trainer(accelerator="cpu", max_epochs=1, callbacks=[callback], **quiet).fit(
+    lightning.Trainer(accelerator="cpu", max_epochs=1, callbacks=[callback], **QUIET).fit(
         Module(model.train()), loader
     )
 
