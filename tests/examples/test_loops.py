@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from hf_watermark import WatermarkKey, verify
 
@@ -23,6 +24,7 @@ LOOPS = {
 def test_a_loop_marks_what_it_trains(name, tmp_path, monkeypatch, capsys):
     if name == "loop_lightning" and find_spec("lightning") is None:
         pytest.skip("lightning is not installed")
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
     output = tmp_path / "model"
     monkeypatch.setattr(sys, "argv", [name, "--output", str(output), "--epochs", "1", *LOOPS[name]])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")

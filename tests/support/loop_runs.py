@@ -113,6 +113,7 @@ def plain(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLo
 
 
 def accelerate(model: nn.Module, watermark: Watermark, optimizer: Any, loader: DataLoader, **settings: Any) -> None:
+    AcceleratorState._reset_state()  # of an earlier run, with another precision
     loop_accelerate.train(Accelerator(cpu=True, **settings), model, watermark, optimizer, loader, epochs=1)
 
 
