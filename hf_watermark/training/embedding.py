@@ -171,6 +171,22 @@ class Embedding:
         self.config: Any = self.config_class.from_dict(claim.assignment.config)
         self.moment = Moment()
 
+    @property
+    def marks_weights(self) -> bool:
+        """Whether the layout names `carriers`: weights of the model that hold the mark."""
+        return "carriers" in self.claim.assignment.layout
+
+    @property
+    def counts_on_steps(self) -> bool:
+        """Whether something begins or rises at a share of the planned steps."""
+        return False
+
+    def required_calls(self) -> set[str]:
+        """Without which of its calls a loop embeds nothing, or less than it should: those that the method has made its own."""
+        names = ("extend", "loss", "around_step", "after_update", "before_epoch")
+        own = {name for name in names if getattr(type(self), name) is not getattr(Embedding, name)}
+        return own | ({"loss"} if type(self).penalty is not Embedding.penalty else set())
+
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: Any, secret: bytes) -> Plan:
         """
@@ -258,9 +274,20 @@ def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
 
 
 def label_count(model: nn.Module) -> int:
-    """Number of classes that the model answers with."""
-    config: Any = model.config
-    return int(config.num_labels)
+    """
+    Number of classes that the model answers with.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it does not say.
+    """
+    found = getattr(getattr(model, "config", None), "num_labels", None)
+    if found is None:  # nets of timm
+        found = getattr(model, "num_classes", None)
+    if not isinstance(found, int):
+        raise InvalidInput(
+            "the model does not say how many classes it answers with: set `model.num_classes`, or use a model of transformers or timm"
+        )
+    return found
 
 
 def refuse_other_classes(classes: int, model: nn.Module) -> None:

@@ -4,31 +4,28 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import gathered_model, refuse_path, unwrapped
+from ..backbones import refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
-from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
-from .keeping import kept_embeddings, read_back, warn_of_lost
+from .embedding import Change, Embedding, Moment, TrainingData, unchanged
+from .keeping import kept_embeddings, warn_of_lost
+from .marks import Kind, Marks, key_for_all
 from .planning import make_key
 from .publishing import PublishingTrainer
-from .triggers import without_rows
 
 
 logger = logging.getLogger(__name__)
-
-Kind = TypeVar("Kind", bound=Embedding)
 
 
 class WatermarkTrainer(PublishingTrainer):
@@ -49,6 +46,7 @@ class WatermarkTrainer(PublishingTrainer):
             after training.
 
     Attributes:
+        marks ([`~training.marks.Marks`]): The methods' embeddings as one, which this trainer calls.
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
 
     Raises:
@@ -105,11 +103,15 @@ class WatermarkTrainer(PublishingTrainer):
         self._change: Change = unchanged
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
-        self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
-        self.embeddings = self._attach(self.key)
+        # The first process draws the key, every one embeds it.
+        self.key = key_for_all(lambda: self._create_key(owner)) if owner is not None else cast(WatermarkKey, key)
+        self.marks = Marks(self.key, self._bare_model(), self.embedding_classes, self._configs, self._training_data())
+        self.embeddings = self.marks.embeddings
+        self.train_dataset = self.marks.data
         data = TrainingData(self.train_dataset, self.data_collator)
         self.kept = tuple(keep)
-        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, unwrapped(self._bare_model()), data)
+        # They are called as those of the new key are.
+        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, self.marks.model, data)
         self._tell()
         self.add_callback(_Epochs(self))
 
@@ -138,66 +140,32 @@ class WatermarkTrainer(PublishingTrainer):
 
     def embedding(self, kind: type[Kind]) -> Kind:
         """The embedding of one method."""
-        return next(item for item in self.embeddings if isinstance(item, kind))
+        return self.marks.embedding(kind)
 
     def _create_key(self, owner: Owner) -> WatermarkKey:
-        # Rank 0 draws the key, everybody embeds the same one.
-        box: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            marks = list(zip(self.embedding_classes, self._configs, strict=True))
-            data = TrainingData(self.train_dataset, self.data_collator)
-            box[0] = make_key(self._bare_model(), data, marks, owner, processor=self.processing_class)
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(box)
-        return cast(WatermarkKey, box[0])
+        marks = list(zip(self.embedding_classes, self._configs, strict=True))
+        return make_key(self._bare_model(), self._training_data(), marks, owner, processor=self.processing_class)
 
-    def _attach(self, key: WatermarkKey) -> list[Embedding]:
-        claims = {claim.assignment.method: claim for claim in key.claims()}
-        if sorted(claims) != sorted(config.method for config in self._configs):
-            raise InvalidInput(
-                f"this key marks with {sorted(claims)}, this trainer with {sorted(config.method for config in self._configs)}; give "
-                "the key of this run"
-            )
-        for config in self._configs:
-            committed = claims[config.method].assignment.config
-            if committed != config.to_dict():
-                raise InvalidInput(
-                    f"the key was made for another `{config.method}` config: {committed}; give that one, or leave out `watermark`"
-                )
-        named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
-        set_aside = frozenset(row for rows in named for row in rows)
-        data = TrainingData(self.train_dataset, self.data_collator, set_aside)
-        model = unwrapped(self._bare_model())
-        embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
-        # When every method has looked: all rows count in the data as it was given.
-        if set_aside and self.train_dataset is not None:
-            self.train_dataset = without_rows(self.train_dataset, sorted(set_aside))
-        return embeddings
+    def _training_data(self) -> TrainingData:
+        return TrainingData(self.train_dataset, self.data_collator)
 
     def sync_buffers(self) -> None:
         """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self._bare_model().buffers():
-                broadcast(buffer)
+        self.marks.sync_buffers()
 
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(cast(nn.Module, self.model))
-
-    def _whole_model(self) -> nn.Module:
-        """The bare model, gathered where FSDP2 keeps shards: for code that copies or changes modules."""
-        return gathered_model(self._bare_model(), self.key.backbone)
 
     # Training
 
     def watermark_loss(self) -> torch.Tensor | None:
         """What the methods add to the loss whatever the batch is, once per optimizer step; `None` when there is nothing."""
-        penalties = [penalty for item in self.embeddings if (penalty := item.penalty()) is not None]
-        return sum(penalties[1:], penalties[0]) if penalties else None
+        return self.marks.penalty()
 
     def _refuse_other_model(self) -> None:
         if self.model is self._checked:
             return
-        if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
+        if self.marks.model is not unwrapped(self._bare_model()):
             raise ValueError(
                 "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
                 "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
@@ -205,22 +173,17 @@ class WatermarkTrainer(PublishingTrainer):
         self._checked = self.model
 
     def _tell(self) -> None:
-        moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
-        for item in self.embeddings:
-            item.progress(moment)
+        process = self.accelerator.process_index
+        self.marks.progress(Moment(self.state.global_step, self.state.max_steps, self._micro_step, process))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
         # The innermost one: its step is the last thing that touches the weights, also under a gradient scaler.
         inner: Any = getattr(optimizer, "optimizer", optimizer)
         if inner is not self._hooked:
-            inner.register_step_post_hook(lambda *_: self._after_update())
+            inner.register_step_post_hook(lambda *_: self.marks.after_update())
             self._hooked = inner
         return optimizer
-
-    def _after_update(self) -> None:
-        for item in self.embeddings:
-            item.after_update()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self._refuse_other_model()
@@ -234,10 +197,7 @@ class WatermarkTrainer(PublishingTrainer):
             finally:
                 self._change = unchanged
 
-        around: Step = step
-        for item in reversed(self.embeddings):
-            around = nested(item, around)
-        loss = around()
+        loss = self.marks.around_step(step)
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
 
@@ -250,22 +210,16 @@ class WatermarkTrainer(PublishingTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batches: list[Any] = [inputs]
-        for item in self.embeddings:
-            batches.append(item.extend(batches[-1]))
+        batch = self.marks.extend(inputs)
         # A copy: the Trainer takes the labels out where it smooths them.
-        loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
-        for item, batch in zip(self.embeddings, batches[1:], strict=True):
-            own = item.loss(batch, outputs)
-            loss = loss if own is None else loss + own.to(loss.device)
-        loss = self._change(loss)
+        loss, outputs = super().compute_loss(model, dict(batch), True, num_items_in_batch)
+        own = self.marks.loss(batch, outputs)
+        loss = self._change(loss if own is None else loss + own.to(loss.device))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            for item in self.embeddings:
-                for name, value in item.logs().items():
-                    logs[name if name not in logs else f"{name}_{item.method}"] = value
+            logs |= self.marks.logs(taken=logs)
         super().log(logs, *args, **kwargs)
 
     def train(
@@ -284,7 +238,7 @@ class WatermarkTrainer(PublishingTrainer):
             logger.warning(
                 "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise %s.",
                 self.evidence.reason,
-                "; ".join(map(_stronger, (item.config for item in self.embeddings))),
+                self.marks.stronger(),
             )
         warn_of_lost(self.kept, self.embedding_classes, self._whole_model())
         return output
@@ -305,9 +259,7 @@ class WatermarkTrainer(PublishingTrainer):
 
     def verify(self, suspect: Any = None) -> Evidence:
         """Evidence for `suspect` (the model in training by default; else as in [`verify`]) under `trainer.key`, on the owner's own word."""
-        source = self._whole_model() if suspect is None else suspect
-        verifiers = {item.method: item.verifier_class for item in self.embeddings}
-        return read_back(self.key, source, verifiers.__getitem__)
+        return self.marks.verify(suspect)
 
 
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
@@ -342,15 +294,7 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._tell()
-        for item in self.trainer.embeddings:
-            item.before_epoch(
-                state.epoch or 0, args.num_train_epochs, self.trainer.optimizer, self.trainer.sync_buffers
-            )
-
-
-def _stronger(config: WatermarkConfig) -> str:
-    """What can be raised of one method, in words."""
-    return f"{' or '.join(f'`{name}`' for name in config.stronger if hasattr(config, name))} of `{config.method}`"
+        self.trainer.marks.before_epoch(state.epoch or 0, args.num_train_epochs, self.trainer.optimizer)
 
 
 __all__ = ["WatermarkTrainer", "stack_trainers"]

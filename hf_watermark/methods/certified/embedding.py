@@ -75,6 +75,13 @@ class CertifiedEmbedding(Embedding):
             self._refuse_other_size()
         self.net = verifier.folded(model)
 
+    @property
+    def counts_on_steps(self) -> bool:
+        return self.config.schedule == "amortised" and self.config.warmup > 0
+
+    def required_calls(self) -> set[str]:
+        return super().required_calls() - ({"before_epoch"} if self.config.schedule == "amortised" else set())
+
     def _refuse_other_size(self) -> None:
         with undisturbed_random_state():
             sample = self.data.collate([self.data.dataset[0]])["pixel_values"]  # type: ignore[misc]

@@ -83,6 +83,9 @@ class FunctionCoupledEmbedding(Embedding):
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
 
+    def required_calls(self) -> set[str]:
+        return super().required_calls() - ({"around_step"} if self.config.masking == "none" else set())
+
     def around_step(self, step: Step) -> torch.Tensor:
         """
         Runs `step` once, with some weights masked as `masking` says.
