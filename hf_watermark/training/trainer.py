@@ -240,7 +240,7 @@ class WatermarkTrainer(PublishingTrainer):
                 self.evidence.reason,
                 self.marks.stronger(),
             )
-        warn_of_lost(self.kept, self.embedding_classes, self._whole_model())
+        warn_of_lost(self.kept, self.embedding_classes, self.marks.whole_model())
         return output
 
     def _refuse_other_key(self, resume_from_checkpoint: str | bool | None) -> None:
