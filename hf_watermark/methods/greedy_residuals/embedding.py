@@ -49,6 +49,7 @@ class GreedyResidualsEmbedding(Embedding):
 
     verifier_class = GreedyResidualsVerifier
     writable = True
+    streams = True
 
     config: GreedyResidualsConfig
 
@@ -119,7 +120,7 @@ class GreedyResidualsEmbedding(Embedding):
         return config.strength * total
 
     @torch.no_grad()
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         config = self.config
         if config.preset == "paper":
             raise InvalidInput("preset 'paper' cannot be written without training; use the default preset")
@@ -127,6 +128,8 @@ class GreedyResidualsEmbedding(Embedding):
         for item, factors in zip(
             self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True
         ):
+            if only not in (None, item.carrier.name):
+                continue
             weight = current(item.weight)
             matrix = weight.detach().float().reshape(len(weight), -1).clone()
             row = item.rows.to(matrix.device)[:, None]
