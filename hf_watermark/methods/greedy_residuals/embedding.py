@@ -13,13 +13,14 @@ from ...backbones import (
     canonical_rows,
     describe,
     full_parameter,
+    is_sharded,
     live_weights,
     locate,
     read_carriers,
 )
 from ...keys import Claim
 from ...serialization import InvalidInput
-from ...training.embedding import Embedding, Plan, TrainingData
+from ...training.embedding import Embedding, Plan, Step, TrainingData
 from .config import GreedyResidualsConfig
 from .projection import project
 from .residuals import (
@@ -71,6 +72,7 @@ class GreedyResidualsEmbedding(Embedding):
                 "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
             )
         self._subkeys = claim.subkeys
+        self._begun = False
         message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
         if config.preset == "paper":
             self._signs = message
@@ -95,6 +97,12 @@ class GreedyResidualsEmbedding(Embedding):
             # phi is a sum over sqrt(row's length) / (group size * row's norm); all of this that never changes
             factors.append(message[mine] * carrier.eligible**0.5 / config.group_size)
         self._factors = torch.cat(factors)
+
+    def around_step(self, step: Step) -> torch.Tensor:
+        if self.config.written_first and self.moment.step == 0 and not self._begun and not is_sharded(self.model):
+            self.write()
+        self._begun = True
+        return step()
 
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
