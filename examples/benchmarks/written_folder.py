@@ -9,6 +9,7 @@ Marking it runs in a process of its own, as `mark_model` does it without images;
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -21,17 +22,17 @@ from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_watermark import Owner, WatermarkKey, mark_model, verify
-from hf_watermark.serialization import write_json_atomic
+from hf_watermark.serialization import SafetensorsFolder, write_json_atomic
 
 
 SHARD_BYTES = 500 * 2**20
 SHAPE = {"hidden_size": 1408, "intermediate_size": 6144, "num_attention_heads": 16, "patch_size": 14}
 
 
-def make(folder: Path, layers: int) -> int:
-    """Writes the folder, one tensor after the other; returns the number of parameters."""
+def make(folder: Path, layers: int) -> None:
+    """Writes the folder, one tensor after the other."""
     folder.mkdir(parents=True)
-    config = ViTConfig(**SHAPE, num_hidden_layers=layers, image_size=224, num_labels=1000)
+    config = ViTConfig(**SHAPE, num_hidden_layers=layers, image_size=112, num_labels=1000)
     config.architectures = ["ViTForImageClassification"]
     config.save_pretrained(folder)
     with torch.device("meta"):
@@ -49,7 +50,6 @@ def make(folder: Path, layers: int) -> int:
         shards[-1][name], held = tensor, held + tensor.nbytes
     write(folder, shards, index)
     write_json_atomic(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def write(folder: Path, shards: list[dict[str, torch.Tensor]], index: dict[str, str]) -> None:
@@ -86,6 +86,9 @@ def run_step(name: str, source: Path, marked: Path, key: Path) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for the model, which is made there once; by default one that is removed"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/written_folder.json"))
     parser.add_argument("--step", nargs=4, metavar=("NAME", "SOURCE", "MARKED", "KEY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -94,13 +97,15 @@ def main() -> None:
         name, *paths = options.step
         print(json.dumps(run_step(name, *map(Path, paths))))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = [str(Path(scratch) / name) for name in ("model", "marked", "key")]
-        parameters = make(Path(paths[0]), options.layers)
-        size = sum(file.stat().st_size for file in Path(paths[0]).glob("*.safetensors")) / 2**30
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        model = (options.scratch or Path(scratch)) / f"model-{options.layers}"
+        paths = [str(model), *(str(Path(scratch) / name) for name in ("marked", "key"))]
+        if not model.exists():
+            make(model, options.layers)
+        tensors = SafetensorsFolder(model)
         record = {
-            "parameters": parameters,
-            "folder_gb": size,
+            "parameters": sum(math.prod(shape) for shape in tensors.shapes.values()),
+            "folder_gb": sum(file.stat().st_size for file in tensors.files) / 2**30,
             "mark": step("mark", *paths),
             "verify": step("verify", *paths),
         }

@@ -78,7 +78,7 @@ def measure_fidelity(
     if layers is None:
         old, new = dict(before.named_parameters()), dict(after.named_parameters())
         matrices = [name for name, weight in old.items() if weight.ndim > 1 and not torch.equal(weight, new[name])]
-        layers = {name: _relative(old[name], new[name]) for name in matrices}
+        layers = {name: relative_change(old[name], new[name]) for name in matrices}
     distances, same, count = [], 0, 0
     for batch in images.split(BATCH):
         first, second = answers(before, batch, synthetic), answers(after, batch, synthetic)
@@ -107,5 +107,6 @@ def answers(model: nn.Module, images: torch.Tensor, synthetic: bool) -> tuple[to
     return found.float(), True
 
 
-def _relative(old: torch.Tensor, new: torch.Tensor) -> float:
+def relative_change(old: torch.Tensor, new: torch.Tensor) -> float:
+    """How far a weight moved, against its norm."""
     return float((new.float() - old.float()).norm() / old.float().norm().clamp_min(1e-12))

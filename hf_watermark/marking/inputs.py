@@ -17,7 +17,7 @@ SAMPLES = 4096
 # Multiplications for one covariance matrix; wide layers get fewer samples.
 MOST_WORK = 3e10
 # Of the samples of all layers together, in float32.
-MOST_BYTES = 384 * 2**20
+MOST_BYTES = 192 * 2**20
 BATCH = 16
 
 
@@ -79,7 +79,8 @@ def layer_inputs(model: nn.Module, weights: Iterable[str], images: torch.Tensor,
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: Inputs.of(torch.cat(parts, dim=1)) for name, parts in seen.items() if parts}
+    # One after the other: the samples of a large net are not held twice.
+    return {name: Inputs.of(torch.cat(seen.pop(name), dim=1)) for name in list(seen) if seen[name]}
 
 
 def _rows_of(layer: Any, given: torch.Tensor, most: int) -> torch.Tensor:

@@ -12,10 +12,12 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
-from ..backbones import unwrapped
+from ..backbones import example_images, unwrapped
 from ..backbones.names import Renamed, Source
 from ..publishing.files import JSON_NAMES, LABELS, TERMS
 from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest
+from .fidelity import answers, relative_change
+from .pictures import usual_side
 from .stored import NotStreamed, Weights, empty_model, hollow
 
 
@@ -99,8 +101,8 @@ class StoredNet:
     >>> from hf_watermark.marking.nets import StoredNet
 
     >>> with StoredNet("my-model", "my-marked-model") as net:
-    ...     next(net.source.parameters()).is_meta
-    True
+    ...     sum(not parameter.is_meta for parameter in net.source.parameters())
+    1
     ```
     """
 
@@ -113,6 +115,7 @@ class StoredNet:
         self.source, self._names = empty_model(self._stored)
         live = Renamed(self._stored, {name: Source((file,)) for name, file in self._names.items()})
         hollow(self.source, Weights(self.source, live))
+        self._refuse_entangled()
         # Of float32 tensors it is the digest of the loaded model. Reading refuses what is not finite.
         self.start: str | None = named_tensors_digest(live)
         self.layers: dict[str, float] | None = {}
@@ -124,6 +127,15 @@ class StoredNet:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._draft, ignore_errors=True)
+
+    def _refuse_entangled(self) -> None:
+        """Raises [`NotStreamed`] for a model in which one part computes with the weights of another one."""
+        try:
+            found, _ = answers(self.source, example_images(self.source, usual_side(self.source)), False)
+        except (NotImplementedError, RuntimeError) as error:
+            raise NotStreamed(f"{self._stored.path}: cannot compute part by part ({str(error)[:200]})") from None
+        if found.is_meta:
+            raise NotStreamed(f"{self._stored.path}: cannot compute part by part")
 
     def copy(self) -> nn.Module:
         if self._copy is None:
@@ -162,7 +174,7 @@ class StoredNet:
                     written.overwrite(self._names[name], new)
                     self._changed.add(name)
                     if new.ndim > 1:
-                        self.layers[name] = float((new - old).norm() / old.norm().clamp_min(1e-12))
+                        self.layers[name] = relative_change(old, new)
 
     @property
     def marked(self) -> Path:
@@ -170,7 +182,7 @@ class StoredNet:
 
     def save(self, folder: Path) -> None:
         for path in self._draft.iterdir():
-            with path.open("rb") as file:
+            with path.open("r+b") as file:
                 os.fsync(file.fileno())
         os.replace(self._draft, folder)
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from ..serialization import InvalidInput, SafetensorsFolder
+from ..serialization.tensors import DTYPES
 
 
 # A part of a net up to so many bytes is read at once, a larger one part by part.
-PART_BYTES = 256 * 2**20
+PART_BYTES = 128 * 2**20
 COUNTS = ("I64", "I32", "BOOL")
 
 
@@ -28,6 +29,7 @@ def empty_model(folder: SafetensorsFolder) -> tuple[nn.Module, dict[str, str]]:
     """
     from transformers import AutoConfig
 
+    from ..backbones.filling import quietly
     from ..backbones.loading import model_class_of
     from ..backbones.wrappers import register_wrappers
 
@@ -36,33 +38,43 @@ def empty_model(folder: SafetensorsFolder) -> tuple[nn.Module, dict[str, str]]:
         raise NotStreamed(f"{folder.path}: {odd[0]} is stored as {folder.dtypes[odd[0]]}; load the model in float32")
     if not (folder.path / "config.json").is_file():
         raise InvalidInput(f"{folder.path}: has no config.json, so the model cannot be built")
-    # Each stand-in has the shape of its tensor, needs no memory, and holds its number: so the library itself says which name it gives to which.
-    numbers = dict(enumerate(folder.shapes))
-    stand_ins = {name: torch.full((), float(number)).expand(folder.shapes[name]) for number, name in numbers.items()}
+    # Stand-ins of the right shapes need no memory. Where the library puts them says which name it gives to which tensor, and that it changes none.
+    stand_ins = {name: _stand_in(shape, folder.dtypes[name]) for name, shape in folder.shapes.items()}
     register_wrappers()
     try:
-        config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-        model, info = model_class_of(config).from_pretrained(
-            None,
-            config=config,
-            state_dict=stand_ins,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        with quietly():
+            config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+            model, info = model_class_of(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(stand_ins),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidInput(f"{folder.path}: {error}") from None
+    places = {_place(tensor): name for name, tensor in stand_ins.items()}
     names = {}
     for name, tensor in model.state_dict().items():
-        if any(tensor.stride()) and tensor.numel() > 1:
+        if _place(tensor) not in places:
             raise NotStreamed(f"{folder.path}: {name} is not stored as it is used")
-        names[name] = numbers[int(tensor.flatten()[0])]
+        names[name] = places[_place(tensor)]
     lost = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
     if lost or sorted(names.values()) != sorted(folder.shapes):
         raise NotStreamed(
             f"{folder.path}: its tensors are not those of the model, first {str([*lost, 'a tied one'][0])!r}"
         )
     return model.eval(), names
+
+
+def _stand_in(shape: tuple[int, ...], kind: str) -> torch.Tensor:
+    first = torch.zeros(shape[:1], dtype=getattr(torch, DTYPES[kind][1]))
+    return first.reshape(shape[:1] + (1,) * len(shape[1:])).expand(shape)
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
 class Weights:

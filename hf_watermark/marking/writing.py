@@ -31,7 +31,7 @@ from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
 from .keys import configs_of
 from .nets import LoadedNet, Net, NotStreamed, StoredNet
-from .pictures import dead_leaves
+from .pictures import dead_leaves, usual_side
 from .rows import compensated, output_shift
 
 
@@ -267,13 +267,6 @@ def _images(source: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     shape = example_images(source, usual_side(source)).shape[1:]
     pictures = dead_leaves(count + count // 2, *shape).to(next(source.parameters()).device)
     return pictures[:count], pictures[count:]
-
-
-def usual_side(model: nn.Module) -> int:
-    """Height of the images that a timm module was made for; 64 for others."""
-    known = [getattr(module, "pretrained_cfg", None) for module in model.modules()]
-    sizes = [cfg["input_size"] for cfg in known if isinstance(cfg, Mapping) and cfg.get("input_size")]
-    return int(sizes[0][-1]) if sizes else 64
 
 
 def _numbers(model: nn.Module, config: Any) -> list[int]:

@@ -40,6 +40,12 @@ def test_marking_a_folder(run, tmp_path):
     assert again.exit_code == 2
 
 
+def test_a_method_that_needs_the_loaded_model(run, at_home):
+    result = run("mark", "model", "--owner", "owner.json", "--output", "new", "--method", "watermas", "--subkeys", "2")
+    assert result.exit_code == 0, result.output
+    assert verify(at_home / "new", WatermarkKey.load("new-key")).found
+
+
 def test_a_method_that_has_to_train_is_refused(run, tmp_path):
     build_digits_model(0).save_pretrained(tmp_path / "model")
     Owner.create().save(tmp_path / "owner.json")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from zoo import build, images_for
 
-from hf_watermark import GreedyResidualsConfig, InvalidInput, Owner, mark_model, verify
+from hf_watermark import GreedyResidualsConfig, GreedyResidualsVerifier, InvalidInput, Owner, mark_model, verify
 from hf_watermark.marking import stored
 from hf_watermark.marking.nets import StoredNet
 from hf_watermark.marking.stored import NotStreamed
@@ -137,6 +137,13 @@ def test_what_has_to_be_loaded_is_named(owner, tmp_path):
         mark_model(model.float(), CONFIG, owner, output=tmp_path / "marked")
 
 
+def test_a_net_whose_parts_need_each_other_has_to_be_loaded(owner, tmp_path, monkeypatch):
+    folder = saved(build("transformers vit"), tmp_path / "model")
+    monkeypatch.setattr(stored, "_parts", lambda *_: [])
+    with pytest.raises(NotStreamed, match="part by part"):
+        mark_model(folder, CONFIG, owner, output=tmp_path / "marked")
+
+
 def test_carriers_too_large_to_be_kept_are_read_per_subkey(owner, tmp_path, monkeypatch):
     folder = saved(build("transformers resnet"), tmp_path / "model")
     place, key = mark_model(folder, CONFIG, owner, output=tmp_path / "marked", budget=1e9)
@@ -145,15 +152,7 @@ def test_carriers_too_large_to_be_kept_are_read_per_subkey(owner, tmp_path, monk
     found = verify(place, key)
     assert found == wanted
     (claim,) = key.claims()
-    verifier = carriers_of(claim)
-    for subkey in claim.subkeys:
-        parts = verifier.rows(Suspect.open(place), subkey)
-        monkeypatch.setattr(carriers, "MOST_KEPT", 2**27)
-        assert torch.equal(parts, carriers_of(claim).rows(Suspect.open(place), subkey))
-        monkeypatch.setattr(carriers, "MOST_KEPT", 0)
-
-
-def carriers_of(claim):
-    from hf_watermark.methods.greedy_residuals import GreedyResidualsVerifier
-
-    return GreedyResidualsVerifier(claim)
+    apart = [GreedyResidualsVerifier(claim).rows(Suspect.open(place), subkey) for subkey in claim.subkeys]
+    monkeypatch.undo()
+    verifier, suspect = GreedyResidualsVerifier(claim), Suspect.open(place)
+    assert all(torch.equal(rows, verifier.rows(suspect, own)) for rows, own in zip(apart, claim.subkeys, strict=True))
