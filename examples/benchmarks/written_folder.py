@@ -3,7 +3,7 @@ A mark in a sharded folder of a billion parameters: seconds, and the most memory
 
     python examples/benchmarks/written_folder.py --output runs/written_folder.json
 
-The folder holds a vision transformer of the width and depth of ViT-g with random weights, 4 GB in shards of 500 MB, and is made first if it is not there.
+The folder holds a vision transformer of the width and depth of ViT-g with random weights, for pictures of 112 pixels, 4 GB in shards of 500 MB.
 Marking it runs in a process of its own, as `mark_model` does it without images; the mark is read back in another one.
 """
 

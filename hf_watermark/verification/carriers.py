@@ -196,15 +196,19 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def _rows_of_slot(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         """The same where the rows of all slots would take much memory: one tensor is read at a time, and of it only these rows are kept."""
-        parts = []
+        owned = [
+            slot_rows(number, carrier.rows, subkey.slot, self.subkeys) for number, carrier in enumerate(self.carriers)
+        ]
+        sizes = [len(own) * carrier.eligible for own, carrier in zip(owned, self.carriers, strict=True)]
+        found = torch.empty(sum(sizes))
+        places = self.placing(suspect).found
         with torch.no_grad():
-            for number, (carrier, place) in enumerate(zip(self.carriers, self.placing(suspect).found, strict=True)):
-                own = slot_rows(number, carrier.rows, subkey.slot, self.subkeys)
+            for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
                 scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
                 weight = read_weight(suspect.weights, place)[own.start : own.stop]
                 rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])
-                parts.append(rows.cpu().flatten())
-        return torch.cat(parts)
+                kept.copy_(rows.flatten())
+        return found
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
         if isinstance(observation, PartialReading):
