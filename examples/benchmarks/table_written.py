@@ -75,13 +75,13 @@ def folder() -> Section:
     ]
     mark = found["mark"]
     about = (
-        f"`mark_model` on a folder of {found['parameters'] / 1e9:.2f} billion parameters ({found['folder_gb']:.1f} GB in shards of 0.5 GB, a vision transformer "
+        f"`mark_model` on a folder of {found['parameters'] / 1e9:.2f} billion parameters ({found['folder_gb']:.1f} GiB in eight shards, a vision transformer "
         f"of the size of ViT-g with random weights, for pictures of 112 pixels), without images, one core of a machine that was busy with other work. It got {mark['subkeys']} sub-keys; forecast: "
         f"KL {mark['kl']:.1e}, {percent(mark['agreement'])} % of the answers kept on {mark['pictures']} synthetic pictures. Memory is the most that the process held, "
-        "PyTorch's own 0.65 GB included."
+        "the libraries' own 0.8 GiB included."
     )
     command = "python examples/benchmarks/written_folder.py --output runs/written_folder.json"
-    columns = ["step", "=memory (GB)", "=seconds", "=processor seconds"]
+    columns = ["step", "=memory (GiB)", "=seconds", "=processor seconds"]
     return Section("A folder that is not loaded", about, command, columns, rows)
 
 

@@ -1,5 +1,5 @@
 """
-A mark in a sharded folder of a billion parameters: seconds, and the most memory that was held at once.
+A mark in a sharded folder of a billion parameters: seconds, and the most memory (GiB) that was held at once.
 
     python examples/benchmarks/written_folder.py --output runs/written_folder.json
 

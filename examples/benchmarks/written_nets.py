@@ -72,7 +72,6 @@ class Net:
         train (dataset): What a thief has for fine-tuning.
         attack (`dict`): Options of fine-tuning; its rate is that of the training.
         trained_mark (`Callable`, *optional*): From a config to the net of the same recipe with a trained mark, and its key.
-        held_out (`bool`): Whether `images` are a part of `test` when they are not needed.
     """
 
     name: str

@@ -167,6 +167,7 @@ def mark_net(
             fidelity.kl,
             budget,
         )
+    inputs.clear()  # of a large net as much as reading it back takes
     read = verify_claims(
         [kind.verifier_class(claim)], Suspect.open(net.marked, key.backbone), Check(disclosed=key.disclosed)
     )
