@@ -30,7 +30,7 @@ PARTS = {
     "False positives": "laws nulls shipped-nulls seed-search one-verdict",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
-    "Without training": "written written-survival",
+    "Without training": "written written-survival written-folder",
     "Certified": "certificates certified-attacks certify-speed certified-schedules",
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
     "mirrored tracing latency",

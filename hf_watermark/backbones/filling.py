@@ -183,7 +183,7 @@ def _read(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tuple["PreTrainedModel", list[str], Any]:
     """The model, its tensors that are not in `state` or have another shape there, and transformers' own account."""
-    with _quietly():
+    with quietly():
         try:
             # Mismatches are refused by name; the library's own error only points to its log.
             model, info = model_class.from_pretrained(
@@ -198,7 +198,7 @@ def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tupl
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' own report and progress bar: tries that fail are no news."""
     from transformers.utils import logging
 

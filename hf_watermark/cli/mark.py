@@ -9,7 +9,7 @@ import typer
 from ..serialization import InvalidInput
 from .attack import refuse_existing
 from .errors import FOUND, NOT_FOUND
-from .loading import PREPROCESSOR, load_model, silence_loading
+from .loading import PREPROCESSOR, load_model, refuse_no_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase, unwarned
 from .progress import begin
 from .secrets import OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
@@ -17,6 +17,8 @@ from .secrets import OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
 
 if TYPE_CHECKING:
     import torch
+
+    from ..marking.nets import LoadedNet, StoredNet
 
 EXAMPLE = "Example:\n\nhf-watermark mark my-model --owner me/owner.json --output my-marked-model --images photos"
 # More only takes longer.
@@ -85,26 +87,25 @@ def mark(
 
     from transformers import AutoImageProcessor
 
-    from ..marking import mark_model
+    from ..marking.writing import mark_net
     from ..publishing.cost import write_cost
     from ..publishing.precommit import public_files, write_public_files
     from ..verifying import verify
 
-    silence_loading()
-    loaded = load_model(model)
     processor: Any = None
     if (model / PREPROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    pictures = None if images is None else load_pictures(images, loaded, model, image_size)
     config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
     limit: dict[str, Any] = {} if budget is None else {"budget": budget}
-    marked = mark_model(loaded, config, identity, pictures, processor=processor, keep=kept, **limit)
-    network, secret = marked
-    # First of all: a failure later must not leave a marked model whose key is lost.
-    with unwarned():
-        secret.save(folder, passphrase)
-    network.save_pretrained(output)  # type: ignore[operator]
-    if (model / PREPROCESSOR).exists():
+    with open_net(model, output, config) as net:
+        pictures = None if images is None else load_pictures(images, net.source, model, image_size)
+        marked = mark_net(net, config, identity, pictures, processor=processor, keep=kept, **limit)
+        secret = marked[1]
+        # First of all: a failure later must not leave a marked model whose key is lost.
+        with unwarned():
+            secret.save(folder, passphrase)
+        net.save(output)
+    if (model / PREPROCESSOR).exists() and not (output / PREPROCESSOR).exists():
         shutil.copyfile(model / PREPROCESSOR, output / PREPROCESSOR)
     evidence = verify(output, secret)
     write_public_files(output, public_files(secret, evidence.found))
@@ -118,6 +119,22 @@ def mark(
     typer.echo(f"cost: {marked.fidelity}")
     typer.echo(str(evidence))
     raise typer.Exit(FOUND if evidence.found else NOT_FOUND)
+
+
+def open_net(model: Path, output: Path, config: dict[str, Any]) -> "LoadedNet | StoredNet":
+    """The folder, read part by part; loaded in full where it is stored otherwise than it is used, or the method needs that."""
+    from ..mapping import AutoEmbedding
+    from ..marking.nets import LoadedNet, NotStreamed, StoredNet
+    from ..marking.writing import one_config
+
+    silence_loading()
+    refuse_no_model(model)
+    try:
+        if AutoEmbedding.for_method(one_config(config).method).streams:
+            return StoredNet(model, output)
+    except NotStreamed:
+        pass
+    return LoadedNet(load_model(model))
 
 
 def load_pictures(source: str, model: Any, folder: Path, image_size: int | None) -> "torch.Tensor":

@@ -157,6 +157,8 @@ class Embedding:
     verifier_class: ClassVar[type[Verifier]]
     writable: ClassVar[bool] = False
     """Whether [`write`] can put the mark into finished weights."""
+    streams: ClassVar[bool] = False
+    """Whether it can do so with one carrier after the other, the rest of the model being somewhere else."""
     config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
     method: ClassVar[str]  # that of the config
     version: ClassVar[str] = "1"
@@ -232,9 +234,13 @@ class Embedding:
     def after_update(self) -> None:
         """Called when the optimizer has changed the weights."""
 
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         """
         Writes the mark into the model as it stands, without training. Called again it mends what has been lost, and nothing else.
+
+        Args:
+            only (`str`, *optional*):
+                Name of one carrier; the others are neither read nor written. For methods that `streams`.
 
         Returns:
             `dict[str, torch.Tensor]`: by the name of each changed weight, `[rows, columns]`, true where the mark lies. What else stands in

@@ -23,6 +23,7 @@ def make_key(
     owner: Owner,
     seed: bytes | None = None,
     processor: Any = None,
+    start: str | None = None,
 ) -> WatermarkKey:
     """
     A fresh key whose sub-keys are shared out among `marks`; see [`~marking.plan_key`].
@@ -32,6 +33,8 @@ def make_key(
             32 secret bytes; drawn anew by default.
         processor (*optional*):
             Image processor of the model: its normalisation is committed.
+        start (`str`, *optional*):
+            [`~keys.start_digest`] of the model, where its weights are not in memory.
     """
     refuse_path(model)
     seed = entropy.draw(32) if seed is None else seed
@@ -42,7 +45,7 @@ def make_key(
         pool.update(plan.pool)
     if all(plan[-1] == 1 for plan in plans):
         logger.warning(*_only_one([config for _, config in marks]))
-    return WatermarkKey.create(owner, plans, seed=seed, context=model_context(model, processor), pool=pool)
+    return WatermarkKey.create(owner, plans, seed=seed, context=model_context(model, processor, start), pool=pool)
 
 
 def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
@@ -56,9 +59,10 @@ def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
     )
 
 
-def model_context(model: nn.Module, processor: Any = None) -> ModelContext:
+def model_context(model: nn.Module, processor: Any = None, start: str | None = None) -> ModelContext:
     """What a key commits about the model; the normalisation is that of the image processor, if there is one."""
     mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         mean = std = None
-    return ModelContext.of(backbone_record(model), mean, std, start=start_digest(model.state_dict()))
+    start = start_digest(model.state_dict()) if start is None else start
+    return ModelContext.of(backbone_record(model), mean, std, start=start)

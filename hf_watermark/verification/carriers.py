@@ -9,12 +9,16 @@ import torch
 from ..backbones import (
     LayoutMismatch,
     Placing,
+    canonical_form,
     canonical_rows,
     find_places,
     has_further_blocks,
     is_plain,
     own_rows,
     read_carriers,
+    read_float,
+    read_weight,
+    slot_rows,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
@@ -30,6 +34,8 @@ from .verifier import DECOYS, Verifier, digest_of
 
 # More sets of tensors than this are not tried over a network, where each costs the requests of a check of its own.
 MOST_REMOTE_PLACES = 8
+# Weights of the carriers whose rows are kept for all sub-keys, in float32 512 MiB.
+MOST_KEPT = 2**27
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
 
 
@@ -177,6 +183,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         """The canonical rows of the sub-key's slot laid end to end."""
         found = self.placing(suspect).found
+        if sum(carrier.rows * carrier.columns for carrier in self.carriers) > MOST_KEPT:
+            return self._rows_of_slot(suspect, subkey)
         if self._rows is None or self._rows[0] is not suspect:
             with torch.no_grad():
                 rows = {
@@ -185,6 +193,22 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 }
             self._rows = suspect, rows
         return own_rows(self._rows[1], subkey.slot, self.subkeys)
+
+    def _rows_of_slot(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
+        """The same where the rows of all slots would take much memory: one tensor is read at a time, and of it only these rows are kept."""
+        owned = [
+            slot_rows(number, carrier.rows, subkey.slot, self.subkeys) for number, carrier in enumerate(self.carriers)
+        ]
+        sizes = [len(own) * carrier.eligible for own, carrier in zip(owned, self.carriers, strict=True)]
+        found = torch.empty(sum(sizes))
+        places = self.placing(suspect).found
+        with torch.no_grad():
+            for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
+                scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
+                weight = read_weight(suspect.weights, place)[own.start : own.stop]
+                rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])
+                kept.copy_(rows.flatten())
+        return found
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
         if isinstance(observation, PartialReading):

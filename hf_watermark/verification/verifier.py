@@ -168,7 +168,7 @@ def digest_of(*read: torch.Tensor | np.ndarray) -> bytes:
     for item in read:
         array = np.ascontiguousarray(item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item)
         total.update(f"{array.dtype.str}:{array.shape}\n".encode())
-        total.update(array.tobytes())
+        total.update(array.data if array.size else b"")
     return total.digest()
 
 

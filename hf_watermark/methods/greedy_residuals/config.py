@@ -32,6 +32,9 @@ class GreedyResidualsConfig(WatermarkConfig):
             Hinge margin mu, in units of the row's root mean square.
         strength (`float`, *optional*, defaults to 0.01):
             Weight lambda of the summed hinge against the task loss.
+        written_first (`bool`, *optional*, defaults to `False`):
+            Before the first step of the training, write the nearest weights that hold all bits ([`mark_model`] does the same to finished
+            weights); the hinge then only keeps them. Without it the hinge has to bring the bits in. Not under FSDP2, where the hinge does it.
         layers (`list[str]`, *optional*):
             Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
         preset (`str`, *optional*, defaults to `"default"`):
@@ -48,6 +51,9 @@ class GreedyResidualsConfig(WatermarkConfig):
     kept_fraction: float = field(default=0.5, metadata={"help": "Share of each group that the residual sums."})
     margin: float = field(default=0.1, metadata={"help": "Hinge margin in units of the row's root mean square."})
     strength: float = field(default=0.01, metadata={"help": "Weight of the summed hinge against the task loss."})
+    written_first: bool = field(
+        default=False, metadata={"help": "Write the bits before the first step; the hinge then only keeps them."}
+    )
     layers: list[str] | None = field(default=None, metadata={"help": "Carrier roles or tensor names to use."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
@@ -65,6 +71,8 @@ class GreedyResidualsConfig(WatermarkConfig):
         )
         require(self.preset in ("default", "paper"), "preset", self.preset, "choose 'default' or 'paper'")
         require(self.preset != "paper" or self.bits == 256, "bits", self.bits, "preset 'paper' has exactly 256 bits")
+        if self.preset == "paper":
+            require(not self.written_first, "written_first", True, "preset 'paper' can only be trained; leave it out")
 
     @classmethod
     def paper(cls) -> "GreedyResidualsConfig":

@@ -13,13 +13,14 @@ from ...backbones import (
     canonical_rows,
     describe,
     full_parameter,
+    is_sharded,
     live_weights,
     locate,
     read_carriers,
 )
 from ...keys import Claim
 from ...serialization import InvalidInput
-from ...training.embedding import Embedding, Plan, TrainingData
+from ...training.embedding import Embedding, Plan, Step, TrainingData
 from .config import GreedyResidualsConfig
 from .projection import project
 from .residuals import (
@@ -49,6 +50,7 @@ class GreedyResidualsEmbedding(Embedding):
 
     verifier_class = GreedyResidualsVerifier
     writable = True
+    streams = True
 
     config: GreedyResidualsConfig
 
@@ -70,6 +72,7 @@ class GreedyResidualsEmbedding(Embedding):
                 "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
             )
         self._subkeys = claim.subkeys
+        self._begun = False
         message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
         if config.preset == "paper":
             self._signs = message
@@ -95,6 +98,15 @@ class GreedyResidualsEmbedding(Embedding):
             factors.append(message[mine] * carrier.eligible**0.5 / config.group_size)
         self._factors = torch.cat(factors)
 
+    def required_calls(self) -> set[str]:
+        return super().required_calls() - (set() if self.config.written_first else {"around_step"})
+
+    def around_step(self, step: Step) -> torch.Tensor:
+        if self.config.written_first and self.moment.step == 0 and not self._begun and not is_sharded(self.model):
+            self.write()
+        self._begun = True
+        return step()
+
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
         config = self.config
@@ -119,7 +131,7 @@ class GreedyResidualsEmbedding(Embedding):
         return config.strength * total
 
     @torch.no_grad()
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         config = self.config
         if config.preset == "paper":
             raise InvalidInput("preset 'paper' cannot be written without training; use the default preset")
@@ -127,6 +139,8 @@ class GreedyResidualsEmbedding(Embedding):
         for item, factors in zip(
             self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True
         ):
+            if only not in (None, item.carrier.name):
+                continue
             weight = current(item.weight)
             matrix = weight.detach().float().reshape(len(weight), -1).clone()
             row = item.rows.to(matrix.device)[:, None]

@@ -103,7 +103,7 @@ class WaterMASEmbedding(Embedding):
     def after_update(self) -> None:
         self.impose()
 
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         if not self.substituted:
             self.moment = Moment()  # before the first of no steps: now
             self.substitute_when_due()
