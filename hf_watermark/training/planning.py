@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import backbone_record, refuse_path
+from ..backbones import as_one, backbone_record, refuse_path, refuse_unmarkable, unsaved_statistics, unwrapped
 from ..configuration import WatermarkConfig
 from ..keys import ModelContext, Owner, WatermarkKey, entropy, start_digest
 from ..keys.schedule import expand
@@ -34,6 +34,17 @@ def make_key(
             Image processor of the model: its normalisation is committed.
     """
     refuse_path(model)
+    model = unwrapped(model)
+    refuse_unmarkable(model)
+    for embedding, _ in marks:
+        embedding.refuse_adapter(model)
+    if unsaved := unsaved_statistics(model):
+        logger.warning(
+            "%d BatchNorms (first %s) change their statistics while the adapter trains, and the adapter does not save them: name them in "
+            "`modules_to_save`, or what is saved answers otherwise than what was trained",
+            len(unsaved),
+            unsaved[0],
+        )
     seed = entropy.draw(32) if seed is None else seed
     plans, pool = [], {}
     for embedding, config in marks:
@@ -61,4 +72,6 @@ def model_context(model: nn.Module, processor: Any = None) -> ModelContext:
     mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         mean = std = None
-    return ModelContext.of(backbone_record(model), mean, std, start=start_digest(model.state_dict()))
+    return ModelContext.of(
+        backbone_record(model), mean, std, start=start_digest(as_one(model, model.state_dict(), adapted=False))
+    )

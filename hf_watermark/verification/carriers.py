@@ -7,19 +7,24 @@ from abc import abstractmethod
 import torch
 
 from ..backbones import (
+    Carrier,
+    Found,
     LayoutMismatch,
     Placing,
+    apart_from,
+    canonical_form,
     canonical_rows,
     find_places,
     has_further_blocks,
     is_plain,
     own_rows,
     read_carriers,
+    read_weight,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
 from ..keys import Claim, SubKey
-from ..serialization import UnreadableFormat
+from ..serialization import InvalidInput, UnreadableFormat
 from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
@@ -40,12 +45,16 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     """
 
     access = Access.WEIGHTS
-    reads_coordinates = True
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
         self.carriers = read_carriers(self.layout)
         self.subkeys = len(claim.assignment.subkeys)
+        # Of an adapter: the carriers lie in what it changes, and nothing is aligned.
+        self.of_adapter = self.layout.get("adapter", False)
+        if self.of_adapter not in (True, False):
+            raise InvalidInput("layout: `adapter` must be true, or absent")
+        self.reads_coordinates = not self.of_adapter
         # The tensors do not depend on the sub-key, so they are read once for all of them.
         self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
         self._parts: tuple[Suspect, list[PartialReading]] | None = None
@@ -77,7 +86,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 seen there, which means nothing.
             [`~serialization.UnreadableFormat`]: when the numbers of none can be told.
         """
-        suspect.require(self.access, self.method)
+        suspect = self.seen(suspect)
         places = find_places(self.carriers, suspect.shapes)
         if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
             raise LayoutMismatch(
@@ -101,6 +110,17 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "that no library uses; leave only the tensors that the model uses"
                 )
         return parts
+
+    def seen(self, suspect: Suspect) -> Suspect:
+        """
+        The suspect whose tensors hold the carriers: of an adapter its changes.
+
+        Raises:
+            [`~suspects.AccessError`]: when it offers no weights.
+            [`~serialization.Unreadable`]: when the key marks an adapter, and the suspect is a whole model without the base of the key.
+        """
+        suspect.require(self.access, self.method)
+        return suspect.changed(self.claim.context.start) if self.of_adapter else suspect
 
     def _strongest(self, places: list[Placing], suspect: Suspect, check: Check, decoys: int) -> list[Evidence]:
         readable: list[tuple[bool, float, int]] = []
@@ -142,14 +162,19 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def _by_range(self, suspect: Suspect) -> bool:
         """Whether rows of the suspect's tensors mean something each for itself."""
         weights, found = suspect.weights, self.placing(suspect).found
-        return isinstance(weights, RemoteSafetensors) and all(
-            place.axes is None and is_plain(weights.dtypes[name])
-            for place in found
-            for name in filter(None, (place.weight, place.scale))
+        return (
+            isinstance(weights, RemoteSafetensors)
+            and not self.of_adapter
+            and all(
+                place.axes is None and is_plain(weights.dtypes[name])
+                for place in found
+                for name in filter(None, (place.weight, place.scale))
+            )
         )
 
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
         """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
+        suspect = self.seen(suspect)
         if not self._by_range(suspect):
             return self.rows(suspect, subkey)
         if self._parts is None or self._parts[0] is not suspect:
@@ -180,11 +205,20 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         if self._rows is None or self._rows[0] is not suspect:
             with torch.no_grad():
                 rows = {
-                    carrier.role: canonical_rows(carrier, suspect.weights, suspect.shapes, place).cpu()
+                    carrier.role: self._rows_of(suspect, carrier, place).cpu()
                     for carrier, place in zip(self.carriers, found, strict=True)
                 }
             self._rows = suspect, rows
         return own_rows(self._rows[1], subkey.slot, self.subkeys)
+
+    def _rows_of(self, suspect: Suspect, carrier: Carrier, place: Found) -> torch.Tensor:
+        base = suspect.base if self.of_adapter and suspect.is_whole else None
+        if base is None:
+            return canonical_rows(carrier, suspect.weights, suspect.shapes, place)
+        start = base.tensors.get(carrier.name)
+        if start is None or tuple(start.shape) != carrier.shape:
+            raise InvalidInput(f"layout: {carrier.name[:100]!r} is no weight of the base that the key commits to")
+        return canonical_form(carrier, apart_from(read_weight(suspect.weights, place), start), None)
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
         if isinstance(observation, PartialReading):

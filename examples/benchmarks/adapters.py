@@ -1,0 +1,164 @@
+"""
+Marks in LoRA adapters: what they cost, how they are read, and what is left after the merged model was trained again.
+
+    python examples/benchmarks/adapters.py --output runs/adapters.json
+
+Two nets learn the upright digits; that is the base. An adapter then teaches each the digits turned by 90 degrees, with a mark and without (the
+twin: same seed, data and recipe). `vit` has 0.14 million parameters and adapters on all linear layers of its blocks, `resnet` 0.31 million with
+adapters on its convolutions, BatchNorms and head saved whole. Each mark is read from the saved adapter alone, from the adapter on its base, from
+the merged model beside the base, and from the merged model after it learnt again: all of its weights, one epoch, the digits turned and mirrored, at
+the rate that the base was trained with. Rows that are in the output are not measured again.
+"""
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from alignment import Results, Row
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+
+from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, Owner, verify
+from hf_watermark.attacks import FineTune
+from hf_watermark.evaluation.digits import build_digits_model, load_digits_data
+
+
+Data = list[dict[str, Any]]
+RANKS = (4, 8, 16, 32)
+SEEDS = (0, 1, 2)
+CONFIG: Row = {"bits": 256, "subkeys": 2, "group_size": 16}
+VIT: Row = {"image_size": 32, "patch_size": 8, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+VIT |= {"intermediate_size": 128, "num_channels": 1, "num_labels": 10}
+BASE_RATE, ADAPTER_RATE = 3e-3, 5e-3
+
+
+def build(net: str, seed: int) -> PreTrainedModel:
+    set_seed(seed)
+    return build_digits_model(seed) if net == "resnet" else ViTForImageClassification(ViTConfig(**VIT))
+
+
+def adapter(net: str, rank: int, dora: bool) -> LoraConfig:
+    if net == "resnet":
+        where: Row = {"target_modules": ["convolution"], "modules_to_save": ["normalization", "classifier"]}
+    else:
+        where = {
+            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
+            "modules_to_save": ["classifier"],
+        }
+    return LoraConfig(r=rank, lora_alpha=2 * rank, use_dora=dora, **where)
+
+
+def turned(split: Any, mirrored: bool = False) -> Data:
+    axes = (-1, -2)
+    return [
+        item
+        | {
+            "pixel_values": item["pixel_values"].rot90(1, axes).flip(-1)
+            if mirrored
+            else item["pixel_values"].rot90(1, axes)
+        }
+        for item in load_digits_data(split)
+    ]
+
+
+def arguments(folder: str, seed: int, rate: float, epochs: float) -> TrainingArguments:
+    return TrainingArguments(
+        folder, num_train_epochs=epochs, per_device_train_batch_size=64, learning_rate=rate, lr_scheduler_type="cosine",
+        warmup_steps=20, seed=seed, save_strategy="no", report_to="none", logging_strategy="no", disable_tqdm=True,
+        use_cpu=True,
+    )  # fmt: skip
+
+
+@cache
+def base_of(net: str, seed: int) -> dict[str, torch.Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            build(net, seed), arguments(folder, seed, BASE_RATE, 8), train_dataset=load_digits_data("train")
+        )
+        trainer.train()
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def based(net: str, seed: int) -> PreTrainedModel:
+    model = build(net, seed)
+    model.load_state_dict(base_of(net, seed))
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: Any, data: Data) -> float:
+    images, labels = (
+        torch.stack([item["pixel_values"] for item in data]),
+        torch.tensor([item["labels"] for item in data]),
+    )
+    return float((model.eval()(pixel_values=images).logits.argmax(dim=1) == labels).float().mean())
+
+
+def adapted(net: str, rank: int, seed: int, dora: bool, epochs: int, mark: Row | None, folder: str) -> Any:
+    """The trainer after its run; without `mark` the twin."""
+    set_seed(seed)
+    model: Any = get_peft_model(based(net, seed), adapter(net, rank, dora))
+    kind: Callable[..., Any] = Trainer if mark is None else GreedyResidualsTrainer
+    own: Row = {} if mark is None else {"watermark": GreedyResidualsConfig(**mark), "owner": Owner.create()}
+    set_seed(seed)
+    trainer = kind(
+        model=model, args=arguments(folder, seed, ADAPTER_RATE, epochs), train_dataset=turned("train"), **own
+    )
+    trainer.model_accepts_loss_kwargs = False
+    trainer.train()
+    return trainer
+
+
+def measure(net: str, rank: int, seed: int, dora: bool = False, epochs: int = 10, mark: Row = CONFIG) -> Row:
+    test = turned("test")
+    with tempfile.TemporaryDirectory() as folder:
+        twin = adapted(net, rank, seed, dora, epochs, None, folder)
+        trainer = adapted(net, rank, seed, dora, epochs, mark, folder)
+        key, saved, base = trainer.key, Path(folder) / "adapter", Path(folder) / "base"
+        trainer.save_model(str(saved))
+        based(net, seed).save_pretrained(base)
+        merged: Any = PeftModel.from_pretrained(based(net, seed), saved).merge_and_unload()
+        merged.save_pretrained(Path(folder) / "merged")
+        again = FineTune(learning_rate=BASE_RATE, epochs=1, optimizer="adamw", batch_size=64)(
+            merged, turned("train", True)
+        )
+        row: Row = {
+            "base": accuracy(based(net, seed), test),
+            "twin": accuracy(twin.model, test),
+            "marked": accuracy(trainer.model, test),
+            "saved": accuracy(merged, test),
+            "adapter": verify(saved, key).log2_p,
+            "adapter_and_base": verify(saved, key, base=base).log2_p,
+            "merged": verify(Path(folder) / "merged", key, base=base).log2_p,
+            "trained_again": verify(again, key, base=base).log2_p,
+            "mirrored_after": accuracy(again, turned("test", True)),
+            "twin_as_suspect": verify(twin.model, key).log2_p,
+            "rate_merged": verify(merged, key, base=base).rate,
+            "rate_again": verify(again, key, base=base).rate,
+        }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", choices=["vit", "resnet"], default=["vit", "resnet"])
+    parser.add_argument("--ranks", nargs="+", type=int, default=RANKS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--output", type=Path, default=Path("runs/adapters.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    results = Results(options.output)
+    for net in options.nets:
+        for rank in options.ranks:
+            for seed in options.seeds:
+                results.row("lora", f"{net}, rank {rank} | seed {seed}", lambda: measure(net, rank, seed))
+
+
+if __name__ == "__main__":
+    main()
