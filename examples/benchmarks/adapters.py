@@ -31,7 +31,7 @@ from hf_watermark.evaluation.digits import build_digits_model, load_digits_data
 Data = list[dict[str, Any]]
 RANKS = (4, 8, 16, 32)
 SEEDS = (0, 1, 2)
-CONFIG: Row = {"bits": 256, "subkeys": 2, "group_size": 16}
+EPOCHS = {"vit": (40, 20, 4), "resnet": (8, 10, 2)}  # of the base, of the adapter, and of the merged model again
 VIT: Row = {"image_size": 32, "patch_size": 8, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
 VIT |= {"intermediate_size": 128, "num_channels": 1, "num_labels": 10}
 BASE_RATE, ADAPTER_RATE = 3e-3, 5e-3
@@ -78,7 +78,9 @@ def arguments(folder: str, seed: int, rate: float, epochs: float) -> TrainingArg
 def base_of(net: str, seed: int) -> dict[str, torch.Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            build(net, seed), arguments(folder, seed, BASE_RATE, 8), train_dataset=load_digits_data("train")
+            build(net, seed),
+            arguments(folder, seed, BASE_RATE, EPOCHS[net][0]),
+            train_dataset=load_digits_data("train"),
         )
         trainer.train()
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -99,49 +101,46 @@ def accuracy(model: Any, data: Data) -> float:
     return float((model.eval()(pixel_values=images).logits.argmax(dim=1) == labels).float().mean())
 
 
-def adapted(net: str, rank: int, seed: int, dora: bool, epochs: int, mark: Row | None, folder: str) -> Any:
-    """The trainer after its run; without `mark` the twin."""
+def adapted(net: str, rank: int, seed: int, dora: bool, marked: bool, folder: str) -> Any:
+    """The trainer after its run."""
     set_seed(seed)
     model: Any = get_peft_model(based(net, seed), adapter(net, rank, dora))
-    kind: Callable[..., Any] = Trainer if mark is None else GreedyResidualsTrainer
-    own: Row = {} if mark is None else {"watermark": GreedyResidualsConfig(**mark), "owner": Owner.create()}
+    kind: Callable[..., Any] = GreedyResidualsTrainer if marked else Trainer
+    own: Row = {"watermark": GreedyResidualsConfig(), "owner": Owner.create()} if marked else {}
     set_seed(seed)
     trainer = kind(
-        model=model, args=arguments(folder, seed, ADAPTER_RATE, epochs), train_dataset=turned("train"), **own
+        model=model, args=arguments(folder, seed, ADAPTER_RATE, EPOCHS[net][1]), train_dataset=turned("train"), **own
     )
     trainer.model_accepts_loss_kwargs = False
     trainer.train()
     return trainer
 
 
-def measure(net: str, rank: int, seed: int, dora: bool = False, epochs: int = 10, mark: Row = CONFIG) -> Row:
-    test = turned("test")
-    with tempfile.TemporaryDirectory() as folder:
-        twin = adapted(net, rank, seed, dora, epochs, None, folder)
-        trainer = adapted(net, rank, seed, dora, epochs, mark, folder)
-        key, saved, base = trainer.key, Path(folder) / "adapter", Path(folder) / "base"
+def measure(net: str, rank: int, seed: int, dora: bool = False) -> Row:
+    test, again = turned("test"), turned("train", mirrored=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        twin = adapted(net, rank, seed, dora, False, name)
+        trainer = adapted(net, rank, seed, dora, True, name)
+        key, saved, base, whole = trainer.key, folder / "adapter", folder / "base", folder / "merged"
         trainer.save_model(str(saved))
         based(net, seed).save_pretrained(base)
         merged: Any = PeftModel.from_pretrained(based(net, seed), saved).merge_and_unload()
-        merged.save_pretrained(Path(folder) / "merged")
-        again = FineTune(learning_rate=BASE_RATE, epochs=1, optimizer="adamw", batch_size=64)(
-            merged, turned("train", True)
-        )
-        row: Row = {
-            "base": accuracy(based(net, seed), test),
-            "twin": accuracy(twin.model, test),
-            "marked": accuracy(trainer.model, test),
-            "saved": accuracy(merged, test),
+        merged.save_pretrained(whole)
+        attack = FineTune(learning_rate=BASE_RATE, epochs=EPOCHS[net][2], optimizer="adamw", batch_size=64)
+        tuned = attack(merged, again)
+        return {
+            "base_accuracy": accuracy(based(net, seed), test),
+            "twin_accuracy": accuracy(twin.model, test),
+            "accuracy": accuracy(merged, test),
+            "subkeys": len(key.used),
             "adapter": verify(saved, key).log2_p,
             "adapter_and_base": verify(saved, key, base=base).log2_p,
-            "merged": verify(Path(folder) / "merged", key, base=base).log2_p,
-            "trained_again": verify(again, key, base=base).log2_p,
-            "mirrored_after": accuracy(again, turned("test", True)),
+            "merged": verify(whole, key, base=base).log2_p,
+            "trained_again": verify(tuned, key, base=base).log2_p,
+            "accuracy_again": accuracy(tuned, turned("test", mirrored=True)),
             "twin_as_suspect": verify(twin.model, key).log2_p,
-            "rate_merged": verify(merged, key, base=base).rate,
-            "rate_again": verify(again, key, base=base).rate,
         }
-    return row
 
 
 def main() -> None:
@@ -158,6 +157,8 @@ def main() -> None:
         for rank in options.ranks:
             for seed in options.seeds:
                 results.row("lora", f"{net}, rank {rank} | seed {seed}", lambda: measure(net, rank, seed))
+        for seed in options.seeds:
+            results.row("dora", f"{net}, rank 8 | seed {seed}", lambda: measure(net, 8, seed, dora=True))
 
 
 if __name__ == "__main__":

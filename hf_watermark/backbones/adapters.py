@@ -218,14 +218,19 @@ def with_magnitude(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tenso
     return (factor[:, None] * rows).reshape(weight.shape)
 
 
-def apart_from(weight: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+def apart_from(weight: torch.Tensor, base: torch.Tensor, scaled: bool) -> torch.Tensor:
     """
-    The change of a merged weight, in the rows' own scale: what stands at right angles to the base's rows, `[out, ...]`, float64.
+    The change of a merged weight against its base, `[out, ...]`, float64.
 
-    Folding a normalisation, DoRA and a thief scale whole rows. `w = c (w0 + d)` shows `c` as its share along `w0`, if `d` is small against
-    it; a negative `c` turns the change with the row.
+    Args:
+        scaled (`bool`):
+            Whether rows may have been scaled: by a normalisation that was folded in, by DoRA, or by a thief. A row `c (w0 + d)` shows `c` as its
+            share along `w0` if `d` is small against it, so what stands at right angles to `w0` is taken; a negative `c` turns the change with
+            the row.
     """
     rows, own = weight.double().flatten(1), base.double().flatten(1)
+    if not scaled:
+        return (rows - own).reshape(weight.shape)
     along = (rows * own).sum(dim=1, keepdim=True) / own.square().sum(dim=1, keepdim=True).clamp_min(1e-300)
     return ((rows - along * own) * along.sign()).reshape(weight.shape)
 

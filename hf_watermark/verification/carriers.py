@@ -3,6 +3,7 @@
 import math
 import random
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 
@@ -79,7 +80,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def verify(self, suspect: Suspect, check: Check = Check(), decoys: int = DECOYS) -> list[Evidence]:
         """
         As every [`~verification.verifier.Verifier`]. Where several sets of tensors have the key's names and shapes (the weights and their running average,
-        a teacher and a student), each is read, the strongest counts, and every one is charged as a look.
+        a teacher and a student), each is read, the strongest counts, and every one is charged as a look. So it is where a base is taken away from
+        a merged model, as it stands and with its rows scaled.
 
         Raises:
             [`~backbones.LayoutMismatch`]: when none has; or when shapes and order alone said which tensors are meant, and the mark is not
@@ -92,6 +94,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             raise LayoutMismatch(
                 f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
             )
+        if self.of_adapter and suspect.is_whole:
+            places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
         parts = self._strongest(places, suspect, check, decoys)
         if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
             if not places[0].by_names:
@@ -145,7 +149,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 part.log2_p = charge_looks(part.log2_p, len(places))
                 part.log2_e -= math.log2(len(places))
                 part.looks *= len(places)
-                part.details["sets_of_tensors"] = len(places)
+                part.details["readings"] = len(places)
                 part.decide()
         return parts
 
@@ -218,7 +222,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         start = base.tensors.get(carrier.name)
         if start is None or tuple(start.shape) != carrier.shape:
             raise InvalidInput(f"layout: {carrier.name[:100]!r} is no weight of the base that the key commits to")
-        return canonical_form(carrier, apart_from(read_weight(suspect.weights, place), start), None)
+        return canonical_form(
+            carrier, apart_from(read_weight(suspect.weights, place), start, self.placing(suspect).scaled), None
+        )
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
         if isinstance(observation, PartialReading):

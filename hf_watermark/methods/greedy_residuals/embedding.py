@@ -83,10 +83,13 @@ class GreedyResidualsEmbedding(Embedding):
         self._carriers = read_carriers(claim.assignment.layout)
         self._changes = changes(model)
         adapted = bool(claim.assignment.layout.get("adapter"))
-        if (
-            adapted != bool(self._changes)
-            or carriers_of(model, adapted, [carrier.role for carrier in self._carriers]) != self._carriers
-        ):
+        roles = [carrier.role for carrier in self._carriers]
+        if adapted:
+            known = {carrier.role: carrier for carrier in describe_changes(model)}
+            here = [known[role] for role in roles if role in known]
+        else:
+            here = [] if self._changes else carriers_of(model, adapted, roles)
+        if here != self._carriers:
             raise LayoutMismatch(
                 "the key was made for another backbone or adapter: the weights that it marks have other shapes here; make a fresh key"
             )
