@@ -40,7 +40,8 @@ def trainer_of(
 ) -> WatermarkTrainer:
     methods = [item["method"] for item in (watermark if isinstance(watermark, list) else [watermark])]
     [method] = methods
-    arguments = training_arguments(folder, max_steps=steps, learning_rate=1e-2)
+    settings = {name: given.pop(name) for name in ("hub_model_id",) if name in given}
+    arguments = training_arguments(folder, max_steps=steps, learning_rate=1e-2, **settings)
     given = given or {"owner": Owner.create()}
     data = patterned_images(variety=variety)
     return AutoTrainer.for_method(method)(

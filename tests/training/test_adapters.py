@@ -23,6 +23,7 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import FineTune, WeightNoise
 from hf_watermark.backbones import as_one, changes, plain_copy
+from hf_watermark.claims import check, verify_claim
 from hf_watermark.methods.greedy_residuals.embedding import GreedyResidualsEmbedding
 
 
@@ -278,3 +279,19 @@ def test_nothing_secret_is_saved(made):
     assert all(
         "lora_" in name or "classifier" in name for name in load_file(own.adapter / "adapter_model.safetensors")
     )
+
+
+def test_a_pushed_adapter(hub, tmp_path: Path):
+    """The statement of an adapter, read from the repository like any other suspect's."""
+    model = with_adapter("vit")
+    trainer = trainer_of(model, tmp_path / "run", owner=Owner.create(), hub_model_id="me/adapter")
+    trainer.train()
+    trainer.push_to_hub()
+    assert {"adapter_model.safetensors", "adapter_config.json", "watermark/statement.json"} <= set(
+        hub.files("me/adapter")
+    )
+    report = check("me/adapter")
+    assert report.reached == "V1" and str(report["V3"].outcome) == "passed"
+    assert verify("me/adapter", trainer.key).found
+    assert verify("me/adapter", trainer.key, base=bare("vit")).found
+    assert verify_claim("me/adapter", trainer.key, "me/adapter").found
