@@ -97,9 +97,20 @@ def unsaved_statistics(model: nn.Module) -> list[str]:
 
 
 def changes(model: nn.Module) -> dict[str, "Change"]:
-    """What the LoRA adapter of a live model changes, by the name of the weight in the base; empty where there is none."""
-    layers = adapter_layers(model).items()
-    return {f"{name}.weight": Change(layer) for name, layer in layers if _factors(layer)}
+    """What the LoRA adapter of a live model changes, by the name of the weight in the base; empty where there is none, or one that is not known."""
+    layers = adapter_layers(model)
+    known = all(_is_known(layer) for layer in layers.values())
+    return {f"{name}.weight": Change(layer) for name, layer in layers.items()} if known else {}
+
+
+def _is_known(layer: Any) -> bool:
+    base, variants = layer.get_base_layer(), getattr(layer, "lora_variant", {}).values()
+    plain = (
+        type(base) in (nn.Linear, nn.Conv2d)
+        and getattr(base, "groups", 1) == 1
+        and not getattr(layer, "fan_in_fan_out", False)
+    )
+    return bool(_factors(layer)) and plain and all(type(variant).__name__.startswith("Dora") for variant in variants)
 
 
 class Change:
@@ -185,7 +196,7 @@ def as_one(model: nn.Module, tensors: Mapping[str, torch.Tensor], adapted: bool 
             With the adapter; else the base without it.
     """
     layers, whole, own = adapter_layers(model), saved_whole(model), changes(model)
-    if not layers and not whole:
+    if len(layers) != len(own) or not (layers or whole):
         return dict(tensors)
     found = {}
     for name, tensor in tensors.items():
@@ -207,10 +218,11 @@ def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model with its adapter merged in, in which no layer of `peft` is left; a model without an adapter itself."""
-    if not adapter_layers(model) and not saved_whole(model):
+    """A copy of a model with its adapter merged in, in which no layer of `peft` is left; the model itself without an adapter that is known."""
+    if not changes(model):
         return model
-    state = as_one(model, model.state_dict())
+    with torch.no_grad():
+        state = as_one(model, model.state_dict())
     plain = copy.deepcopy(model)
     for name, layer in [*adapter_layers(plain).items(), *saved_whole(plain).items()]:
         path, _, leaf = name.rpartition(".")

@@ -17,6 +17,10 @@ ADAPTED = (
     "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
     "the weights (`merge_and_unload` of peft) and check the result"
 )
+UNKNOWN = (
+    "an adapter of a kind that cannot be read lies in the model, so its weights are others than were read: merge it (`merge_and_unload` of peft) and check "
+    "the result"
+)
 NO_BASE = (
     "the key marks what an adapter changes, and the suspect is a whole model: give the base that the key was made for (`base=`, --base), which is "
     "taken away from it"
@@ -77,4 +81,4 @@ def adapter_in(tensors: Any, source: Source | None = None) -> Adapter | InvalidI
         return error
 
 
-__all__ = ["ADAPTED", "NO_BASE", "Base", "adapter_in"]
+__all__ = ["ADAPTED", "NO_BASE", "UNKNOWN", "Base", "adapter_in"]

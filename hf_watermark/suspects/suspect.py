@@ -13,6 +13,7 @@ from torch import nn
 from ..backbones import (
     Composed,
     LiveChanges,
+    adapter_layers,
     answers_of,
     as_one,
     changes,
@@ -25,7 +26,7 @@ from ..backbones import (
 from ..evidence import Access
 from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
 from ..serialization.kinds import is_adapter
-from .adapters import ADAPTED, NO_BASE, Base, adapter_in
+from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
 from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
 from .pictures import Function, PictureSuspect
@@ -224,6 +225,8 @@ class Suspect(Askable):
         suspect = cls(name, state, shapes, _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare)))
         if made := changes(bare):
             suspect._changes = LiveChanges(made)
+        elif adapter_layers(bare):
+            suspect.unread = UNKNOWN
         return suspect
 
     @property

@@ -46,6 +46,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     """
 
     access = Access.WEIGHTS
+    reads_coordinates = True
 
     def __init__(self, claim: Claim):
         super().__init__(claim)
@@ -53,7 +54,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         self.subkeys = len(claim.assignment.subkeys)
         # Of an adapter: the carriers lie in what it changes, and nothing is aligned.
         self.of_adapter = self.layout.get("adapter", False)
-        if self.of_adapter not in (True, False):
+        if type(self.of_adapter) is not bool:
             raise InvalidInput("layout: `adapter` must be true, or absent")
         self.reads_coordinates = not self.of_adapter
         # The tensors do not depend on the sub-key, so they are read once for all of them.

@@ -40,7 +40,7 @@ def trainer_of(
 ) -> WatermarkTrainer:
     methods = [item["method"] for item in (watermark if isinstance(watermark, list) else [watermark])]
     [method] = methods
-    settings = {name: given.pop(name) for name in ("hub_model_id",) if name in given}
+    settings = {name: given.pop(name) for name in [*given] if name not in ("key", "owner")}
     arguments = training_arguments(folder, max_steps=steps, learning_rate=1e-2, **settings)
     given = given or {"owner": Owner.create()}
     data = patterned_images(variety=variety)

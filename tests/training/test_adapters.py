@@ -23,7 +23,7 @@ from hf_watermark import (
 )
 from hf_watermark.attacks import FineTune, WeightNoise
 from hf_watermark.backbones import as_one, changes, plain_copy
-from hf_watermark.claims import check, verify_claim
+from hf_watermark.claims import Disclosure, check, judge, verify_claim
 from hf_watermark.methods.greedy_residuals.embedding import GreedyResidualsEmbedding
 
 
@@ -295,3 +295,27 @@ def test_a_pushed_adapter(hub, tmp_path: Path):
     assert verify("me/adapter", trainer.key).found
     assert verify("me/adapter", trainer.key, base=bare("vit")).found
     assert verify_claim("me/adapter", trainer.key, "me/adapter").found
+    merged = plain_copy(model.get_base_model())
+    opened = Disclosure.make(trainer.key, trainer._owner, 1, "court-1")
+    assert judge(opened, merged, "me/adapter", "court-1", start=bare("vit"), drawn=True).found
+    for start in (None, merged):
+        assert judge(opened, merged, "me/adapter", "court-1", start=start).verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_adapter_that_is_not_known_is_never_not_found(made):
+    live = get_peft_model(bare("vit"), IA3Config(target_modules=["fc1"], feedforward_modules=["fc1"]))
+    plain = plan_key(bare("vit"), None, {"method": "greedy_residuals", "bits": 32, "group_size": 8}, Owner.create())
+    evidence = verify(live, plain)
+    assert evidence.verdict is Verdict.INCONCLUSIVE and "adapter of a kind that cannot be read" in evidence.unread
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path):
+    key = plan_key(with_adapter("vit"), None, GREEDY, Owner.create())
+
+    def run(folder: Path, resume: bool = False):
+        trainer = trainer_of(with_adapter("vit"), folder, key=key, steps=4, save_strategy="steps", save_steps=2)
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2") if resume else None)
+        return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+
+    whole, resumed = run(tmp_path), run(tmp_path, resume=True)
+    assert all(torch.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)
