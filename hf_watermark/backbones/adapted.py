@@ -5,6 +5,7 @@ Live models with a LoRA adapter of `peft` in them: what the adapter changes, and
 """
 
 import copy
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..serialization import InvalidInput
-from .adapters import BEGINNINGS, with_magnitude
+from ..serialization import InvalidInput, UnreadableFormat
+from .adapters import LoraSettings, with_magnitude
 from .carriers import Carrier
 from .families import Shape
 from .sharding import full_parameter
@@ -55,20 +56,10 @@ def refuse_unmarkable(model: nn.Module) -> None:
         raise InvalidInput(
             f"the adapter is of type {kind}: only the low-rank changes of LORA adapters (DoRA included) can be marked; use LoraConfig"
         )
-    used = (
-        "target_parameters", "trainable_token_indices", "layer_replication", "lora_bias", "alora_invocation_tokens",
-        "use_qalora", "use_bdlora", "arrow_config", "velora_config", "monteclora_config", "kasa_config",
-    )  # fmt: skip
-    for name in used:
-        if getattr(config, name, None):
-            raise InvalidInput(
-                f"`{name}` of the LoraConfig is set: what such an adapter changes cannot be read from its factors; leave it out"
-            )
-    if config.init_lora_weights not in BEGINNINGS:
-        raise InvalidInput(
-            f"`init_lora_weights` is {config.init_lora_weights!r}: it takes a part out of the base, so the adapter is no change of the base "
-            f"that others have; choose one of {', '.join(map(repr, BEGINNINGS))}"
-        )
+    try:
+        LoraSettings.of(json.loads(json.dumps(config.to_dict(), default=list)), "the LoraConfig")
+    except UnreadableFormat as error:
+        raise InvalidInput(f"what is saved of this adapter could not be read again: {error}; leave that out") from None
     for name, layer in adapter_layers(model).items():
         if type(layer.get_base_layer()) not in (nn.Linear, nn.Conv2d) or getattr(layer, "fan_in_fan_out", False):
             base = type(layer.get_base_layer()).__name__

@@ -21,7 +21,6 @@ from .formats import read_float
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
-MERGE = "merge it into its base model (`merge_and_unload` of peft) and give that"
 # Ways to begin that leave the base as it is. Others take a part out of it, so that the product is no change of the base.
 BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
 # What says how an adapter was made, and nothing about what it computes.
@@ -64,13 +63,13 @@ class LoraSettings(BaseModel):
             # The value itself comes from a stranger and may be of any length.
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(str(part)[:64] for part in first["loc"])
-            raise UnreadableFormat(f"{path}: `{place}`: {first['msg']}; {MERGE}") from None
+            raise UnreadableFormat(f"{path}: `{place}`: {first['msg']}") from None
         strange = [name for name, value in (found.model_extra or {}).items() if value and name not in _SILENT]
         if strange:
-            raise UnreadableFormat(f"{path}: `{shown(strange[0])}` changes what the factors mean; {MERGE}")
+            raise UnreadableFormat(f"{path}: `{shown(strange[0])}` changes what the factors mean")
         if found.init_lora_weights not in (*BEGINNINGS, None):
             raise UnreadableFormat(
-                f"{path}: `init_lora_weights` takes a part out of the base, so the factors are no change of it; {MERGE}"
+                f"{path}: `init_lora_weights` takes a part out of the base, so the factors are no change of it"
             )
         return found
 
@@ -120,18 +119,19 @@ class Adapter(Mapping[str, torch.Tensor]):
         for name in tensors.shapes:
             place = name.removeprefix(PREFIX)
             factor = _FACTOR.fullmatch(place)
-            if factor:
+            if factor is not None:
                 parts.setdefault(factor[1], {})[factor[2]] = name
             elif "lora_" in place:
-                raise UnreadableFormat(f"{shown(name)} is no factor of a layer's weight that is known; {MERGE}")
-            else:
-                self.replaced[place] = name
+                raise UnreadableFormat(f"{shown(name)} is no factor of a layer's weight that is known")
+            elif ".modules_to_save." not in place and ".original_module." not in place:
+                # With `bias="all"` peft also saves those two of a layer that is saved whole, under its own name as well; it never loads them.
+                self.replaced[place.replace(".base_layer.", ".")] = name
         self.factors: dict[str, Factors] = {}
         self.shapes: dict[str, Shape] = {}
         for module, found in parts.items():
             shape = _product_shape(module, found, tensors.shapes)
             if ("lora_magnitude_vector" in found) != settings.use_dora:
-                raise UnreadableFormat(f"{shown(module)}: its magnitude and `use_dora` do not go together; {MERGE}")
+                raise UnreadableFormat(f"{shown(module)}: its magnitude and `use_dora` do not go together")
             rank = tensors.shapes[found["lora_A"]][0]
             scaling = settings.scaling(module, rank)
             self.factors[f"{module}.weight"] = Factors(
@@ -157,11 +157,11 @@ class Adapter(Mapping[str, torch.Tensor]):
 def _product_shape(module: str, found: Mapping[str, str], shapes: Mapping[str, Shape]) -> Shape:
     """Shape of B A: `[out, in]`, or `[out, in, height, width]` of a convolution whose B is 1 x 1."""
     if not {"lora_A", "lora_B"} <= found.keys():
-        raise UnreadableFormat(f"{shown(module)}: one of its two factors is missing; {MERGE}")
+        raise UnreadableFormat(f"{shown(module)}: one of its two factors is missing")
     a, b = shapes[found["lora_A"]], shapes[found["lora_B"]]
     pair = len(a) == len(b) and len(a) in (2, 4) and a[0] == b[1] and a[0] > 0 and set(b[2:]) <= {1}
     if not pair:
-        raise UnreadableFormat(f"{shown(module)}: factors of shapes {list(a)} and {list(b)} have no product; {MERGE}")
+        raise UnreadableFormat(f"{shown(module)}: factors of shapes {list(a)} and {list(b)} have no product")
     return (b[0], *a[1:])
 
 

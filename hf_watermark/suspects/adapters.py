@@ -17,6 +17,7 @@ ADAPTED = (
     "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
     "the weights (`merge_and_unload` of peft) and check the result"
 )
+MERGE = "merge the adapter into its base (`merge_and_unload` of peft) and give that"
 UNKNOWN = (
     "an adapter of a kind that cannot be read lies in the model, so its weights are others than were read: merge it (`merge_and_unload` of peft) and check "
     "the result"
@@ -78,7 +79,7 @@ def adapter_in(tensors: Any, source: Source | None = None) -> Adapter | InvalidI
             document = parse_json(source.read(CONFIG) or b"", allow_floats=True)
         return Adapter(tensors, LoraSettings.of(document, where))
     except InvalidInput as error:
-        return error
+        return type(error)(f"{error}; {MERGE}")
 
 
 __all__ = ["ADAPTED", "NO_BASE", "UNKNOWN", "Base", "adapter_in"]

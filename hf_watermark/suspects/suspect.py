@@ -237,7 +237,7 @@ class Suspect(Askable):
     def beside(self, base: Base | None) -> "Suspect":
         """The same suspect with a base that was given for it."""
         other = copy.copy(self)
-        other.base = base
+        other.base, other._changed = base, None
         return other
 
     def changed(self, start: str) -> "Suspect":

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from adapted import GREEDY, LAYERS, Adapted, bare, marked_adapter, trainer_of, with_adapter
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny import patterned_images
+from transformers import Trainer
 
 from hf_watermark import (
     GreedyResidualsConfig,
     InvalidInput,
     Owner,
+    Suspect,
     Verdict,
     WatermarkKey,
     mark_model,
@@ -25,12 +28,14 @@ from hf_watermark.attacks import FineTune, WeightNoise
 from hf_watermark.backbones import as_one, changes, plain_copy
 from hf_watermark.claims import Disclosure, check, judge, verify_claim
 from hf_watermark.methods.greedy_residuals.embedding import GreedyResidualsEmbedding
+from hf_watermark.suspects.adapters import Base
 
 
 KINDS = {
     "vit": {},
     "resnet": {},
     "dora": {"use_dora": True},
+    "bias": {"bias": "all"},
     "rslora": {"use_rslora": True, "alpha_pattern": {"fc1": 32}},
 }
 
@@ -140,8 +145,10 @@ def test_a_plain_copy_is_what_peft_merges(made):
     for kind in KINDS:
         own = made(kind)
         plain, merged = plain_copy(own.model.get_base_model()).state_dict(), own.merged_model().state_dict()
-        assert sorted(plain) == sorted(merged)
+        composed = Suspect.open(own.adapter, base=Base(own.fresh_base().state_dict())).weights
+        assert sorted(plain) == sorted(composed) == sorted(merged)
         assert all(torch.allclose(plain[name], merged[name], atol=1e-5) for name in merged), kind
+        assert all(torch.allclose(composed[name], merged[name], atol=1e-5) for name in merged), kind
 
 
 def test_the_penalty_has_the_gradient_of_its_definition(made):
@@ -194,9 +201,10 @@ def test_black_box_marks(method: str, tmp_path: Path):
         ({"init_lora_weights": "olora"}, "takes a part out of the base"),
         (
             {"target_parameters": ["vit.layers.0.mlp.fc1.weight"], "target_modules": []},
-            "`target_parameters` of the LoraConfig is set",
+            "could not be read again: the LoraConfig: `target_parameters` changes what the factors mean",
         ),
-        ({"lora_bias": True}, "`lora_bias` of the LoraConfig is set"),
+        ({"alpha_pattern": {"fc[12]": 4}}, "`alpha_pattern"),
+        ({"lora_bias": True}, "`lora_bias` changes what the factors mean"),
     ],
 )
 def test_what_cannot_carry_is_refused(fields: dict, words: str):
@@ -222,6 +230,19 @@ def test_frozen_and_merged_adapters_are_refused():
     merged.merge_adapter()
     with pytest.raises(InvalidInput, match="the adapter is merged into the weights"):
         plan_key(merged, None, GREEDY, Owner.create())
+
+
+def test_sharded_factors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = Trainer.create_accelerator_and_postprocess
+
+    def pretend(self: Trainer) -> None:
+        original(self)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", pretend)
+    monkeypatch.setattr(Accelerator, "is_fsdp2", True)
+    with pytest.raises(ValueError, match="shards of an adapter's factors"):
+        trainer_of(with_adapter("vit"), tmp_path)
 
 
 def test_methods_that_mark_the_base_are_refused():

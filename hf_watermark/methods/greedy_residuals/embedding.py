@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from ...backbones import (
     Carrier,
     LayoutMismatch,
-    adapter_layers,
     canonical_rows,
     changes,
     describe,
@@ -60,13 +59,13 @@ class GreedyResidualsEmbedding(Embedding):
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: GreedyResidualsConfig, secret: bytes) -> Plan:
-        made, adapted = changes(model), bool(adapter_layers(model))
-        if adapted and config.preset == "paper":
+        made = changes(model)
+        if made and config.preset == "paper":
             raise InvalidInput(
                 "preset 'paper' marks the first convolution as it is saved, which an adapter does not change; use the default preset"
             )
-        carriers = carriers_of(model, adapted, config.layers)
-        most = bearable_bits(carriers, {name: change.rank for name, change in made.items()}) if adapted else None
+        carriers = carriers_of(model, bool(made), config.layers)
+        most = bearable_bits(carriers, {name: change.rank for name, change in made.items()}) if made else None
         subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config, most)
         refuse_small(config, carriers, subkeys)
         if most is not None and subkeys * config.bits > most:
@@ -75,7 +74,7 @@ class GreedyResidualsEmbedding(Embedding):
                 "or raise `r` or the number of `target_modules` of the adapter"
             )
         layout: dict[str, Any] = {"carriers": [carrier.to_dict() for carrier in carriers]}
-        return Plan(layout | ({"adapter": True} if adapted else {}), subkeys)
+        return Plan(layout | ({"adapter": True} if made else {}), subkeys)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)
@@ -126,9 +125,7 @@ class GreedyResidualsEmbedding(Embedding):
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
         config = self.config
-        weights: Any = (
-            live_weights(self.model) if not self._changes else {name: c() for name, c in self._changes.items()}
-        )
+        weights = {name: change() for name, change in self._changes.items()} or live_weights(self.model)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if config.preset == "paper":
             stem = weights[locate(self._carriers[0].role, shapes).weight]
