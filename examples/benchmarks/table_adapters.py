@@ -13,17 +13,17 @@ COLUMNS = (
 
 
 def adapters() -> Section:
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for label, row in read("adapters")["lora"].items():
-        groups.setdefault(label.partition(" | ")[0], []).append(row)
+        net, _, rank = label.partition(" | ")[0].partition(", rank ")
+        groups.setdefault((net, int(rank)), []).append(row)
     rows = []
-    for label, found in groups.items():
-        net, _, rank = label.partition(", rank ")
+    for (net, rank), found in sorted(groups.items()):
         difference = spread([row["accuracy"] - row["twin_accuracy"] for row in found])
         forms = ("adapter", "adapter_and_base", "merged", "trained_again")
         evidence = [bits(max(row[form] for row in found)) for form in forms]
         unmarked = bits(min(row["twin_as_suspect"] for row in found))
-        rows.append([plain(net), rank, str(found[0]["subkeys"]), *difference, *evidence, unmarked])
+        rows.append([plain(net), str(rank), str(found[0]["subkeys"]), *difference, *evidence, unmarked])
     about = (
         "Greedy residuals in LoRA adapters that teach a net of upright digits the turned ones; 256 bits per sub-key in groups of 32. `vit` has adapters on the "
         "linear layers of its blocks, `resnet` on its convolutions. *Difference*: accuracy of base and saved adapter minus that of the unmarked adapter of the same "
