@@ -82,7 +82,8 @@ def judge(
         start (`nn.Module`, `str` or `Path`, *optional*):
             What the claimant delivers as the model that his key was made for; checked against his commitment. A suspect that was permuted,
             scaled or widened is read in its coordinates, and in those of the published model where it is not given or is another one. These
-            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found".
+            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found". Of a claim
+            on an adapter it is the base that is taken away from a merged suspect.
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.

@@ -39,6 +39,7 @@ def verify_claim(
     token: str | bool | None = None,
     now: datetime | None = None,
     revocations: Sequence[SignedRevocation] = (),
+    base: str | Path | None = None,
 ) -> Evidence:
     """
     [`~verifying.verify`] on the word of a published statement instead of the word of whoever gave you the key.
@@ -62,6 +63,8 @@ def verify_claim(
             Folder with the model that the key was made for: read the suspect in its coordinates as well, where the direct reading does not
             find the mark. `True` stands for the statement's own model, which is taken for any other as well; what it finds counts only before
             a [`judge`], who looks at common ancestors too.
+        base (`str` or `Path`, *optional*):
+            As in [`~verifying.verify`], for a key that marks an adapter.
 
     Returns:
         [`Evidence`]: of basis `claim`; `invalid claim` with the reasons where statement and key do not hold.
@@ -93,12 +96,12 @@ def verify_claim(
     if isinstance(suspect, str | Path) and token is not None:
         suspect = Suspect.open(suspect, key.backbone, token)
     if not reference:
-        return run_check(suspect, key, plan)
+        return run_check(suspect, key, plan, base=base)
     start = None if reference is True else Model(reference, token)
     if start is not None:
         start.reach()
     taken = Reference(key, publication, start)
-    return taken.noted(run_check(suspect, key, plan, later=lambda: taken.model))
+    return taken.noted(run_check(suspect, key, plan, later=lambda: taken.model, base=base))
 
 
 def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:

@@ -31,6 +31,8 @@ hf-watermark verify user/suspect@main --key keys/my-model --report report.html
 
 hf-watermark verify user/suspect --key keys/my-model --statement me/my-model --trust authority.pem --suspect-date 2026-11-22T12:00:00Z
 
+hf-watermark verify merged-folder --key keys/my-adapter --base base-folder
+
 hf-watermark verify https://example.com/classify --key keys/my-model --budget 500
 """
 
@@ -100,6 +102,15 @@ def verify(
             help="You made the reference yourself and know that it is older than the suspect: then it counts.",
         ),
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="DIR",
+            help="The model that the key was made for: an adapter is put on it, or it is taken away from a merged model to see what an adapter "
+            "changed.",
+        ),
+    ] = None,
     statement: Annotated[
         str | None,
         typer.Option(
@@ -158,6 +169,8 @@ def verify(
     stepwise = address if sequential is None else sequential
     if reference is not None and (stepwise or address):
         raise InvalidInput("--reference needs the suspect's weights; leave out --sequential and addresses")
+    if base is not None and (address or mirrored):
+        raise InvalidInput("--base needs the suspect's weights as they are; leave out addresses and --mirrored")
     if null_table is not None and stepwise:
         raise InvalidInput("--null-table is about the full check; leave out --sequential, or add --all for an address")
     if statement is not None and (stepwise or null_table is not None):
@@ -167,7 +180,7 @@ def verify(
     if revocation and statement is None:
         raise InvalidInput("--revocation is about a claim; give --statement as well")
     silence_loading()
-    warn_of_keys((suspect, reference, statement), key)
+    warn_of_keys((suspect, reference, base, statement), key)
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
     source: Any = suspect
@@ -188,10 +201,21 @@ def verify(
             from ..verifying import verify_sequentially
 
             asking = burning(key, endpoint.name) if address else burning(None, "")
-            evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
+            evidence = verify_sequentially(source, claim, budget, known, looks, asking, base).evidence
         elif statement is not None:
             evidence = _verify_claim(
-                source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference, revocation
+                source,
+                claim,
+                statement,
+                trust,
+                owner_key,
+                known,
+                suspect_date,
+                looks,
+                budget,
+                reference,
+                revocation,
+                base,
             )
         else:
             from ..evidence import Access
@@ -213,6 +237,7 @@ def verify(
                 reference=reference,
                 null_table=None if null_table is None else read_null_table(null_table),
                 own_reference=own_reference,
+                base=base,
             )
     evidence.warnings = [*notes, *evidence.warnings]
     if output is not None:
@@ -285,6 +310,7 @@ def _verify_claim(
     budget: int | None,
     reference: Path | None,
     revocation: list[Path] | None,
+    base: Path | None,
 ) -> "Evidence":
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
@@ -303,6 +329,7 @@ def _verify_claim(
         budget=budget,
         reference=True if reference is None else reference,
         revocations=read_revocations(revocation or []),
+        base=base,
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..backbones import adapter_layers
 from ..configuration import WatermarkConfig
+from ..evidence import Access
 from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
@@ -159,6 +161,8 @@ class Embedding:
     """Whether [`write`] can put the mark into finished weights."""
     streams: ClassVar[bool] = False
     """Whether it can do so with one carrier after the other, the rest of the model being somewhere else."""
+    marks_changes: ClassVar[bool] = False
+    """Of a white-box method: whether it can mark what an adapter changes, where the weights themselves are not saved."""
     config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
     method: ClassVar[str]  # that of the config
     version: ClassVar[str] = "1"
@@ -199,6 +203,18 @@ class Embedding:
             `ValueError`: when the data are missing, or hold too few images of a class.
         """
         raise NotImplementedError
+
+    @classmethod
+    def refuse_adapter(cls, model: nn.Module) -> None:
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: for a model with an adapter, where the method marks weights that are not saved with it.
+        """
+        if cls.verifier_class.access is Access.WEIGHTS and not cls.marks_changes and adapter_layers(model):
+            raise InvalidInput(
+                f"`{cls.method}` marks weights of the base, which an adapter does not save; merge the adapter first (`merge_and_unload`), or "
+                "choose `greedy_residuals` or a method that is read from answers"
+            )
 
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""

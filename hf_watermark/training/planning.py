@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import backbone_record, refuse_path
+from ..backbones import as_one, backbone_record, refuse_path, refuse_unmarkable, unsaved_statistics, unwrapped
 from ..configuration import WatermarkConfig
 from ..keys import ModelContext, Owner, WatermarkKey, entropy, start_digest
 from ..keys.schedule import expand
@@ -37,6 +37,17 @@ def make_key(
             [`~keys.start_digest`] of the model, where its weights are not in memory.
     """
     refuse_path(model)
+    model = unwrapped(model)
+    refuse_unmarkable(model)
+    for embedding, _ in marks:
+        embedding.refuse_adapter(model)
+    if unsaved := unsaved_statistics(model):
+        logger.warning(
+            "%d BatchNorms (first %s) change their statistics while the adapter trains, and the adapter does not save them: name them in "
+            "`modules_to_save`, or what is saved answers otherwise than what was trained",
+            len(unsaved),
+            unsaved[0],
+        )
     seed = entropy.draw(32) if seed is None else seed
     plans, pool = [], {}
     for embedding, config in marks:
@@ -64,5 +75,6 @@ def model_context(model: nn.Module, processor: Any = None, start: str | None = N
     mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         mean = std = None
-    start = start_digest(model.state_dict()) if start is None else start
+    if start is None:
+        start = start_digest(as_one(model, model.state_dict(), adapted=False))
     return ModelContext.of(backbone_record(model), mean, std, start=start)

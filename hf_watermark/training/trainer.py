@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import refuse_path, unwrapped
+from ..backbones import adapter_layers, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_unloaded
@@ -90,6 +90,8 @@ class WatermarkTrainer(PublishingTrainer):
             raise ValueError(
                 "DeepSpeed and FSDP1 keep the weights where a mark cannot be put in; use DDP or FSDP2 (`fsdp_version: 2`)"
             )
+        if self.is_fsdp_enabled and adapter_layers(self._bare_model()):
+            raise ValueError("FSDP2 keeps shards of an adapter's factors, whose products cannot be read; use DDP")
         if self.args.push_to_hub and self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
                 f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"

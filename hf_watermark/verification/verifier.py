@@ -85,7 +85,7 @@ class Verifier(ABC, Generic[Observation]):
     # Whether triggers are made from a pool. Then the layout must commit to it: free images are free triggers.
     needs_pool: ClassVar[bool] = False
     # Whether what it reads depends on the order, scale or basis of the suspect's channels, which an alignment can bring back.
-    reads_coordinates: ClassVar[bool] = False
+    reads_coordinates: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

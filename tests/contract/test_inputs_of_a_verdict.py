@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import marked_adapter
 from alterations import Tensors, altered_answers, altered_documents, altered_pools
 from safetensors.torch import save_file
 
@@ -120,6 +121,33 @@ def test_every_field_of_a_key_file(marked, folder, outcome):
     for name, document in altered_documents(payload, closed(marked.method)):
         wrong[name] = refused_or_same(lambda document=document: read(document), outcome, wanted)
     assert len(wrong) > 200 and {name: text for name, text in wrong.items() if text} == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*without a passphrase")
+def test_every_field_of_the_key_file_of_an_adapter(tmp_path):
+    """Where the bits lie, and which base is taken away: of an adapter alone, and of a merged model on its base."""
+    own = marked_adapter("vit", tmp_path / "made")
+    folder, base, wrong = own.key.save(tmp_path / "key"), own.fresh_base(), {}
+    payload, merged = read_envelope(folder / "key.json", None), own.merged_model()
+
+    def check_both(key: WatermarkKey) -> list[Outcome]:
+        found = (verify(own.adapter, key), verify(merged, key, base=base))
+        return [(evidence.verdict, evidence.log2_p) for evidence in found]
+
+    def read(document: dict) -> WatermarkKey:
+        write_envelope(folder / "key.json", document, None, overwrite=True)
+        return WatermarkKey.load(folder)
+
+    wanted = check_both(read(payload))
+    assert all(verdict is Verdict.FOUND for verdict, _ in wanted)
+    for name, document in altered_documents(payload, "backbone"):
+        try:
+            found = check_both(read(document))
+        except InvalidInput:
+            continue
+        if any(one != own and one[0] is not Verdict.INVALID for one, own in zip(found, wanted, strict=True)):
+            wrong[name] = found
+    assert wrong == {}
 
 
 @black_box

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...backbones import FoldedNet, live_weights
+from ...backbones import FoldedNet, live_weights, plain_copy
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
@@ -57,8 +57,9 @@ class CertifiedEmbedding(Embedding):
             images, labels, rows = images[dealt], labels[dealt], rows[dealt]
         tensors = {"images": images, "labels": labels, "rows": rows, "range": torch.stack([low, high])}
         kinds = {"images": torch.float16, "labels": torch.int64, "rows": torch.int32, "range": torch.float16}
-        net = FoldedNet(model, images[:2], fold=config.moves == "all")
-        scales = noise_scales(net.coordinates(model), config.noise)
+        plain = plain_copy(model)
+        net = FoldedNet(plain, images[:2], fold=config.moves == "all")
+        scales = noise_scales(net.coordinates(plain), config.noise)
         pool = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
         return Plan.with_pool(config, {"classes": classes, "scales": scales}, pool)
 
@@ -73,7 +74,7 @@ class CertifiedEmbedding(Embedding):
         refuse_other_classes(verifier.classes, model)
         if data.dataset is not None:
             self._refuse_other_size()
-        self.net = verifier.folded(model)
+        self.net = verifier.folded(plain_copy(model))
 
     @property
     def counts_on_steps(self) -> bool:

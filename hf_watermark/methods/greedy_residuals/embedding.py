@@ -1,5 +1,6 @@
 """Embeds greedy residuals while training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ from ...backbones import (
     Carrier,
     LayoutMismatch,
     canonical_rows,
+    changes,
     describe,
+    describe_changes,
     full_parameter,
     is_sharded,
     live_weights,
@@ -24,6 +27,7 @@ from ...training.embedding import Embedding, Plan, Step, TrainingData
 from .config import GreedyResidualsConfig
 from .projection import project
 from .residuals import (
+    bearable_bits,
     fitting_subkeys,
     hinge,
     largest_magnitudes,
@@ -36,7 +40,7 @@ from .residuals import (
 from .verifier import GreedyResidualsVerifier
 
 
-Holder = tuple[nn.Module, str]
+Holder = Callable[[], torch.Tensor]
 
 
 class GreedyResidualsEmbedding(Embedding):
@@ -51,26 +55,46 @@ class GreedyResidualsEmbedding(Embedding):
     verifier_class = GreedyResidualsVerifier
     writable = True
     streams = True
+    marks_changes = True
 
     config: GreedyResidualsConfig
 
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: GreedyResidualsConfig, secret: bytes) -> Plan:
-        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
-        carriers = describe(shapes, config.layers)
-        subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config)
+        made = changes(model)
+        if made and config.preset == "paper":
+            raise InvalidInput(
+                "preset 'paper' marks the first convolution as it is saved, which an adapter does not change; use the default preset"
+            )
+        carriers = carriers_of(model, bool(made), config.layers)
+        most = bearable_bits(carriers, {name: change.rank for name, change in made.items()}) if made else None
+        subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config, most)
         refuse_small(config, carriers, subkeys)
-        return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
+        if most is not None and subkeys * config.bits > most:
+            raise InvalidInput(
+                f"{subkeys} sub-key(s) x {config.bits} bits do not fit: changes of these ranks bear about {most} bits in all; lower `bits` or `subkeys`, "
+                "or raise `r` or the number of `target_modules` of the adapter"
+            )
+        layout: dict[str, Any] = {"carriers": [carrier.to_dict() for carrier in carriers]}
+        return Plan(layout | ({"adapter": True} if made else {}), subkeys)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
         super().__init__(model, claim, data)
         config = self.config
         self._carriers = read_carriers(claim.assignment.layout)
-        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
-        if describe(shapes, [carrier.role for carrier in self._carriers]) != self._carriers:
+        self._changes = changes(model)
+        adapted = bool(claim.assignment.layout.get("adapter"))
+        roles = [carrier.role for carrier in self._carriers]
+        if adapted:
+            known = {carrier.role: carrier for carrier in describe_changes(model)}
+            here = [known[role] for role in roles if role in known]
+        else:
+            here = [] if self._changes else carriers_of(model, adapted, roles)
+        if here != self._carriers:
             raise LayoutMismatch(
-                "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
+                "the key was made for another backbone or adapter: the weights that it marks have other shapes here; make a fresh key"
             )
+        shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
         self._subkeys = claim.subkeys
         self._begun = False
         message = torch.cat([signs(subkey, config.bits) for subkey in claim.subkeys])
@@ -89,11 +113,14 @@ class GreedyResidualsEmbedding(Embedding):
             carrier, mine = self._carriers[number], (owner == number).nonzero()[:, 0]
             mine = mine[row[mine].argsort()]  # read row by row, as the weights lie in memory
             raw_column = carrier.select(torch.arange(carrier.columns)[None])[0]
-            found = locate(carrier.role, shapes)
-            scale = None if found.scale is None else _holder(model, found.scale)
-            self._marked.append(
-                MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
-            )
+            if adapted:
+                change = self._changes[carrier.name]
+                held = MarkedTensor(carrier, change, None, row[mine], raw_column[columns[mine]], change.base)
+            else:
+                found = locate(carrier.role, shapes)
+                scale = None if found.scale is None else _holder(model, found.scale)
+                held = MarkedTensor(carrier, _holder(model, found.weight), scale, row[mine], raw_column[columns[mine]])
+            self._marked.append(held)
             # phi is a sum over sqrt(row's length) / (group size * row's norm); all of this that never changes
             factors.append(message[mine] * carrier.eligible**0.5 / config.group_size)
         self._factors = torch.cat(factors)
@@ -110,7 +137,7 @@ class GreedyResidualsEmbedding(Embedding):
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
         config = self.config
-        weights = live_weights(self.model)
+        weights = {name: change() for name, change in self._changes.items()} or live_weights(self.model)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if config.preset == "paper":
             stem = weights[locate(self._carriers[0].role, shapes).weight]
@@ -125,7 +152,7 @@ class GreedyResidualsEmbedding(Embedding):
             phi = self.residuals()
             total = hinge(phi, self._signs.to(phi.device), config.margin)
         else:
-            weights = [current(item.weight) for item in self._marked]
+            weights = [item.weight() for item in self._marked]
             self._factors = self._factors.to(weights[0].device)
             total = FusedHinge.apply(self._marked, self._factors, config.margin, config.kept_fraction, *weights)
         return config.strength * total
@@ -135,13 +162,17 @@ class GreedyResidualsEmbedding(Embedding):
         config = self.config
         if config.preset == "paper":
             raise InvalidInput("preset 'paper' cannot be written without training; use the default preset")
+        if self._changes:
+            raise InvalidInput(
+                "a mark in an adapter has to be trained; merge the adapter to write one into the weights"
+            )
         held = {}
         for item, factors in zip(
             self._marked, self._factors.split([len(item.rows) for item in self._marked]), strict=True
         ):
             if only not in (None, item.carrier.name):
                 continue
-            weight = current(item.weight)
+            weight = item.weight()
             matrix = weight.detach().float().reshape(len(weight), -1).clone()
             row = item.rows.to(matrix.device)[:, None]
             # The sign that the bit asks of the stored weights, in units of their row; a dead row holds nothing.
@@ -162,10 +193,12 @@ class MarkedTensor:
     One carrier of the live model and the groups of all sub-keys in it.
 
     Args:
-        weight, scale (`tuple[nn.Module, str]`):
-            Module and attribute, because FSDP2 and memory formats put another parameter there after the trainer was made.
+        weight, scale (`Callable`):
+            Give the tensors that are there now, because FSDP2 and memory formats put others there after the trainer was made.
         rows, columns (`torch.Tensor`):
             `[groups]` and `[groups, group size]`: places in the raw weight `[rows, columns]`.
+        unit (`Callable`, *optional*):
+            Gives the weight whose rows set the unit, where it is not this one: an adapter's change begins at zero.
     """
 
     carrier: Carrier
@@ -173,6 +206,7 @@ class MarkedTensor:
     scale: Holder | None
     rows: torch.Tensor
     columns: torch.Tensor
+    unit: Holder | None = None
     _known: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def places(self, weight: torch.Tensor) -> torch.Tensor:
@@ -187,10 +221,11 @@ class MarkedTensor:
 
     def norms(self, weight: torch.Tensor) -> torch.Tensor:
         """Of each group's row over its eligible columns, with the sign of the scale behind it: `[groups]`, and 0 for a dead row."""
+        weight = weight if self.unit is None else self.unit()
         eligible = weight[:, 2::3][:, : weight.shape[1] // 3] if self.carrier.every_third_input else weight
         norm = torch.linalg.vector_norm(eligible, dim=tuple(range(1, weight.ndim)), dtype=torch.float32)
         if self.scale is not None:
-            norm = norm * current(self.scale).float().flatten().sign()
+            norm = norm * self.scale().float().flatten().sign()
         return norm[self.rows]
 
 
@@ -242,15 +277,17 @@ class FusedHinge(torch.autograd.Function):
         return None, None, None, None, *grads
 
 
-def current(holder: Holder) -> torch.Tensor:
-    """The whole parameter that a module holds now."""
-    module, name = holder
-    return full_parameter(module.get_parameter(name))
+def carriers_of(model: nn.Module, adapted: bool, layers: list[str] | None) -> list[Carrier]:
+    """The weights that can be marked, or what the adapter changes of them."""
+    if adapted:
+        return describe_changes(model, layers)
+    return describe({name: tuple(weight.shape) for name, weight in live_weights(model).items()}, layers)
 
 
 def _holder(model: nn.Module, name: str) -> Holder:
     path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
+    module = model.get_submodule(path)
+    return lambda: full_parameter(module.get_parameter(leaf))
 
 
 def _memory(tensor: torch.Tensor) -> torch.Tensor:
