@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import is_offline_mode
 from torch import nn
 
-from ..backbones import answers_of, run_on_backbone, unwrapped
+from ..backbones import answers_of, run_on_backbone, second_names, unwrapped
 from ..evidence import Access
 from ..serialization import InvalidInput, SafetensorsFolder
 from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
@@ -195,8 +195,11 @@ class Suspect:
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
         """A live model under a name of one's own."""
         bare = unwrapped(module)
-        # Some modules keep more than tensors there (packed weights of quantised layers).
-        state = {key: value for key, value in bare.state_dict().items() if isinstance(value, torch.Tensor)}
+        # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
+        again = second_names(bare)
+        state = {
+            key: item for key, item in bare.state_dict().items() if isinstance(item, torch.Tensor) and key not in again
+        }
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
         return cls(name, state, shapes, _ask_module(lambda: bare), module=lambda: bare)
 

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..backbones import locate, logits_of, read_carriers
 from ..configuration import WatermarkConfig
 from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
+from .course import Course, Forecast
 
 
 Batch = Mapping[str, Any]
@@ -182,6 +184,18 @@ class Embedding:
         """
         raise NotImplementedError
 
+    def carriers(self) -> dict[str, str]:
+        """Role of each live parameter that carries the mark, by its name; empty where answers carry it."""
+        layout = self.claim.assignment.layout
+        if "carriers" not in layout:
+            return {}
+        shapes = {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+        return {locate(carrier.role, shapes).weight: carrier.role for carrier in read_carriers(layout)}
+
+    def forecast(self, course: Course) -> Forecast | None:
+        """The most of the mark that the rest of a training can put in, from the state of the model now; `None` where nothing limits it."""
+        return None
+
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""
         self.moment = moment
@@ -236,13 +250,27 @@ class Embedding:
 
 def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
     """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
-    return outputs["logits"][: len(batch["labels"])]
+    return logits_of(outputs)[: len(batch["labels"])]
 
 
 def label_count(model: nn.Module) -> int:
-    """Number of classes that the model answers with."""
-    config: Any = model.config
-    return int(config.num_labels)
+    """
+    Number of classes that the model answers with.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it has no config that says so, or answers with a number instead of classes.
+    """
+    count = getattr(getattr(model, "config", None), "num_labels", None)
+    if count is None:
+        raise InvalidInput(
+            f"`model` is a {type(model).__name__} without `config.num_labels`, and whoever asks a suspect has to build it from its config: give "
+            "a model of transformers, or a timm module behind `wrap_timm`"
+        )
+    if count < 2:
+        raise InvalidInput(
+            f"`model.config.num_labels` is {count}, as for regression: black-box marks need classes; use a white-box mark"
+        )
+    return int(count)
 
 
 def refuse_other_classes(classes: int, model: nn.Module) -> None:

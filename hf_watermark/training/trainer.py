@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import gathered_model, refuse_path, unwrapped
+from ..backbones import as_pretrained, gathered_model, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Check, Evidence
 from ..keys import NO_BEACON, Owner, WatermarkKey, refuse_unloaded
@@ -22,6 +22,7 @@ from ..suspects import Suspect
 from ..verification.verifier import verify_claims
 from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
 from .planning import make_key
+from .preflight import before_first_step, refuse_uncarried
 from .publishing import PublishingTrainer
 from .triggers import without_rows
 
@@ -68,6 +69,7 @@ class WatermarkTrainer(PublishingTrainer):
 
     def __init__(
         self,
+        model: Any = None,
         *args: Any,
         watermark: Any = None,
         owner: Owner | None = None,
@@ -79,11 +81,12 @@ class WatermarkTrainer(PublishingTrainer):
                 "give exactly one of `owner=` (makes a fresh key; `Owner.create()` makes an owner) and `key=` (continues with an existing one)"
             )
         refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
-        refuse_path(kwargs.get("model", args[0] if args else None))
-        super().__init__(*args, **kwargs)
+        refuse_path(model)
+        super().__init__(as_pretrained(model), *args, **kwargs)
         # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
         # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
         self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False  # see `_steps_in_loss`
         if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError(
                 "DeepSpeed and FSDP1 keep the weights where a mark cannot be put in; use DDP or FSDP2 (`fsdp_version: 2`)"
@@ -98,10 +101,14 @@ class WatermarkTrainer(PublishingTrainer):
         self.evidence: Evidence | None = None
         self._micro_step = 0
         self._change: Change = unchanged
+        self._trains: Any = None  # the model of the last step, as it was wrapped
+        self._asked = False  # whether the marks were asked for their losses in this step
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
+        self._given_dataset = self.train_dataset
         self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
         self.embeddings = self._attach(self.key)
+        refuse_uncarried(self.embeddings)
         self._tell()
         self.add_callback(_Epochs(self))
 
@@ -137,7 +144,7 @@ class WatermarkTrainer(PublishingTrainer):
         box: list[Any] = [None]
         if self.accelerator.is_main_process:
             marks = list(zip(self.embedding_classes, self._configs, strict=True))
-            data = TrainingData(self.train_dataset, self.data_collator)
+            data = self._data()
             box[0] = make_key(self._bare_model(), data, marks, owner, processor=self.processing_class)
         if self.accelerator.num_processes > 1:
             broadcast_object_list(box)
@@ -158,13 +165,27 @@ class WatermarkTrainer(PublishingTrainer):
                 )
         named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
         set_aside = frozenset(row for rows in named for row in rows)
-        data = TrainingData(self.train_dataset, self.data_collator, set_aside)
+        data = self._data(set_aside)
         model = unwrapped(self._bare_model())
         embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
         # When every method has looked: all rows count in the data as it was given.
         if set_aside and self.train_dataset is not None:
-            self.train_dataset = without_rows(self.train_dataset, sorted(set_aside))
+            self.train_dataset = without_rows(data.dataset, sorted(set_aside))
         return embeddings
+
+    def _data(self, set_aside: frozenset[int] = frozenset()) -> TrainingData:
+        """The data as they were given, without the columns that the model does not take."""
+        return TrainingData(
+            self._given_dataset, self._get_collator_with_removed_columns(self.data_collator), set_aside
+        )
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = as_pretrained(super().call_model_init(trial))
+        if hasattr(self, "embeddings"):  # `train` makes the model anew: the mark goes into the one that trains
+            self.model = model
+            self.embeddings = self._attach(self.key)
+            refuse_uncarried(self.embeddings)
+        return model
 
     def sync_buffers(self) -> None:
         """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
@@ -189,8 +210,8 @@ class WatermarkTrainer(PublishingTrainer):
     def _refuse_other_model(self) -> None:
         if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
             raise ValueError(
-                "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
-                "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
+                "the model that trains is not the one that the trainer was made with, so the mark would go into a model that nobody keeps; "
+                "do not replace `trainer.model`: make a new trainer, with `key=trainer.key`"
             )
 
     def _tell(self) -> None:
@@ -212,7 +233,10 @@ class WatermarkTrainer(PublishingTrainer):
             item.after_update()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        self._refuse_other_model()
+        if model is not self._trains:
+            self._refuse_other_model()
+            self._trains = model
+        self._asked = False
         self._tell()
         one_pass = partial(super().training_step, model)
 
@@ -227,6 +251,11 @@ class WatermarkTrainer(PublishingTrainer):
         for item in reversed(self.embeddings):
             around = nested(item, around)
         loss = around()
+        if not self._asked:
+            raise ValueError(
+                f"`compute_loss` of {type(self).__name__} does not call `super().compute_loss(...)`, which adds the mark to the loss; call it, or "
+                "give the loss as `compute_loss_func`"
+            )
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
 
@@ -239,16 +268,27 @@ class WatermarkTrainer(PublishingTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._asked = True
         batches: list[Any] = [inputs]
         for item in self.embeddings:
             batches.append(item.extend(batches[-1]))
         # A copy: the Trainer takes the labels out where it smooths them.
         loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
+        loss = loss * self._steps_in_loss()
         for item, batch in zip(self.embeddings, batches[1:], strict=True):
             own = item.loss(batch, outputs)
             loss = loss if own is None else loss + own.to(loss.device)
         loss = self._change(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def _steps_in_loss(self) -> int:
+        """
+        A loss that is scaled for the whole optimizer step (`compute_loss_func`) is a share of it: times this number it is a mean of its batch, as
+        every mark is, and the Trainer divides all of them alike.
+        """
+        declared = type(self).loss_is_scaled_for_ga
+        scaled = self.compute_loss_func is not None if declared is None else declared
+        return self.current_gradient_accumulation_steps if scaled else 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -325,10 +365,14 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
 
 
 class _Epochs(TrainerCallback):
-    """Tells the embeddings that an epoch begins."""
+    """Tells the embeddings that a training or an epoch begins."""
 
     def __init__(self, trainer: WatermarkTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._refuse_other_model()
+        before_first_step(self.trainer, self.trainer.embeddings)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._tell()

@@ -7,7 +7,7 @@ from torch import nn
 
 from ...keys import Claim, SubKey
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
-from ...training.triggers import collect_images, spread_classes
+from ...training.triggers import collect_images, spread_classes, undisturbed_random_state
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
 from .reference import reference_answers
@@ -42,6 +42,8 @@ class SoftLabelEmbedding(Embedding):
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         if data.dataset is not None:
             refuse_other_classes(verifier.classes, model)
+            with undisturbed_random_state():
+                refuse_other_labels(data.collate([data.dataset[0]])["labels"])  # type: ignore[misc]
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         config, labels = self.config, batch["labels"]
@@ -60,12 +62,7 @@ class SoftLabelEmbedding(Embedding):
         Raises:
             `ValueError`: when its labels are no integer classes `[n]`.
         """
-        labels = batch["labels"]
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
-                "labels from integer classes [n]: leave out mixup, cutmix and label smoothing"
-            )
+        refuse_other_labels(batch["labels"])
         return batch
 
     def _count_agreement(self, logits: torch.Tensor, shift: torch.Tensor) -> None:
@@ -79,6 +76,14 @@ class SoftLabelEmbedding(Embedding):
         agreement = round(float(self._agreeing / self._compared), 4)
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         return {"watermark_sign_agreement": agreement}
+
+
+def refuse_other_labels(labels: torch.Tensor) -> None:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
+            "labels from integer classes [n]: leave out mixup and cutmix"
+        )
 
 
 class USPEmbedding(SoftLabelEmbedding):
