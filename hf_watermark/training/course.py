@@ -1,8 +1,16 @@
-"""What is left of a training, and how much of a mark it can put in at most."""
+"""
+How far a training can move a model, and how much of a mark it can put in at most.
+
+Bounds and not predictions: their constants lie above every run that was measured (`tests/training/test_forecasts.py`), so that a warning is
+no false alarm, and a run far below them is told before it begins.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import nn
 
 from ..keys import Claim, public_subkeys
 from ..statistics import log2_binomial_tail
@@ -15,7 +23,7 @@ POINTS = 1000
 @dataclass(frozen=True)
 class Course:
     """
-    The optimizer steps to come.
+    The optimizer steps of a run; of one that is resumed, from its beginning.
 
     Args:
         steps (`int`):
@@ -40,15 +48,14 @@ class Course:
     @classmethod
     def of(cls, trainer: Any) -> "Course":
         """Of a [`~transformers.Trainer`] whose training begins."""
-        args, state = trainer.args, trainer.state
-        steps = max(0, state.max_steps - state.global_step)
+        args, steps = trainer.args, int(trainer.state.max_steps)
         micro = trainer._train_batch_size * args.world_size
         optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         group = max(optimizer.param_groups, key=_rate)
         plain = type(optimizer).__name__ in ("SGD", "ASGD")
         return cls(
             steps,
-            _sum_of_rates(trainer.lr_scheduler, group, optimizer.param_groups.index(group), state.global_step, steps),
+            _sum_of_rates(trainer.lr_scheduler, group, optimizer.param_groups.index(group), steps),
             micro * args.gradient_accumulation_steps,
             float(group.get("momentum", 0.0)) if plain else None,
             args.max_grad_norm or math.inf,
@@ -64,19 +71,32 @@ class Course:
             return self.rates
         return self.rates * gradient * min(1.0, self.clip / max(norm, 1e-12)) / max(1 - self.momentum, 1e-3)
 
+    def moves(self, model: nn.Module) -> float:
+        """The farthest that the weight matrices of a model get together, as a multiple of their own norm."""
+        weights = [weight.detach() for weight in model.parameters() if weight.requires_grad and weight.ndim > 1]
+        norm = (
+            float(torch.stack([weight.float().square().sum().cpu() for weight in weights]).sum().sqrt())
+            if weights
+            else 0.0
+        )
+        if self.momentum is None:
+            return self.rates * math.sqrt(sum(weight.numel() for weight in weights)) / max(norm, 1e-12)
+        # Where nothing clips it, a gradient of the norm 1 is taken for a large one.
+        return self.rates * min(self.clip, 1.0) / max(1 - self.momentum, 1e-3) / max(norm, 1e-12)
+
 
 def _rate(group: dict[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def _sum_of_rates(scheduler: Any, group: dict[str, Any], number: int, first: int, steps: int) -> float:
+def _sum_of_rates(scheduler: Any, group: dict[str, Any], number: int, steps: int) -> float:
     """Of the schedules of transformers exactly (or at 1000 points); of another one as if the rate stayed as it is set."""
     scheduler = getattr(scheduler, "scheduler", scheduler)
     shares = getattr(scheduler, "lr_lambdas", None)
     if not shares or not steps:
         return _rate(group) * steps
     points = min(steps, POINTS)
-    seen = [float(shares[number](first + place * steps // points)) for place in range(points)]
+    seen = [float(shares[number](place * steps // points)) for place in range(points)]
     return _rate(group) * sum(seen) * steps / points
 
 
@@ -108,6 +128,56 @@ class Forecast:
         units, trials = secret_share(right, of, claim)
         return cls(right, of, "bits", log2_binomial_tail(units, trials), "its weights move too little")
 
+    @classmethod
+    def of_answers(
+        cls,
+        course: Course,
+        model: nn.Module,
+        claim: Claim,
+        units: int,
+        chance: float,
+        shown: float,
+        lessons: "Lessons",
+    ) -> "Forecast":
+        """
+        Of a black-box mark.
+
+        Args:
+            units (`int`):
+                Of all sub-keys.
+            chance (`float`):
+                Of a unit that was not learned.
+            shown (`float`):
+                How often each one is taught in this run.
+            lessons ([`Lessons`]):
+                What the method takes.
+        """
+        often, far = shown / lessons.enough, lessons.pace * math.sqrt(course.moves(model))
+        learned = min(1.0, often, far)
+        right = round(units * (learned + (1 - learned) * chance))
+        limit = f"each is taught {shown:.3g} times" if often <= far else "the weights move too little"
+        return cls(right, units, lessons.unit, log2_binomial_tail(*secret_share(right, units, claim), chance), limit)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """
+    What a black-box mark takes, as measured: the share of it that is learned is at most shown / enough, and at most pace sqrt(m) where the
+    weights can move by m times their own norm.
+
+    Args:
+        unit (`str`):
+            What is taught, in plural.
+        enough (`float`):
+            How often one is taught until it may be learned for sure.
+        pace (`float`):
+            The constant of the way.
+    """
+
+    unit: str
+    enough: float
+    pace: float
+
 
 def secret_share(right: int, of: int, claim: Claim) -> tuple[int, int]:
     """Right units and all units of the sub-keys that count: the public one proves nothing."""
@@ -116,4 +186,4 @@ def secret_share(right: int, of: int, claim: Claim) -> tuple[int, int]:
     return right * trials // of, trials
 
 
-__all__ = ["Course", "Forecast"]
+__all__ = ["Course", "Forecast", "Lessons"]

@@ -66,13 +66,15 @@ def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
     if not course.steps:  # the end of a run that was complete already
         return
     limit = level_limit(trainer.key.beacon != NO_BEACON)
-    for item in embeddings:
-        forecast = item.forecast(course)
-        if forecast is not None and forecast.log2_p > limit:
-            said = _said(item, forecast, course, limit)
-            if course.rates == 0:
-                raise ValueError(said)
-            logger.warning(said)
+    forecasts = [(item, item.forecast(course)) for item in embeddings]
+    short = [(item, forecast) for item, forecast in forecasts if forecast is not None and forecast.log2_p > limit]
+    if not short or trainer.verify().found:  # it may be there already
+        return
+    said = [_said(item, forecast, course, limit) for item, forecast in short]
+    if course.rates == 0:
+        raise ValueError("; ".join(said))
+    for line in said:
+        logger.warning("%s", line)
 
 
 def _said(item: Embedding, forecast: Forecast, course: Course, limit: float) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from ...backbones import is_sharded
 from ...keys import Claim, SubKey
+from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import (
     Batch,
     Embedding,
@@ -25,6 +26,7 @@ from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
+LESSONS = Lessons("rules", enough=80, pace=0.55)
 
 
 class FunctionCoupledEmbedding(Embedding):
@@ -80,6 +82,12 @@ class FunctionCoupledEmbedding(Embedding):
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
+
+    def forecast(self, course: Course) -> Forecast:
+        units = len(self._rule_targets)
+        chance = 1 / max(1, label_count(self.model) - 2)
+        shown = course.steps * max(1.0, self.config.trigger_ratio * course.batch) / units
+        return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
 
     def around_step(self, step: Step) -> torch.Tensor:
         """

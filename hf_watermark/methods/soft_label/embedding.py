@@ -6,12 +6,18 @@ import torch
 from torch import nn
 
 from ...keys import Claim, SubKey
+from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
 from ...training.triggers import collect_images, spread_classes, undisturbed_random_state
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
+from .facts import free_signs
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
+
+
+# An image teaches a sign of every feature.
+LESSONS = Lessons("signs", enough=2200, pace=0.6)
 
 
 class SoftLabelEmbedding(Embedding):
@@ -39,11 +45,16 @@ class SoftLabelEmbedding(Embedding):
         super().__init__(model, claim, data)
         verifier: Any = self.verifier_class(claim)
         self._template = verifier.template()
+        self._units = len(verifier.features.mean) * free_signs(verifier.classes) * len(claim.subkeys)
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         if data.dataset is not None:
             refuse_other_classes(verifier.classes, model)
             with undisturbed_random_state():
                 refuse_other_labels(data.collate([data.dataset[0]])["labels"])  # type: ignore[misc]
+
+    def forecast(self, course: Course) -> Forecast:
+        images = course.steps * course.batch
+        return Forecast.of_answers(course, self.model, self.claim, self._units, 0.5, images, LESSONS)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         config, labels = self.config, batch["labels"]
