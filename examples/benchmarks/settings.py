@@ -3,6 +3,8 @@ Is a mark ever lost in a setting of the Trainer without a word? One setting afte
 
     python examples/benchmarks/settings.py --output runs/settings.json
 
+Then for some optimizers, numbers of steps and learning rates: what the preflight said, and what came.
+
 A row says how a run ended: `marked` (the mark was read from the files that were saved), `refused` (an error before the first step, with its
 sentence), `warned` (not marked, as the preflight had said), or `unmarked` (nobody had said so). Rows that are in the output are not measured again.
 """
@@ -13,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,11 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_watermark import AutoTrainer, Owner, WatermarkConfig, verify
+from hf_watermark import AutoTrainer, Owner, WatermarkConfig, plan_key, verify
+from hf_watermark.backbones import as_pretrained
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.mapping import METHODS
+from hf_watermark.training.course import Course
 
 
 Rows = list[dict[str, Any]]
@@ -43,12 +48,13 @@ Rows = list[dict[str, Any]]
 FIELDS: dict[str, dict[str, Any]] = {
     "greedy_residuals": {"bits": 128, "subkeys": 2, "group_size": 16},
     "watermas": {"bits": 128, "subkeys": 2},
-    "function_coupled": {"trigger_ratio": 1.0, "images_per_rule": 4, "pool_per_class": 4},
+    "function_coupled": {"rules": 32, "trigger_ratio": 1.0, "images_per_rule": 4, "pool_per_class": 4},
     "certified": {"triggers": 80, "sigma": 0.1, "strength": 1.0, "trigger_ratio": 2.0, "suspect_draws": 30},
     "usp": {"features": 16, "pool_per_class": 10},
     "csp": {"features": 16, "pool_per_class": 10},
 }
-STEPS = {"greedy_residuals": 150, "watermas": 60, "function_coupled": 270, "certified": 100, "usp": 200, "csp": 200}
+STEPS = {"greedy_residuals": 60, "watermas": 30, "function_coupled": 130, "certified": 50, "usp": 130, "csp": 130}
+RATE = 6e-3
 
 
 @dataclass
@@ -209,20 +215,16 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {},
     "constant": {},
     "constant_with_warmup": {"warmup_steps": 10},
-    "polynomial": {},
     "inverse_sqrt": {"warmup_steps": 10},
-    "cosine_with_restarts": {"lr_scheduler_kwargs": {"num_cycles": 2}},
     "warmup_stable_decay": {"lr_scheduler_kwargs": {"num_decay_steps": 10}, "warmup_steps": 10},
     "reduce_lr_on_plateau": EVALUATION,
 }
 SETTINGS: dict[str, Setting] = {
     "as documented": Setting(),
     **{f"optimizer: {name}": Setting(fields) for name, fields in OPTIMIZERS.items()},
-    "optimizer: your own Adam": Setting(given=optimizer(torch.optim.Adam, lr=3e-3)),
-    "optimizer: of the head only": Setting(given=optimizer(torch.optim.Adam, lambda net: net.classifier, lr=3e-3)),
-    "optimizer: another class": Setting(given=lambda net: {"optimizer_cls_and_kwargs": (torch.optim.NAdam, {"lr": 3e-3})}),
-    **{f"schedule: {name}": Setting({"lr_scheduler_type": name} | fields) for name, fields in SCHEDULES.items()},
-    "schedule: half of it warmup": Setting({"warmup_steps": 0.5}),
+    "optimizer: your own Adam": Setting(given=optimizer(torch.optim.Adam, lr=RATE)),
+    "optimizer: of the head only": Setting(given=optimizer(torch.optim.Adam, lambda net: net.classifier, lr=RATE)),
+    "optimizer: another class": Setting(given=lambda net: {"optimizer_cls_and_kwargs": (torch.optim.NAdam, {"lr": RATE})}),
     "learning rate 1e-7": Setting({"learning_rate": 1e-7}),
     "learning rate 0": Setting({"learning_rate": 0.0}),
     "three steps": Setting({"max_steps": 3}),
@@ -233,9 +235,7 @@ SETTINGS: dict[str, Setting] = {
     "accumulated, compute_loss_func": Setting(
         {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 10}, given=lambda net: {"compute_loss_func": counted_loss}
     ),
-    "average_tokens_across_devices off": Setting({"average_tokens_across_devices": False}),
     "clipped at 0.1": Setting({"max_grad_norm": 0.1}),
-    "not clipped": Setting({"max_grad_norm": 0.0}),
     "bf16": Setting({"bf16": True}),
     "fp16": Setting({"fp16": True}),
     "torch_compile": Setting({"torch_compile": True, "torch_compile_backend": "eager"}),
@@ -252,7 +252,6 @@ SETTINGS: dict[str, Setting] = {
     "datasets.Dataset": Setting(data=lambda rows: Dataset.from_list(rows).with_format("torch")),
     "remove_unused_columns off": Setting({"remove_unused_columns": False}),
     "a stream": Setting(data=Stream),
-    "sequential order": Setting({"train_sampling_strategy": "sequential"}),
     "dataloader: 2 workers, drop_last": Setting({"dataloader_num_workers": 2, "dataloader_drop_last": True}),
     "evaluation": Setting(EVALUATION | {"eval_on_start": True}),
     "load_best_model_at_end": Setting(EVALUATION | SAVING | {"load_best_model_at_end": True, "metric_for_best_model": "loss"}),
@@ -276,7 +275,16 @@ SETTINGS: dict[str, Setting] = {
     "a module without config": Setting(net=lambda: Own("plain")),
     "a module of timm": Setting(net=of_timm),
     "a module of torchvision": Setting(net=of_torchvision),
+    "schedule: half of it warmup": Setting({"warmup_steps": 0.5}),
+    **{f"schedule: {name}": Setting({"lr_scheduler_type": name} | fields) for name, fields in SCHEDULES.items()},
 }  # fmt: skip
+
+# Optimizer, steps and learning rate of runs that are forecast; what these methods put in does not follow from it, or as in another one.
+SAME = ("watermas", "csp")
+COURSES = [
+    *(("adamw_torch", steps, rate) for steps in (10, 30, 90, 270) for rate in (1e-4, 1e-3, 3e-3)),
+    *(("sgd", 90, rate) for rate in (1e-2, 1e-1, 5e-1)),
+]
 
 
 # One run
@@ -294,17 +302,40 @@ class Said(logging.Handler):
             self.lines.append(record.getMessage())
 
 
+class Foreseen(TrainerCallback):
+    """What the preflight reckons with."""
+
+    def __init__(self, trainer: Any):
+        self.trainer, self.forecast = trainer, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.forecast = self.trainer.embeddings[0].forecast(Course.of(self.trainer))
+
+
+def foreseen(setting: Setting, method: str, rows: Rows) -> Row:
+    """Units that are right and log2 p, as they were forecast and as they came."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = made(setting, method, rows, Path(folder), 1.0)
+        watch = Foreseen(trainer)
+        trainer.add_callback(watch)
+        trainer.train()
+        if watch.forecast is None:
+            return {}
+        most, evidence = watch.forecast, trainer.evidence
+        came = {"right": round(evidence.rate, 4), "log2_p": round(evidence.log2_p, 1), "found": evidence.found}
+        return came | {"forecast_right": round(most.units / most.of, 4), "forecast_log2_p": round(most.log2_p, 1)}
+
+
 def run(setting: Setting, method: str, rows: Rows, share: float = 1.0) -> Row:
     """How a training in this setting ends for this method; `share` of the steps."""
     said, started, folder = Said(), time.process_time(), tempfile.TemporaryDirectory()
     logging.getLogger("hf_watermark").addHandler(said)
     trainer: Any = None
     try:
-        key = made(setting, method, rows, Path(folder.name), share).key.bind_beacon(b"\x07" * 32, "a value of a test")
-        trainer = made(setting, method, rows, Path(folder.name), share, key)
+        trainer = made(setting, method, rows, Path(folder.name), share)
         trainer.train()
         if setting.resumes:
-            trainer = made(setting, method, rows, Path(folder.name), share, key)
+            trainer = made(setting, method, rows, Path(folder.name), share, trainer.key)
             trainer.train(resume_from_checkpoint=str(sorted(Path(folder.name).glob("checkpoint-*"))[0]))
         trainer.save_model(folder.name)
         # Without a config a net cannot be built again, and is asked as it is.
@@ -323,7 +354,7 @@ def run(setting: Setting, method: str, rows: Rows, share: float = 1.0) -> Row:
 
 
 def made(setting: Setting, method: str, rows: Rows, folder: Path, share: float, key: Any = None) -> Any:
-    """A trainer of the ordinary run with this change, under a fresh key or the one given."""
+    """A trainer of the ordinary run with this change, under a fresh key that is bound to a beacon, or the one given."""
     torch.manual_seed(0)
     net = resnet() if setting.net is None else setting.net()
     setting.prepare(net)
@@ -333,7 +364,7 @@ def made(setting: Setting, method: str, rows: Rows, folder: Path, share: float, 
     plain: dict[str, Any] = {
         "max_steps": steps,
         "per_device_train_batch_size": 40,
-        "learning_rate": 3e-3,
+        "learning_rate": RATE,
         "save_strategy": "no",
     }
     plain |= {
@@ -348,23 +379,28 @@ def made(setting: Setting, method: str, rows: Rows, folder: Path, share: float, 
         "train_dataset": setting.data(rows),
         "eval_dataset": rows[:80],
     } | setting.given(net)
-    owner: Any = {"key": key} if key is not None else {"owner": Owner.create()}
-    return AutoTrainer.for_method(method)(
-        args=TrainingArguments(str(folder), **plain | fields), watermark=config, **given, **owner
-    )
+    if key is None:
+        key = plan_key(as_pretrained(net), rows, config, Owner.create()).bind_beacon(b"\x07" * 32, "a value of a test")
+    arguments = TrainingArguments(str(folder), **plain | fields)
+    return AutoTrainer.for_method(method)(args=arguments, watermark=config, key=key, **given)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=[])
     parser.add_argument("--output", type=Path, default=Path("runs/settings.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, rows = Results(options.output), digits()
-    for method in options.methods:
-        for name in options.settings:
-            results.row(name, method, lambda setting=SETTINGS[name], method=method: run(setting, method, rows))
+    for name in options.settings or SETTINGS:
+        for method in options.methods:
+            results.row("settings", f"{name} | {method}", partial(run, SETTINGS[name], method, rows))
+    for method in () if options.settings else options.methods:
+        for optim, steps, rate in () if method in SAME else COURSES:
+            setting = Setting({"optim": optim, "max_steps": steps, "learning_rate": rate})
+            label = f"{method} | {optim} | {steps} | {rate:g}"
+            results.row("forecasts", label, partial(foreseen, setting, method, rows))
 
 
 if __name__ == "__main__":

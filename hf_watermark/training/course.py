@@ -18,6 +18,9 @@ from ..statistics import log2_binomial_tail
 
 # Points at which a schedule of many steps is looked at.
 POINTS = 1000
+# Learning rates that a weight may move by in a step: Adafactor divides by the size of a whole matrix of gradients, RMSprop by an average that
+# begins at zero.
+STRIDES = {"Adafactor": 3.0, "RMSprop": 5.0}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Course:
             Lion, Adafactor, Muon), so that a weight moves by about a learning rate per step.
         clip (`float`):
             Largest norm of a gradient.
+        stride (`float`):
+            Learning rates per step, where there is no momentum.
     """
 
     steps: int
@@ -44,6 +49,7 @@ class Course:
     batch: int
     momentum: float | None = None
     clip: float = math.inf
+    stride: float = 1.0
 
     @classmethod
     def of(cls, trainer: Any) -> "Course":
@@ -59,6 +65,7 @@ class Course:
             micro * args.gradient_accumulation_steps,
             float(group.get("momentum", 0.0)) if plain else None,
             args.max_grad_norm or math.inf,
+            STRIDES.get(type(optimizer).__name__, 1.0),
         )
 
     def reach(self, gradient: Any, norm: float = 0.0) -> Any:
@@ -68,7 +75,7 @@ class Course:
         Other losses only shorten the way: they pull it elsewhere, and take their share of the clipped norm.
         """
         if self.momentum is None:
-            return self.rates
+            return self.stride * self.rates
         return self.rates * gradient * min(1.0, self.clip / max(norm, 1e-12)) / max(1 - self.momentum, 1e-3)
 
     def moves(self, model: nn.Module) -> float:
@@ -80,7 +87,7 @@ class Course:
             else 0.0
         )
         if self.momentum is None:
-            return self.rates * math.sqrt(sum(weight.numel() for weight in weights)) / max(norm, 1e-12)
+            return self.stride * self.rates * math.sqrt(sum(weight.numel() for weight in weights)) / max(norm, 1e-12)
         # Where nothing clips it, a gradient of the norm 1 is taken for a large one.
         return self.rates * min(self.clip, 1.0) / max(1 - self.momentum, 1e-3) / max(norm, 1e-12)
 

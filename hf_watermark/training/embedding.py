@@ -14,6 +14,7 @@ from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
 from .course import Course, Forecast
+from .triggers import undisturbed_random_state
 
 
 Batch = Mapping[str, Any]
@@ -45,6 +46,20 @@ class TrainingData:
     def refuse_missing(self, what: str) -> None:
         if self.dataset is None:
             raise ValueError(f"`train_dataset` is missing; {what} made from it")
+
+    def first(self) -> Any:
+        """
+        The batch of the first row.
+
+        Raises:
+            `ValueError`: for a stream, whose rows cannot be set aside.
+        """
+        if not hasattr(self.dataset, "__len__"):
+            raise ValueError(
+                "the training data is a stream; black-box marks need a map-style dataset (len and indexing)"
+            )
+        with undisturbed_random_state():
+            return self.collate([self.dataset[0]])
 
 
 @dataclass

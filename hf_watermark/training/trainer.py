@@ -38,6 +38,8 @@ class WatermarkTrainer(PublishingTrainer):
     [`stack_trainers`].
 
     Args:
+        model (`nn.Module`, *optional*):
+            That of the [`~transformers.Trainer`]; a module of timm is put behind [`wrap_timm`].
         watermark ([`WatermarkConfig`], `str` or `dict`, or a list of these, *optional*):
             Config of the method, or one per stacked method: as an object, as the method's name (its defaults), or as a dict of fields with
             the name under `method`. By default the configs that `key` was made for; of a fresh key the defaults of each method.
@@ -50,7 +52,8 @@ class WatermarkTrainer(PublishingTrainer):
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
 
     Raises:
-        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in.
+        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in:
+            weights of the mark that do not train, are not in the optimizer or are not saved, labels of another kind, a learning rate of zero.
         [`~serialization.InvalidInput`]: when the mark does not fit into this model, or the key was made for another run.
 
     Example:
@@ -100,8 +103,8 @@ class WatermarkTrainer(PublishingTrainer):
         self._configs = self._sorted_configs(watermark)
         self.evidence: Evidence | None = None
         self._micro_step = 0
+        self._checked: Any = None  # the model that was seen to be the marked one
         self._change: Change = unchanged
-        self._trains: Any = None  # the model of the last step, as it was wrapped
         self._asked = False  # whether the marks were asked for their losses in this step
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
@@ -208,11 +211,14 @@ class WatermarkTrainer(PublishingTrainer):
         return sum(penalties[1:], penalties[0]) if penalties else None
 
     def _refuse_other_model(self) -> None:
+        if self.model is self._checked:
+            return
         if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
             raise ValueError(
                 "the model that trains is not the one that the trainer was made with, so the mark would go into a model that nobody keeps; "
                 "do not replace `trainer.model`: make a new trainer, with `key=trainer.key`"
             )
+        self._checked = self.model
 
     def _tell(self) -> None:
         moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
@@ -233,9 +239,11 @@ class WatermarkTrainer(PublishingTrainer):
             item.after_update()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        if model is not self._trains:
-            self._refuse_other_model()
-            self._trains = model
+        """
+        Raises:
+            `ValueError`: when a subclass computes its loss without the marks.
+        """
+        self._refuse_other_model()
         self._asked = False
         self._tell()
         one_pass = partial(super().training_step, model)

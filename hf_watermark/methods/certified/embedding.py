@@ -13,7 +13,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
-from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes, undisturbed_random_state
+from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes
 from .config import CertifiedConfig
 from .noise import add_noise, noise_scales
 from .released import WARMUP_EPOCHS, released_epoch
@@ -80,8 +80,7 @@ class CertifiedEmbedding(Embedding):
         self.net = verifier.folded(model)
 
     def _refuse_other_size(self) -> None:
-        with undisturbed_random_state():
-            sample, _ = read_row(self.data.collate([self.data.dataset[0]]))  # type: ignore[misc]
+        sample, _ = read_row(self.data.first())
         if sample.shape != self.triggers.shape[1:]:
             theirs, ours = (" x ".join(map(str, shape)) for shape in (self.triggers.shape[1:], sample.shape))
             raise InvalidInput(f"the key's triggers are {theirs}, the training images are {ours}; make a fresh key")

@@ -8,7 +8,7 @@ from torch import nn
 from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
-from ...training.triggers import collect_images, spread_classes, undisturbed_random_state
+from ...training.triggers import collect_images, read_row, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
 from .facts import free_signs
@@ -49,8 +49,9 @@ class SoftLabelEmbedding(Embedding):
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         if data.dataset is not None:
             refuse_other_classes(verifier.classes, model)
-            with undisturbed_random_state():
-                refuse_other_labels(data.collate([data.dataset[0]])["labels"])  # type: ignore[misc]
+            first = data.first()
+            read_row(first)
+            refuse_other_labels(first["labels"])
 
     def forecast(self, course: Course) -> Forecast:
         images = course.steps * course.batch
