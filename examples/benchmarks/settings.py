@@ -205,8 +205,8 @@ OPTIMIZERS = {
     "adamw, fused": {"optim": "adamw_torch_fused"},
     "adafactor": {"optim": "adafactor"},
     "rmsprop": {"optim": "rmsprop"},
-    "adagrad": {"optim": "adagrad", "learning_rate": 1e-2},
-    "sgd": {"optim": "sgd", "learning_rate": 0.3},
+    "adagrad": {"optim": "adagrad", "learning_rate": 3e-2},
+    "sgd": {"optim": "sgd", "learning_rate": 1.0},
     "sgd, momentum 0.9": {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1},
     "sgd at adamw's rate": {"optim": "sgd"},
 }

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -199,8 +200,9 @@ class Embedding:
         """
         raise NotImplementedError
 
+    @cached_property
     def carriers(self) -> dict[str, str]:
-        """Role of each live parameter that carries the mark, by its name; empty where answers carry it."""
+        """Role of each live parameter that carries the mark, by its name when the embedding was made; empty where answers carry it."""
         layout = self.claim.assignment.layout
         if "carriers" not in layout:
             return {}
@@ -273,19 +275,16 @@ def label_count(model: nn.Module) -> int:
     Number of classes that the model answers with.
 
     Raises:
-        [`~serialization.InvalidInput`]: when it has no config that says so, or answers with a number instead of classes.
+        [`~serialization.InvalidInput`]: when it does not say.
     """
-    count = getattr(getattr(model, "config", None), "num_labels", None)
-    if count is None:
+    found = getattr(getattr(model, "config", None), "num_labels", None)
+    if found is None:  # nets of timm
+        found = getattr(model, "num_classes", None)
+    if not isinstance(found, int):
         raise InvalidInput(
-            f"`model` is a {type(model).__name__} without `config.num_labels`, and whoever asks a suspect has to build it from its config: give "
-            "a model of transformers, or a timm module behind `wrap_timm`"
+            "the model does not say how many classes it answers with: set `model.num_classes`, or use a model of transformers or timm"
         )
-    if count < 2:
-        raise InvalidInput(
-            f"`model.config.num_labels` is {count}, as for regression: black-box marks need classes; use a white-box mark"
-        )
-    return int(count)
+    return found
 
 
 def refuse_other_classes(classes: int, model: nn.Module) -> None:

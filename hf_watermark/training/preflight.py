@@ -1,8 +1,12 @@
 """What is checked before the first step, so that no training ends without its mark and without having said so."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 from ..evidence import level_limit
 from ..keys import NO_BEACON
@@ -13,6 +17,8 @@ from .restoring import not_saved
 
 logger = logging.getLogger(__name__)
 
+WRAPPED = re.compile(r"(_checkpoint_wrapped_module|_orig_mod)\.")
+
 
 def refuse_uncarried(embeddings: Sequence[Embedding]) -> None:
     """
@@ -20,7 +26,7 @@ def refuse_uncarried(embeddings: Sequence[Embedding]) -> None:
         `ValueError`: where a mark lies in weights that do not train, or that the model leaves out of its files.
     """
     for item in embeddings:
-        weights, carriers = dict(item.model.named_parameters()), item.carriers()
+        weights, carriers = plain_names(item.model), item.carriers
         frozen = [name for name in carriers if not weights[name].requires_grad]
         if frozen:
             training = [role for name, role in carriers.items() if name not in frozen]
@@ -37,12 +43,17 @@ def refuse_uncarried(embeddings: Sequence[Embedding]) -> None:
             raise ValueError(
                 f"no weight of the model trains, so `{item.method}` cannot teach it anything: unfreeze some"
             )
-        left_out = [name for name in carriers if name in not_saved(item.model) or name not in item.model.state_dict()]
+        left_out = sorted(carriers.keys() & not_saved(item.model))
         if left_out:
             raise ValueError(
                 f"{len(left_out)} of {len(carriers)} carriers of `{item.method}` are not saved with the model (`{left_out[0]}`; see its "
                 "`_keys_to_ignore_on_save`): name others with `layers`"
             )
+
+
+def plain_names(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters by the names that they had before something was put around their layers."""
+    return {WRAPPED.sub("", name): weight for name, weight in model.named_parameters()}
 
 
 def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
@@ -55,7 +66,7 @@ def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
     refuse_uncarried(embeddings)
     held = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
     for item in embeddings:
-        weights, carriers = dict(item.model.named_parameters()), item.carriers()
+        weights, carriers = plain_names(item.model), item.carriers
         missing = [name for name in carriers if id(weights[name]) not in held]
         if missing:
             raise ValueError(
@@ -81,7 +92,7 @@ def _said(item: Embedding, forecast: Forecast, course: Course, limit: float) -> 
     return (
         f"`{item.method}` will hardly be readable after this training: {forecast.limit}, so at most {forecast.units} of {forecast.of} {forecast.unit} "
         f"can be right (log2 p = {forecast.log2_p:.0f}, a claim asks for {limit:.0f}). There are {course.steps} steps of {course.batch} images, and "
-        f"their learning rates add up to {course.rates:.2g}: raise `learning_rate` or `num_train_epochs` (`max_steps`)"
+        f"their learning rates add up to {course.rates:.2g}: {forecast.advice}"
     )
 
 

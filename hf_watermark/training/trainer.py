@@ -281,6 +281,8 @@ class WatermarkTrainer(PublishingTrainer):
         for item in self.embeddings:
             batches.append(item.extend(batches[-1]))
         # A copy: the Trainer takes the labels out where it smooths them.
+        if num_items_in_batch is not None:  # those that were added count too
+            num_items_in_batch = num_items_in_batch * len(batches[-1]["labels"]) / len(inputs["labels"])
         loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
         loss = loss * self._steps_in_loss()
         for item, batch in zip(self.embeddings, batches[1:], strict=True):
@@ -296,7 +298,7 @@ class WatermarkTrainer(PublishingTrainer):
         """
         declared = type(self).loss_is_scaled_for_ga
         scaled = self.compute_loss_func is not None if declared is None else declared
-        return self.current_gradient_accumulation_steps if scaled else 1
+        return getattr(self, "current_gradient_accumulation_steps", 1) if scaled else 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

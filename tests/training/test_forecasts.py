@@ -92,7 +92,7 @@ def test_no_weight_gets_farther_than_the_bound(tmp_path: Path, optim: str):
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     weights = dict(trainer.model.named_parameters())
-    moved = max(float((weights[name] - before[name]).abs().max()) for name in item.carriers())
+    moved = max(float((weights[name] - before[name]).abs().max()) for name in item.carriers)
     slope = item.config.strength / item.config.group_size
     steepest = slope / min(float(weight.std()) for weight in before.values() if weight.ndim == 4)
     assert 0 < moved <= 1.05 * rates.course.reach(1.5 * steepest)
