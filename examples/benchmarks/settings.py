@@ -214,8 +214,6 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {},
     "cosine": {},
     "constant": {},
-    "constant_with_warmup": {"warmup_steps": 10},
-    "inverse_sqrt": {"warmup_steps": 10},
     "warmup_stable_decay": {"lr_scheduler_kwargs": {"num_decay_steps": 10}, "warmup_steps": 10},
     "reduce_lr_on_plateau": EVALUATION,
 }
@@ -241,7 +239,6 @@ SETTINGS: dict[str, Setting] = {
     "torch_compile": Setting({"torch_compile": True, "torch_compile_backend": "eager"}),
     "activation checkpointing": Setting({"activation_checkpointing": True}, vit),
     "channels_last": Setting(prepare=lambda net: net.to(memory_format=torch.channels_last)),
-    "full_determinism": Setting({"full_determinism": True}),
     "label smoothing": Setting({"label_smoothing_factor": 0.1}),
     "compute_loss_func": Setting(given=lambda net: {"compute_loss_func": counted_loss}),
     "mixup": Setting(given=lambda net: {"data_collator": mixup, "compute_loss_func": soft_loss}),
@@ -254,11 +251,9 @@ SETTINGS: dict[str, Setting] = {
     "a stream": Setting(data=Stream),
     "dataloader: 2 workers, drop_last": Setting({"dataloader_num_workers": 2, "dataloader_drop_last": True}),
     "evaluation": Setting(EVALUATION | {"eval_on_start": True}),
-    "load_best_model_at_end": Setting(EVALUATION | SAVING | {"load_best_model_at_end": True, "metric_for_best_model": "loss"}),
     "load_best_model_at_end, ViT": Setting(
         EVALUATION | SAVING | {"load_best_model_at_end": True, "metric_for_best_model": "loss"}, vit
     ),
-    "save_total_limit 1": Setting(SAVING | {"save_total_limit": 1}),
     "resumed": Setting(SAVING, resumes=True),
     "resumed, ViT": Setting(SAVING, vit, resumes=True),
     "auto_find_batch_size": Setting({"auto_find_batch_size": True}),
@@ -271,7 +266,6 @@ SETTINGS: dict[str, Setting] = {
     "ViT": Setting(net=vit),
     "layers that share weights": Setting(net=lambda: vit(shared=True)),
     "tuples as output": Setting(net=lambda: Own("tuple")),
-    "dicts as output": Setting(net=lambda: Own("dict")),
     "a module without config": Setting(net=lambda: Own("plain")),
     "a module of timm": Setting(net=of_timm),
     "a module of torchvision": Setting(net=of_torchvision),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
@@ -37,7 +36,7 @@ class RestoringTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Called with what was not restored; loads it rightly, or refuses to go on."""
         model = unwrapped(self.accelerator.unwrap_model(self.model))
-        missing = set(load_result.missing_keys) - second_names(model) - set(not_saved(model))
+        missing = set(load_result.missing_keys) - second_names(model) - not_saved(model)
         if not missing and not load_result.unexpected_keys:
             return
         try:
@@ -63,11 +62,13 @@ def restore(model: nn.Module, folder: str) -> None:
     twin, info = loading.from_pretrained(
         folder, config=model.config, dtype=model.dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    missing = set(info["missing_keys"]) - second_names(model) - set(not_saved(model))
+    second = second_names(model)
+    missing = set(info["missing_keys"]) - second - not_saved(model)
     if missing or info["mismatched_keys"]:
         raise InvalidInput(f"transformers finds no value for {sorted(missing) or info['mismatched_keys']}.")
-    with torch.no_grad():
-        model.load_state_dict(twin.state_dict())
+    # A twin without shared layers has no value for the second name of a tensor.
+    state = {name: tensor for name, tensor in twin.state_dict().items() if name not in second | not_saved(model)}
+    model.load_state_dict(state, strict=False)
 
 
 def undeclared_names(model: nn.Module) -> set[str]:

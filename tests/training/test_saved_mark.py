@@ -85,3 +85,13 @@ def test_layers_that_share_their_weights(tmp_path: Path, wrap: Any):
     assert len(load_file(tmp_path / "model" / "model.safetensors")) == len(dict(trainer.model.named_parameters()))
     assert verify(tmp_path / "model", trainer.key).found and verify(trainer.model, trainer.key).found
     assert published(tmp_path / "model") == ["precommit.json", "subkey0.json"]
+
+
+def test_shared_layers_come_back_from_a_checkpoint(tmp_path: Path):
+    trainer = trained(tmp_path / "model", shared_layers(), save_strategy="steps", save_steps=10, max_steps=20)
+    resumed = GreedyResidualsTrainer(
+        model=shared_layers(), args=trainer.args, train_dataset=images(60), watermark=GREEDY, key=trainer.key
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "model" / "checkpoint-10"))
+    weights = dict(trainer.model.named_parameters())
+    assert all(torch.equal(weight, weights[name]) for name, weight in resumed.model.named_parameters())
