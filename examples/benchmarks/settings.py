@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,6 @@ OPTIMIZERS = {
     "sgd at adamw's rate": {"optim": "sgd"},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "linear": {},
     "cosine": {},
     "constant": {},
     "warmup_stable_decay": {"lr_scheduler_kwargs": {"num_decay_steps": 10}, "warmup_steps": 10},
@@ -228,7 +228,6 @@ SETTINGS: dict[str, Setting] = {
     "three steps": Setting({"max_steps": 3}),
     "weight decay 1": Setting({"weight_decay": 1.0}),
     "batches of 1": Setting({"per_device_train_batch_size": 1}),
-    "batches of 200": Setting({"per_device_train_batch_size": 200, "share": 0.5}),
     "4 steps accumulated": Setting({"gradient_accumulation_steps": 4, "per_device_train_batch_size": 10}),
     "accumulated, compute_loss_func": Setting(
         {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 10}, given=lambda net: {"compute_loss_func": counted_loss}
@@ -240,7 +239,6 @@ SETTINGS: dict[str, Setting] = {
     "activation checkpointing": Setting({"activation_checkpointing": True}, vit),
     "channels_last": Setting(prepare=lambda net: net.to(memory_format=torch.channels_last)),
     "label smoothing": Setting({"label_smoothing_factor": 0.1}),
-    "compute_loss_func": Setting(given=lambda net: {"compute_loss_func": counted_loss}),
     "mixup": Setting(given=lambda net: {"data_collator": mixup, "compute_loss_func": soft_loss}),
     "multi-label": Setting(
         data=several_labels, prepare=lambda net: setattr(net.config, "problem_type", "multi_label_classification")
@@ -250,11 +248,9 @@ SETTINGS: dict[str, Setting] = {
     "remove_unused_columns off": Setting({"remove_unused_columns": False}),
     "a stream": Setting(data=Stream),
     "dataloader: 2 workers, drop_last": Setting({"dataloader_num_workers": 2, "dataloader_drop_last": True}),
-    "evaluation": Setting(EVALUATION | {"eval_on_start": True}),
     "load_best_model_at_end, ViT": Setting(
         EVALUATION | SAVING | {"load_best_model_at_end": True, "metric_for_best_model": "loss"}, vit
     ),
-    "resumed": Setting(SAVING, resumes=True),
     "resumed, ViT": Setting(SAVING, vit, resumes=True),
     "auto_find_batch_size": Setting({"auto_find_batch_size": True}),
     "moving average in the end": Setting(given=lambda net: {"callbacks": [Average()]}),
@@ -263,7 +259,6 @@ SETTINGS: dict[str, Setting] = {
     "backbone frozen by a callback": Setting(given=lambda net: {"callbacks": [Freeze()]}),
     "stem frozen": Setting(prepare=stem),
     "head frozen": Setting(prepare=lambda net: net.classifier.requires_grad_(False)),
-    "ViT": Setting(net=vit),
     "layers that share weights": Setting(net=lambda: vit(shared=True)),
     "tuples as output": Setting(net=lambda: Own("tuple")),
     "a module without config": Setting(net=lambda: Own("plain")),
@@ -387,8 +382,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, rows = Results(options.output), digits()
-    for name in options.settings or SETTINGS:
-        for method in options.methods:
+    later = [method for method in options.methods if method == "csp"]  # trained as usp is
+    for methods, name in product(
+        ([m for m in options.methods if m not in later], later), options.settings or SETTINGS
+    ):
+        for method in methods:
             results.row("settings", f"{name} | {method}", partial(run, SETTINGS[name], method, rows))
     for method in () if options.settings else options.methods:
         for optim, steps, rate in () if method in SAME else COURSES:

@@ -1,17 +1,17 @@
 """
 How far a training can move a model, and how much of a mark it can put in at most.
 
-Bounds and not predictions: their constants lie above every run that was measured (`tests/training/test_forecasts.py`), so that a warning is
-no false alarm, and a run far below them is told before it begins.
+Bounds and not predictions, with constants that lie above the runs that were measured (`examples/benchmarks/settings.py`): a warning should be
+no false alarm, and a hopeless run is told before it begins. A run near the border may still be lost without a warning.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from ..backbones import full_parameter
 from ..keys import Claim, public_subkeys
 from ..statistics import log2_binomial_tail
 
@@ -20,8 +20,8 @@ from ..statistics import log2_binomial_tail
 POINTS = 1000
 # Of a black-box mark that a linear layer can learn, measured on digits.
 BY_HEAD = 0.25
-# Learning rates that a weight may move by in a step, where it is not one: Adafactor divides by the size of a whole matrix of gradients, RMSprop by an average that
-# begins at zero.
+# Learning rates that a weight may move by in a step, where it is not one: Adafactor divides by the size of a whole matrix of gradients,
+# RMSprop by an average that begins at zero.
 STRIDES = {"Adafactor": 3.0, "RMSprop": 5.0}
 
 
@@ -44,6 +44,8 @@ class Course:
             Largest norm of a gradient.
         stride (`float`):
             Learning rates per step, where there is no momentum.
+        held (`frozenset[int]`):
+            The `id` of each weight in the optimizer; empty for all that train.
     """
 
     steps: int
@@ -52,6 +54,7 @@ class Course:
     momentum: float | None = None
     clip: float = math.inf
     stride: float = 1.0
+    held: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, trainer: Any) -> "Course":
@@ -68,30 +71,40 @@ class Course:
             float(group.get("momentum", 0.0)) if plain else None,
             args.max_grad_norm or math.inf,
             STRIDES.get(type(optimizer).__name__, 1.0),
+            frozenset(id(weight) for group in optimizer.param_groups for weight in group["params"]),
         )
 
     def reach(self, gradient: Any, norm: float = 0.0) -> Any:
         """
         The farthest that a weight gets, in its own units, while its gradient is `gradient` (a number or a tensor) and that of all weights
-        together has the norm `norm`.
-        Other losses only shorten the way: they pull it elsewhere, and take their share of the clipped norm.
+        together has the norm `norm`. Other losses only shorten the way: they pull it elsewhere, and take their share of the clipped norm.
         """
         if self.momentum is None:
             return self.stride * self.rates
         return self.rates * gradient * min(1.0, self.clip / max(norm, 1e-12)) / max(1 - self.momentum, 1e-3)
 
+    def trained(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters that train."""
+        return [
+            weight
+            for weight in model.parameters()
+            if weight.requires_grad and (not self.held or id(weight) in self.held)
+        ]
+
+    def only_head(self, model: nn.Module) -> bool:
+        """Whether every weight that trains belongs to the classes."""
+        classes = getattr(getattr(model, "config", None), "num_labels", None)
+        return all(len(weight) == classes for weight in self.trained(model) if weight.ndim)
+
     def moves(self, model: nn.Module) -> float:
         """The farthest that the weight matrices of a model get together, as a multiple of their own norm."""
-        weights = [weight.detach() for weight in model.parameters() if weight.requires_grad and weight.ndim > 1]
-        norm = (
-            float(torch.stack([weight.float().square().sum().cpu() for weight in weights]).sum().sqrt())
-            if weights
-            else 0.0
-        )
+        weights = [weight for weight in self.trained(model) if weight.ndim > 1]
+        squares = [float(full_parameter(weight).detach().float().square().sum()) for weight in weights]
+        norm = max(math.sqrt(sum(squares)), 1e-12)
         if self.momentum is None:
-            return self.stride * self.rates * math.sqrt(sum(weight.numel() for weight in weights)) / max(norm, 1e-12)
+            return self.stride * self.rates * math.sqrt(sum(weight.numel() for weight in weights)) / norm
         # Where nothing clips it, a gradient of the norm 1 is taken for a large one.
-        return self.rates * min(self.clip, 1.0) / max(1 - self.momentum, 1e-3) / max(norm, 1e-12)
+        return self.rates * min(self.clip, 1.0) / max(1 - self.momentum, 1e-3) / norm
 
 
 def _rate(group: dict[str, Any]) -> float:
@@ -168,7 +181,7 @@ class Forecast:
         learned = min(1.0, often, far)
         limit = f"each is taught {shown:.3g} times" if often <= far else "the weights move too little"
         said = [limit]
-        if trains_head_only(model):
+        if course.only_head(model):
             learned, said = min(learned, BY_HEAD), ["only the head trains", "unfreeze more of the model"]
         right = round(units * (learned + (1 - learned) * chance))
         log2_p = log2_binomial_tail(*secret_share(right, units, claim), chance)
@@ -193,12 +206,6 @@ class Lessons:
     unit: str
     enough: float
     pace: float
-
-
-def trains_head_only(model: nn.Module) -> bool:
-    """Whether every weight that trains belongs to the classes."""
-    classes = getattr(getattr(model, "config", None), "num_labels", None)
-    return all(len(weight) == classes for weight in model.parameters() if weight.requires_grad and weight.ndim)
 
 
 def secret_share(right: int, of: int, claim: Claim) -> tuple[int, int]:

@@ -64,16 +64,15 @@ def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
         `ValueError`: where the mark cannot get in: as [`refuse_uncarried`], or when the optimizer does not hold its carriers or stands still.
     """
     refuse_uncarried(embeddings)
-    held = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
+    course = Course.of(trainer)
     for item in embeddings:
         weights, carriers = plain_names(item.model), item.carriers
-        missing = [name for name in carriers if id(weights[name]) not in held]
+        missing = [name for name in carriers if id(weights[name]) not in course.held]
         if missing:
             raise ValueError(
                 f"{len(missing)} of {len(carriers)} carriers of `{item.method}` are not in the optimizer (`{missing[0]}`): give it all parameters "
                 "of the model, as it is when the trainer was made, or leave out `optimizers`"
             )
-    course = Course.of(trainer)
     if not course.steps:  # the end of a run that was complete already
         return
     limit = level_limit(trainer.key.beacon != NO_BEACON)
