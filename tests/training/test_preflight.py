@@ -181,6 +181,19 @@ def test_a_hopeless_run_is_told_before_it_begins(
     assert len(said) == 1 and "raise `learning_rate`" in said[0].getMessage() and not trainer.evidence.found
 
 
+@pytest.mark.parametrize("how", ["frozen", "left out of the optimizer"])
+def test_a_head_alone_is_told_that_it_cannot_learn_a_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str):
+    model = build("resnet")
+    given = {"trainer": FunctionCoupledTrainer, "watermark": COUPLED, "train_dataset": images(250), "steps": 1}
+    if how == "frozen":
+        model.resnet.requires_grad_(False)
+    else:
+        given["optimizers"] = (torch.optim.Adam(model.classifier.parameters()), None)
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        greedy(tmp_path, model, **given).train()
+    assert "only the head trains" in caplog.text and "unfreeze more of the model" in caplog.text
+
+
 def test_a_run_that_will_do_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="hf_watermark"):
         trainer = greedy(tmp_path)
