@@ -213,7 +213,6 @@ OPTIMIZERS = {
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {},
-    "constant": {},
     "warmup_stable_decay": {"lr_scheduler_kwargs": {"num_decay_steps": 10}, "warmup_steps": 10},
     "reduce_lr_on_plateau": EVALUATION,
 }
@@ -264,7 +263,6 @@ SETTINGS: dict[str, Setting] = {
     "a module without config": Setting(net=lambda: Own("plain")),
     "a module of timm": Setting(net=of_timm),
     "a module of torchvision": Setting(net=of_torchvision),
-    "schedule: half of it warmup": Setting({"warmup_steps": 0.5}),
     **{f"schedule: {name}": Setting({"lr_scheduler_type": name} | fields) for name, fields in SCHEDULES.items()},
 }  # fmt: skip
 
