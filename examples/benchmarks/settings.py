@@ -257,7 +257,7 @@ SETTINGS: dict[str, Setting] = {
     "backbone frozen": Setting(prepare=lambda net: net.resnet.requires_grad_(False)),
     "backbone frozen by a callback": Setting(given=lambda net: {"callbacks": [Freeze()]}),
     "stem frozen": Setting(prepare=stem),
-    "head frozen": Setting(prepare=lambda net: net.classifier.requires_grad_(False)),
+    "head frozen": Setting({"share": 2.0}, prepare=lambda net: net.classifier.requires_grad_(False)),
     "layers that share weights": Setting(net=lambda: vit(shared=True)),
     "tuples as output": Setting(net=lambda: Own("tuple")),
     "a module without config": Setting(net=lambda: Own("plain")),

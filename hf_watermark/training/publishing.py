@@ -15,6 +15,7 @@ from ..keys import Owner, WatermarkKey, refuse_keys_inside
 from ..publishing import Extras, Published, publish
 from ..publishing.precommit import public_files, write_public_files
 from ..publishing.publish import fetch_card
+from ..suspects.answers import AccessError
 from .restoring import RestoringTrainer
 
 
@@ -43,14 +44,18 @@ class PublishingTrainer(RestoringTrainer):
         """Those that go beside a saved model, see [`~publishing.precommit.public_files`]: nothing is opened before the mark was read from its files."""
         if self.evidence is None or self.is_in_train:
             return public_files(self.key, False)
-        saved = self.verify(folder)
-        if self.evidence.found and not saved.found:
+        try:
+            saved = self.verify(folder)
+            found, reason = saved.found, saved.reason
+        except AccessError as error:  # a net without a config cannot be built from its files, and asked
+            found, reason = False, str(error)
+        if self.evidence.found and not found:
             logger.warning(
-                "the mark was in the model after training, but %s does not hold it (%s); do not claim what lies there",
+                "the mark was in the model after training, but it cannot be read from %s (%s); do not claim what lies there",
                 folder,
-                saved.reason,
+                reason,
             )
-        return public_files(self.key, saved.found)
+        return public_files(self.key, found)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from trainer_runs import arguments, build, images
+from trainer_runs import COUPLED, arguments, build, images
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, Owner, verify
+from hf_watermark import FunctionCoupledTrainer, GreedyResidualsConfig, GreedyResidualsTrainer, Owner, verify
 
 
 # Of two sub-keys one is public, and does not count.
@@ -44,7 +44,22 @@ def test_replaced_weights_open_nothing(tmp_path: Path, caplog: pytest.LogCapture
         caplog.clear()
         trainer.save_model(str(folder))
         assert published(folder) == ["precommit.json"]
-        assert "was in the model after training, but" in caplog.text and "does not hold it" in caplog.text
+        assert "was in the model after training, but it cannot be read from" in caplog.text
+
+
+def test_a_net_that_cannot_be_asked_from_its_files_opens_nothing(tmp_path: Path):
+    model = Bare(build("resnet"))
+    model.config = model.net.config
+    trainer = FunctionCoupledTrainer(
+        model=model,
+        args=arguments(tmp_path / "model", max_steps=1),
+        train_dataset=images(250),
+        watermark=COUPLED,
+        owner=Owner.create(),
+    )
+    trainer.train()
+    trainer.save_model()
+    assert published(tmp_path / "model") == ["precommit.json"]
 
 
 def test_checkpoints_open_nothing(tmp_path: Path):
@@ -72,7 +87,7 @@ class Bare(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, pixel_values, labels):
+    def forward(self, pixel_values, labels=None):
         return self.net(pixel_values, labels)
 
 
