@@ -16,6 +16,7 @@ import table_adapters
 import table_costs
 import table_matrix
 import table_methods
+import table_settings
 import table_soft_label
 import table_watermas
 import table_written
@@ -24,11 +25,21 @@ from table_section import Section
 
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).parent / "README.md"
-ROOMS = (table_matrix, table_costs, table_methods, table_soft_label, table_watermas, table_written, table_adapters)
+ROOMS = (
+    table_matrix,
+    table_costs,
+    table_methods,
+    table_settings,
+    table_soft_label,
+    table_watermas,
+    table_written,
+    table_adapters,
+)
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls shipped-nulls seed-search one-verdict",
+    "Settings": "settings settings-said forecasts",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-folder",

@@ -28,6 +28,7 @@ _NAMES = {
     "Placing": "placing",
     "STEM": "carriers",
     "answers_of": "live",
+    "as_pretrained": "loading",
     "auto_class": "loading",
     "backbone_config": "loading",
     "backbone_record": "loading",
@@ -55,6 +56,7 @@ _NAMES = {
     "read_weight": "reading",
     "refuse_half_precision": "folding",
     "run_on_backbone": "filling",
+    "second_names": "live",
     "shapes_in": "filling",
     "slot_rows": "carriers",
     "unexplained": "placing",
@@ -109,7 +111,9 @@ if TYPE_CHECKING:
     from .formats import read_float as read_float
     from .live import answers_of as answers_of
     from .live import refuse_path as refuse_path
+    from .live import second_names as second_names
     from .live import unwrapped as unwrapped
+    from .loading import as_pretrained as as_pretrained
     from .loading import auto_class as auto_class
     from .loading import backbone_config as backbone_config
     from .loading import backbone_record as backbone_record

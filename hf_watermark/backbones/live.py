@@ -34,6 +34,12 @@ def _adapted(module: nn.Module) -> nn.Module | None:
     return module.get_base_model()
 
 
+def second_names(model: nn.Module) -> set[str]:
+    """Names of parameters that are there under an earlier name: layers that share their weights."""
+    first = {name for name, _ in model.named_parameters()}
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+
+
 def refuse_path(model: object) -> None:
     """Raises [`~serialization.InvalidInput`] where a model was given by its name or path, as some pipelines take it."""
     if isinstance(model, str | os.PathLike):

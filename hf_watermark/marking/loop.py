@@ -17,9 +17,10 @@ from ..publishing.precommit import public_files, write_public_files
 from ..serialization import InvalidInput
 from ..training.embedding import Change, Embedding, Moment, unchanged
 from ..training.marks import Marks, key_for_all, process_count, process_rank
+from ..training.preflight import refuse_uncarried
 from .batches import LABELS, answers, as_mapping, in_form_of, training_data
 from .keys import configs_of, plan_key
-from .watching import SEPARATE, Loop, innermost, on_step, refuse_frozen, refuse_hidden, refuse_too_late
+from .watching import SEPARATE, Loop, innermost, on_step, refuse_hidden, refuse_too_late
 
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Watermark:
         self._in_step = self._own_steps = False
         self._rows = 0  # of the batch that `extend` returned, until its loss is asked for
         self.evidence: Evidence | None = None
-        refuse_frozen(self._marks.embeddings)
+        refuse_uncarried(self._marks.embeddings)
         for item in self._marks.embeddings:
             if item.counts_on_steps and steps < 1:
                 raise ValueError(

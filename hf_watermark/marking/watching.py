@@ -161,25 +161,13 @@ def refuse_hidden(model: nn.Module) -> None:
         raise InvalidInput(HIDDEN)
 
 
-def refuse_frozen(embeddings: Sequence[Embedding]) -> None:
-    """Raises [`~serialization.InvalidInput`] where carriers do not train, or of a mark in the answers no parameter at all."""
-    for item in embeddings:
-        weights = carrier_parameters(item)
-        frozen = [weight for weight in weights if not weight.requires_grad]
-        if frozen and (len(frozen) == len(weights) or item.marks_weights):
-            raise InvalidInput(
-                f"{len(frozen)} of {len(weights)} weights that `{item.method}` marks do not train (`requires_grad` is False): train them, or "
-                "name other `layers` in the config"
-            )
-
-
 def refuse_left_out(embeddings: Sequence[Embedding], optimizers: Sequence[Any]) -> None:
     """Raises [`~serialization.InvalidInput`] where no optimizer holds the carriers, because another model or a part of it trains."""
     held = {id(weight) for one in optimizers for group in one.param_groups for weight in group["params"]}
     for item in embeddings:
         weights = carrier_parameters(item)
         missing = [weight for weight in weights if id(weight) not in held]
-        if missing and (len(missing) == len(weights) or item.marks_weights):
+        if missing and (len(missing) == len(weights) or item.carriers):
             raise InvalidInput(
                 f"{len(missing)} of {len(weights)} weights that `{item.method}` marks are in no optimizer that is watched, so their mark "
                 "would not be trained: give `Watermark` the model that trains, and watch every optimizer of it"

@@ -20,6 +20,7 @@ from ..backbones import (
     named_on_backbone,
     plain_copy,
     run_on_backbone,
+    second_names,
     shapes_in,
     unwrapped,
 )
@@ -217,8 +218,11 @@ class Suspect(Askable):
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
         """A live model under a name of one's own."""
         bare = unwrapped(module)
-        # Some modules keep more than tensors there (packed weights of quantised layers).
-        state = {key: value for key, value in bare.state_dict().items() if isinstance(value, torch.Tensor)}
+        # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
+        again = second_names(bare)
+        state = {
+            key: item for key, item in bare.state_dict().items() if isinstance(item, torch.Tensor) and key not in again
+        }
         with torch.no_grad():
             state = as_one(bare, state)
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}

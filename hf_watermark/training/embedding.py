@@ -3,17 +3,20 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ..backbones import adapter_layers
+from ..backbones import adapter_layers, located, logits_of, read_carriers
 from ..configuration import WatermarkConfig
 from ..evidence import Access
 from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
+from .course import Course, Forecast
+from .triggers import undisturbed_random_state
 
 
 Batch = Mapping[str, Any]
@@ -45,6 +48,20 @@ class TrainingData:
     def refuse_missing(self, what: str) -> None:
         if self.dataset is None:
             raise ValueError(f"`train_dataset` is missing; {what} made from it")
+
+    def first(self) -> Any:
+        """
+        The batch of the first row.
+
+        Raises:
+            `ValueError`: for a stream, whose rows cannot be set aside.
+        """
+        if not hasattr(self.dataset, "__len__"):
+            raise ValueError(
+                "the training data is a stream; black-box marks need a map-style dataset (len and indexing)"
+            )
+        with undisturbed_random_state():
+            return self.collate([self.dataset[0]])
 
 
 @dataclass
@@ -178,11 +195,6 @@ class Embedding:
         self.moment = Moment()
 
     @property
-    def marks_weights(self) -> bool:
-        """Whether the layout names `carriers`: weights of the model that hold the mark."""
-        return "carriers" in self.claim.assignment.layout
-
-    @property
     def counts_on_steps(self) -> bool:
         """Whether something begins or rises at a share of the planned steps."""
         return False
@@ -215,6 +227,21 @@ class Embedding:
                 f"`{cls.method}` marks weights of the base, which an adapter does not save; merge the adapter first (`merge_and_unload`), or "
                 "choose `greedy_residuals` or a method that is read from answers"
             )
+
+    @cached_property
+    def carriers(self) -> dict[str, str]:
+        """Role of each live parameter that carries the mark, by its name when the embedding was made; empty where answers or an
+        adapter carry it."""
+        layout = self.claim.assignment.layout
+        # What an adapter changes is no parameter of its own.
+        if "carriers" not in layout or adapter_layers(self.model):
+            return {}
+        shapes = {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+        return {located(carrier, shapes).weight: carrier.role for carrier in read_carriers(layout)}
+
+    def forecast(self, course: Course) -> Forecast | None:
+        """The most of the mark that the rest of a training can put in, from the state of the model now; `None` where nothing limits it."""
+        return None
 
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""
@@ -292,7 +319,7 @@ def task_rows(batch: Batch) -> int:
 
 def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
     """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
-    return outputs["logits"][: len(batch["labels"])]
+    return logits_of(outputs)[: len(batch["labels"])]
 
 
 def label_count(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
-from ..backbones import gathered_model, locate, read_carriers, unwrapped
+from ..backbones import gathered_model, unwrapped
 from ..configuration import WatermarkConfig
 from ..evidence import Evidence
 from ..keys import Claim, WatermarkKey
@@ -176,11 +176,7 @@ def first_rows(batch: Batch, rows: int) -> Batch:
 
 def carrier_parameters(item: Embedding) -> list[nn.Parameter]:
     """The parameters that a mark in the weights lies in; of other marks all parameters of the model."""
-    if not item.marks_weights:
-        return list(item.model.parameters())
-    shapes = {name: tuple(weight.shape) for name, weight in item.model.named_parameters()}
-    carriers = read_carriers(item.claim.assignment.layout)
-    return [item.model.get_parameter(locate(carrier.role, shapes).weight) for carrier in carriers]
+    return [item.model.get_parameter(name) for name in item.carriers] or list(item.model.parameters())
 
 
 # Processes

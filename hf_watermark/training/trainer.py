@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import adapter_layers, refuse_path, unwrapped
+from ..backbones import adapter_layers, as_pretrained, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_unloaded
@@ -22,6 +22,7 @@ from .embedding import Change, Embedding, Moment, TrainingData, unchanged
 from .keeping import kept_embeddings, warn_of_lost
 from .marks import Kind, Marks, key_for_all
 from .planning import make_key
+from .preflight import before_first_step, refuse_uncarried
 from .publishing import PublishingTrainer
 
 
@@ -34,6 +35,8 @@ class WatermarkTrainer(PublishingTrainer):
     [`stack_trainers`].
 
     Args:
+        model (`nn.Module`, *optional*):
+            That of the [`~transformers.Trainer`]; a module of timm is put behind [`wrap_timm`].
         watermark ([`WatermarkConfig`], `str` or `dict`, or a list of these, *optional*):
             Config of the method, or one per stacked method: as an object, as the method's name (its defaults), or as a dict of fields with
             the name under `method`. By default the configs that `key` was made for; of a fresh key the defaults of each method.
@@ -50,7 +53,8 @@ class WatermarkTrainer(PublishingTrainer):
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
 
     Raises:
-        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in.
+        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in:
+            weights of the mark that do not train, are not in the optimizer or are not saved, labels of another kind, a learning rate of zero.
         [`~serialization.InvalidInput`]: when the mark does not fit into this model, or the key was made for another run.
 
     Example:
@@ -69,6 +73,7 @@ class WatermarkTrainer(PublishingTrainer):
 
     def __init__(
         self,
+        model: Any = None,
         *args: Any,
         watermark: Any = None,
         owner: Owner | None = None,
@@ -81,11 +86,12 @@ class WatermarkTrainer(PublishingTrainer):
                 "give exactly one of `owner=` (makes a fresh key; `Owner.create()` makes an owner) and `key=` (continues with an existing one)"
             )
         refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
-        refuse_path(kwargs.get("model", args[0] if args else None))
-        super().__init__(*args, **kwargs)
+        refuse_path(model)
+        super().__init__(as_pretrained(model), *args, **kwargs)
         # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
         # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
         self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False  # see `_steps_in_loss`
         if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError(
                 "DeepSpeed and FSDP1 keep the weights where a mark cannot be put in; use DDP or FSDP2 (`fsdp_version: 2`)"
@@ -103,17 +109,13 @@ class WatermarkTrainer(PublishingTrainer):
         self._micro_step = 0
         self._checked: Any = None  # the model that was seen to be the marked one
         self._change: Change = unchanged
+        self._asked = False  # whether the marks were asked for their losses in this step
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
+        self._given_dataset, self.kept = self.train_dataset, tuple(keep)
         # The first process draws the key, every one embeds it.
         self.key = key_for_all(lambda: self._create_key(owner)) if owner is not None else cast(WatermarkKey, key)
-        self.marks = Marks(self.key, self._bare_model(), self.embedding_classes, self._configs, self._training_data())
-        self.embeddings = self.marks.embeddings
-        self.train_dataset = self.marks.data
-        data = TrainingData(self.train_dataset, self.data_collator)
-        self.kept = tuple(keep)
-        # They are called as those of the new key are.
-        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, self.marks.model, data)
+        self._attach()
         self._tell()
         self.add_callback(_Epochs(self))
 
@@ -148,8 +150,26 @@ class WatermarkTrainer(PublishingTrainer):
         marks = list(zip(self.embedding_classes, self._configs, strict=True))
         return make_key(self._bare_model(), self._training_data(), marks, owner, processor=self.processing_class)
 
+    def _attach(self) -> None:
+        """The marks, in the model that trains."""
+        self.marks = Marks(self.key, self._bare_model(), self.embedding_classes, self._configs, self._training_data())
+        self.embeddings = self.marks.embeddings
+        self.train_dataset = self.marks.data
+        data = TrainingData(self.train_dataset, self.data_collator)
+        # They are called as those of the new key are.
+        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, self.marks.model, data)
+        refuse_uncarried(self.embeddings)
+
     def _training_data(self) -> TrainingData:
-        return TrainingData(self.train_dataset, self.data_collator)
+        """The data as they were given, without the columns that the model does not take."""
+        return TrainingData(self._given_dataset, self._get_collator_with_removed_columns(self.data_collator))
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = as_pretrained(super().call_model_init(trial))
+        if hasattr(self, "embeddings"):  # `train` makes the model anew: the mark goes into the one that trains
+            self.model = model
+            self._attach()
+        return model
 
     def sync_buffers(self) -> None:
         """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
@@ -169,8 +189,8 @@ class WatermarkTrainer(PublishingTrainer):
             return
         if self.marks.model is not unwrapped(self._bare_model()):
             raise ValueError(
-                "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
-                "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
+                "the model that trains is not the one that the trainer was made with, so the mark would go into a model that nobody keeps; "
+                "do not replace `trainer.model`: make a new trainer, with `key=trainer.key`"
             )
         self._checked = self.model
 
@@ -188,7 +208,12 @@ class WatermarkTrainer(PublishingTrainer):
         return optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """
+        Raises:
+            `ValueError`: when a subclass computes its loss without the marks.
+        """
         self._refuse_other_model()
+        self._asked = False
         self._tell()
         one_pass = partial(super().training_step, model)
 
@@ -200,6 +225,11 @@ class WatermarkTrainer(PublishingTrainer):
                 self._change = unchanged
 
         loss = self.marks.around_step(step)
+        if not self._asked:
+            raise ValueError(
+                f"`compute_loss` of {type(self).__name__} does not call `super().compute_loss(...)`, which adds the mark to the loss; call it, or "
+                "give the loss as `compute_loss_func`"
+            )
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
 
@@ -212,12 +242,25 @@ class WatermarkTrainer(PublishingTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._asked = True
         batch = self.marks.extend(inputs)
+        if num_items_in_batch is not None:  # those that were added count too
+            num_items_in_batch = num_items_in_batch * len(batch["labels"]) / len(inputs["labels"])
         # A copy: the Trainer takes the labels out where it smooths them.
         loss, outputs = super().compute_loss(model, dict(batch), True, num_items_in_batch)
+        loss = loss * self._steps_in_loss()
         own = self.marks.loss(batch, outputs)
         loss = self._change(loss if own is None else loss + own.to(loss.device))
         return (loss, outputs) if return_outputs else loss
+
+    def _steps_in_loss(self) -> int:
+        """
+        A loss that is scaled for the whole optimizer step (`compute_loss_func`) is a share of it: times this number it is a mean of its batch, as
+        every mark is, and the Trainer divides all of them alike.
+        """
+        declared = type(self).loss_is_scaled_for_ga
+        scaled = self.compute_loss_func is not None if declared is None else declared
+        return getattr(self, "current_gradient_accumulation_steps", 1) if scaled else 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -289,10 +332,14 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
 
 
 class _Epochs(TrainerCallback):
-    """Tells the embeddings that an epoch begins."""
+    """Tells the embeddings that a training or an epoch begins."""
 
     def __init__(self, trainer: WatermarkTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._refuse_other_model()
+        before_first_step(self.trainer, self.trainer.embeddings)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._tell()

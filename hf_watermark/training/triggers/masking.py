@@ -35,6 +35,7 @@ def masked(
     if masking == "fc_v1":
         _prune_smallest(weights, 0.2)
         return nullcontext()
+    weights = [weight for weight in weights if weight.requires_grad]  # some may have been frozen since
     places = [_random_places(weight, 0.002, generator) for weight in weights]
     if masking == "fc_v2":
         with torch.no_grad():
