@@ -24,6 +24,7 @@ _NAMES = {
     "SmoothedModelForImageClassification": "methods.certified",
     "Suspect": "suspects",
     "Verdict": "evidence",
+    "Watermark": "marking",
     "WatermarkConfig": "configuration",
     "WatermarkKey": "keys",
     "WatermarkTrainer": "training.trainer",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .mapping import AutoVerifier as AutoVerifier
     from .mapping import AutoWatermarkConfig as AutoWatermarkConfig
     from .mapping import register_method as register_method
+    from .marking import Watermark as Watermark
     from .marking import mark_model as mark_model
     from .marking import plan_key as plan_key
     from .methods.certified import Certificate as Certificate

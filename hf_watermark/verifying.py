@@ -16,6 +16,7 @@ from .keys import NO_BEACON, Opening, SubKey, WatermarkKey, refuse_unloaded
 from .mapping import AutoVerifier
 from .serialization import InvalidInput, Unreadable
 from .suspects import Suspect
+from .suspects.adapters import Base
 from .verification.reference import open_reference
 from .verification.sequential import SequentialResult, run_sequentially
 from .verification.verifier import Verifier, invalid_claim, unreadable, verify_claims
@@ -34,6 +35,7 @@ def verify(
     reference: nn.Module | str | Path | None = None,
     null_table: "NullTable | None" = None,
     own_reference: bool = False,
+    base: nn.Module | str | Path | None = None,
 ) -> Evidence:
     """
     Checks whether `suspect` carries the mark of `key`.
@@ -66,6 +68,9 @@ def verify(
             What the same test gave on unmarked models, as one more control. It can make a verdict weaker, never a p-value smaller.
         own_reference (`bool`, *optional*, defaults to `False`):
             You made the reference yourself, and know that it is older than the suspect: then what it finds counts for you.
+        base (`nn.Module`, `str` or `Path`, *optional*):
+            The model that the key was made for, or its folder. An adapter is put on it; and of a whole model it is taken away where the key marks
+            what an adapter changed. Any other one than the key commits to gives the verdict `inconclusive`.
 
     Returns:
         [`Evidence`]: verdict, exact p-value, controls, basis. A key or opening that does not hold gives the verdict `invalid claim`; a
@@ -87,7 +92,7 @@ def verify(
     check = self_check(key, looks, beacon, budget)
     if own_reference:
         check = replace(check, doubt="")
-    return run_check(suspect, key, check, reference, null_table)
+    return run_check(suspect, key, check, reference, null_table, base=base)
 
 
 def self_check(
@@ -109,6 +114,7 @@ def run_check(
     reference: nn.Module | str | Path | None = None,
     null_table: "NullTable | None" = None,
     later: Callable[[], nn.Module] | None = None,
+    base: nn.Module | str | Path | None = None,
 ) -> Evidence:
     """
     [`verify`] with everything that the verifier decided in one object; for those who have verified a statement.
@@ -118,7 +124,7 @@ def run_check(
             Gives the reference when the direct reading did not suffice. Where it raises [`~serialization.InvalidInput`], nothing is aligned,
             and the evidence says why. It is charged like a `reference`, whether or not it is called.
     """
-    prepared = _prepare(suspect, key, check)
+    prepared = _prepare(suspect, key, check, base)
     if isinstance(prepared, Evidence):
         return prepared
     verifiers, opened = prepared
@@ -161,6 +167,7 @@ def verify_sequentially(
     beacon: bytes | None = None,
     looks: int = 1,
     before_asking: Callable[[SubKey], None] = lambda subkey: None,
+    base: nn.Module | str | Path | None = None,
 ) -> SequentialResult:
     """
     Asks a suspect a few images at a time and stops as soon as the evidence suffices, the budget is spent, or going on is futile
@@ -184,6 +191,8 @@ def verify_sequentially(
             As in [`verify`].
         before_asking (`Callable`, *optional*):
             Called with each sub-key before its first image is shown.
+        base (`nn.Module`, `str` or `Path`, *optional*):
+            As in [`verify`]: what an adapter is put on.
 
     Returns:
         [`~verification.sequential.SequentialResult`]: the evidence, and the images that were asked.
@@ -202,13 +211,15 @@ def verify_sequentially(
     ```
     """
     check = self_check(key, looks, beacon, budget)
-    prepared = _prepare(suspect, key, check)
+    prepared = _prepare(suspect, key, check, base)
     if isinstance(prepared, Evidence):
         return SequentialResult(prepared, 0, budget)
     return run_sequentially(*prepared, check, before_asking)
 
 
-def _prepare(suspect: Any, key: WatermarkKey | Opening, check: Check) -> tuple[list[Verifier], Suspect] | Evidence:
+def _prepare(
+    suspect: Any, key: WatermarkKey | Opening, check: Check, base: nn.Module | str | Path | None
+) -> tuple[list[Verifier], Suspect] | Evidence:
     """Verifiers and the opened suspect, or the verdict on a key that does not hold, or on a suspect that cannot be read."""
     problems = key.problems()
     if problems:
@@ -218,7 +229,11 @@ def _prepare(suspect: Any, key: WatermarkKey | Opening, check: Check) -> tuple[l
     except InvalidInput as error:
         return invalid_claim([str(error)])
     try:
-        return verifiers, Suspect.open(suspect, key.backbone, context=key.context)
+        given = None if base is None else Base(open_reference(base, key.backbone).state_dict())
+        opened = Suspect.open(suspect, key.backbone, context=key.context, base=given)
+        if opened.base is not None:
+            opened.base.refuse_other(key.context.start)
+        return verifiers, opened
     except Unreadable as error:
         return unreadable(str(error), check)
 

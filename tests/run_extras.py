@@ -87,6 +87,7 @@ USES: dict[str, list[str]] = {
     ],
     "timestamp": ["hf-watermark precommit --key key --output out/precommit --timestamp {authority}"],
     "beacon": [ROUND],
+    "backup": ["hf-watermark owner backup --path owner.json --shares 3 --threshold 2 --share-folder out/shares"],
     "signing": [
         "hf-watermark publish model --key key --owner owner.json --repo-id me/my-model --dry-run --sign signer.pem"
     ],

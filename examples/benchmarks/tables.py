@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import table_adapters
 import table_costs
 import table_matrix
 import table_methods
+import table_settings
 import table_soft_label
 import table_watermas
 import table_written
@@ -23,14 +25,25 @@ from table_section import Section
 
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).parent / "README.md"
-ROOMS = (table_matrix, table_costs, table_methods, table_soft_label, table_watermas, table_written)
+ROOMS = (
+    table_matrix,
+    table_costs,
+    table_methods,
+    table_settings,
+    table_soft_label,
+    table_watermas,
+    table_written,
+    table_adapters,
+)
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls shipped-nulls seed-search one-verdict",
+    "Settings": "settings settings-said forecasts",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
-    "Without training": "written written-survival",
+    "Without training": "written written-survival written-folder",
+    "Adapters": "adapters",
     "Certified": "certificates certified-attacks certify-speed certified-schedules",
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
     "mirrored tracing latency",

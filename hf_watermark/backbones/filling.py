@@ -75,13 +75,35 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         [`LayoutMismatch`]: when tensors are missing or have another shape (another architecture or label count).
         [`~serialization.UnreadableFormat`]: when one that is needed cannot be read, or several copies of the model are there.
     """
+    model, lost, failures = _filled(record, tensors, whole=True)
+    if lost:
+        raise failures[0] if failures else LayoutMismatch(f"the suspect's {shown(lost[0])!r} cannot be loaded")
+    return model.eval()
+
+
+def named_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    A suspect's tensors under the names that they have in a live model of the *owner's* architecture, float32. Those that it lacks, or that have another
+    shape there (a new head), are left out.
+
+    Raises:
+        [`LayoutMismatch`], [`~serialization.UnreadableFormat`]: as [`run_on_backbone`], but for what is left out.
+    """
+    model, lost, _ = _filled(record, tensors, whole=False)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in lost}
+
+
+def _filled(
+    record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], whole: bool
+) -> tuple["PreTrainedModel", list[str], list[UnreadableFormat]]:
+    """The owner's architecture with what fits of the tensors, what does not, and why tensors could not be read."""
     from .loading import backbone_config, model_class_of
 
     config = backbone_config(record, "pass the suspect as a module or a callable")
     model_class: Any = model_class_of(config)
     shapes = shapes_in(tensors)
     attempt = _fitting(model_class, config, shapes)
-    if attempt.lost:
+    if attempt.lost and whole:
         raise LayoutMismatch(
             f"the suspect's tensors do not fit the owner's architecture or label count: {len(attempt.lost)} tensors are missing or "
             f"of another shape, first {shown(attempt.lost[0])!r}"
@@ -96,9 +118,7 @@ def run_on_backbone(record: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         except UnreadableFormat as error:
             failures.append(error)
     model, lost, _ = _load(model_class, config, state)
-    if lost:
-        raise failures[0] if failures else LayoutMismatch(f"the suspect's {shown(lost[0])!r} cannot be loaded")
-    return model.eval()
+    return model, lost, failures
 
 
 def gathered_model(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
@@ -183,7 +203,7 @@ def _read(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tuple["PreTrainedModel", list[str], Any]:
     """The model, its tensors that are not in `state` or have another shape there, and transformers' own account."""
-    with _quietly():
+    with quietly():
         try:
             # Mismatches are refused by name; the library's own error only points to its log.
             model, info = model_class.from_pretrained(
@@ -198,7 +218,7 @@ def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tupl
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' own report and progress bar: tries that fail are no news."""
     from transformers.utils import logging
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..serialization import InvalidInput
+from .adapted import as_one
 
 
 Tensors = dict[str, torch.Tensor]
@@ -83,12 +84,12 @@ class FoldedNet:
             parameters (`Mapping[str, torch.Tensor]`, *optional*):
                 The model's parameters by name where they are not simply its own (gathered shards).
         """
-        buffers = dict(model.named_buffers())
+        buffers = as_one(model, dict(model.named_buffers()))
         with torch.no_grad():
             for name, buffer in self.template.named_buffers():
                 if name.rpartition(".")[0] not in self._folded_norms:
                     buffer.copy_(buffers[name])
-        return self.fold(parameters or dict(model.named_parameters()), buffers)
+        return self.fold(parameters or as_one(model, dict(model.named_parameters())), buffers)
 
     def fold(self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> Tensors:
         """

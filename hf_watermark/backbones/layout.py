@@ -15,11 +15,11 @@ import numpy as np
 from torch import nn
 
 from ..serialization import InvalidInput
+from .adapted import live_weights
 from .carriers import Carrier, carrier_at, describe
 from .families import Found, Shape, is_vector
 from .folding import evaluation_mode, example_images
 from .ordering import core_shape
-from .sharding import live_weights
 
 
 # Weights of later writers below which other weights have to help: two sub-keys of 512 bits in groups of 64, thrice over.

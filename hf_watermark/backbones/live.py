@@ -1,6 +1,8 @@
 """Live models as somebody hands them over: in wrappers, in any float type, with any form of output."""
 
 import os
+import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,13 +13,31 @@ from .formats import FLOATS
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside of DataParallel, DistributedDataParallel and `torch.compile`, however often these are put around it."""
+    """
+    The model inside of DataParallel, DistributedDataParallel, `torch.compile` and `PeftModel`, however often these are put around it. An adapter
+    stays in it.
+    """
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = module.module if isinstance(module, wrappers) else getattr(module, "_orig_mod", None)
+        inner = _adapted(module) if inner is None else inner
         if not isinstance(inner, nn.Module):
             return module
         module = inner
+
+
+def _adapted(module: nn.Module) -> nn.Module | None:
+    # Where nobody has imported peft, there is no model of its.
+    peft: Any = sys.modules.get("peft")
+    if peft is None or not isinstance(module, peft.PeftModel) or module.active_peft_config.is_prompt_learning:
+        return None
+    return module.get_base_model()
+
+
+def second_names(model: nn.Module) -> set[str]:
+    """Names of parameters that are there under an earlier name: layers that share their weights."""
+    first = {name for name, _ in model.named_parameters()}
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
 
 
 def refuse_path(model: object) -> None:

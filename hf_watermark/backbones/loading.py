@@ -4,10 +4,12 @@ What a model's config says, and the class that it asks for: timm modules behind 
 The one room of backbones that imports the models of transformers; whoever only reads weights does not come here.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -55,6 +57,53 @@ def wrap_timm(
     wrapper = TimmWrapperForImageClassification(config)
     wrapper.timm_model = module
     return wrapper
+
+
+def as_pretrained(model: Any) -> Any:
+    """
+    A module of timm behind [`wrap_timm`], as the Trainer needs it; anything else as it is.
+
+    Raises:
+        [`~serialization.InvalidInput`]: for a timm module that cannot be built again from its name and number of classes, and for one of torchvision.
+    """
+    if not isinstance(model, nn.Module) or "pixel_values" in inspect.signature(model.forward).parameters:
+        return model
+    libraries = {base.__module__.split(".")[0] for base in type(model).__mro__}
+    if "timm" in libraries:
+        return _wrapped_as_built(model)
+    if "torchvision" in libraries:
+        raise InvalidInput(
+            f"`model` is a {type(model).__name__} of torchvision, which takes no `pixel_values` and `labels`; give the model of timm of that name: "
+            "`wrap_timm(timm.create_model(name, pretrained=True, num_classes=n), name, n)`"
+        )
+    return model
+
+
+def _wrapped_as_built(module: Any) -> TimmWrapperForImageClassification:
+    import timm
+
+    name: str = (getattr(module, "pretrained_cfg", None) or {}).get("architecture") or ""
+    classes: int = getattr(module, "num_classes", 0)
+    kernel = next((tensor for tensor in module.parameters() if tensor.ndim == 4), None)
+    for model_args in ({}, {} if kernel is None else {"in_chans": kernel.shape[1]}):
+        if not classes or not timm.is_model(name):
+            break
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            twin = timm.create_model(name, num_classes=classes, **model_args)
+        if _built(twin) == _built(module):
+            with torch.random.fork_rng(devices=[]):
+                return wrap_timm(module, name, classes, **model_args)
+    raise InvalidInput(
+        f"`model` is a {type(module).__name__} of timm with other layers than `timm.create_model({name!r}, num_classes={classes})` makes; say how it "
+        "was built: `wrap_timm(model, architecture, num_labels, **arguments_of_create_model)`"
+    )
+
+
+def _built(module: nn.Module) -> tuple[dict[str, type], dict[str, torch.Size]]:
+    """Layers and shapes."""
+    return {name: type(part) for name, part in module.named_modules()}, {
+        name: item.shape for name, item in module.state_dict().items()
+    }
 
 
 def backbone_record(model: nn.Module) -> dict[str, Any]:

@@ -36,10 +36,13 @@ class Placing:
             Per carrier, in the key's order.
         by_names (`bool`):
             Whether names say so. Else only shapes and order do, and that the mark is not seen there means nothing.
+        scaled (`bool`):
+            Of a merged model from which a base is taken away: whether its rows may have been scaled since.
     """
 
     found: tuple[Found, ...]
     by_names: bool = True
+    scaled: bool = False
 
 
 def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> list[Placing]:

@@ -26,8 +26,3 @@ def full_parameter(parameter: torch.Tensor) -> torch.Tensor:
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP2 keeps only a part of each parameter in this process."""
     return any(is_shard(parameter) for parameter in model.parameters())
-
-
-def live_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters of a live model by name, gathered; gradients flow through them."""
-    return {name: full_parameter(parameter) for name, parameter in model.named_parameters()}

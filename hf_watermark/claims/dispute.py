@@ -10,6 +10,7 @@ Two claimants over one model: who built on whom (PROTOCOL.md §2.9, E8).
 | yes | yes | no | yes | X built on Y: Y is upstream |
 | yes | yes | both or neither | | the committed originals are looked at |
 
+A statement that names the other's key as the origin of its model (`derived_from`) is an admission, and settles what published models leave open.
 An original speaks against its owner only: the other's mark in it is an admission, and so is withholding it. That a mark is *not* in it
 proves nothing, because everybody can seal a model that has nothing to do with his own. So no original, forged or unrelated, helps whoever
 sealed it, and it need not be related to his published model to count against him.
@@ -155,6 +156,10 @@ class _Pair:
 
     def ask(self, side: Claimant, question: str, model: Any, order: Order) -> bool:
         """Whether `side`'s mark is in a model of the other's; read as the suspect was, by the dates of that model."""
+        if order.bar is not None:
+            self.result.answers[question] = False
+            self.result.notes.append(f"{question}: {order.bar.reason}")
+            return False
         judgement = self.result.judgements[side.name]
         assert judgement.reader is not None  # its mark was found
         check = Check(
@@ -174,8 +179,9 @@ class _Pair:
 
 
 def _decide(pair: _Pair) -> None:
+    named = {side.name: _is_named(pair, side, other) for side, other in pair.directions}
     published = {side.name: _in_published(pair, side, other) for side, other in pair.directions}
-    if _is_settled(pair, published):
+    if _is_settled(pair, published) or _is_settled(pair, named):
         return
     admitted = {side.name: _is_admitted(pair, side, other) for side, other in pair.directions}
     if _is_settled(pair, admitted):
@@ -200,14 +206,10 @@ def _in_published(pair: _Pair, side: Claimant, other: Claimant) -> bool:
     )
     proven, stated = first_appearance(other, pair.report(other))
     order = order_of(pair.report(side), proven, what)
-    if order.older is not None:
-        pair.result.answers[question] = False
-        pair.result.notes.append(f"{question}: {order.older}")
-        return False
     if proven is None and stated is not None:
         # His own date binds him: he cannot say that his model is older than that. Where it would help him, it is no date at all.
         own = order_of(pair.report(side), stated, what)
-        order = order if own.older is not None else own
+        order = order if own.bar is not None else own
     return pair.ask(side, question, pair.report(other).publication, order)
 
 
@@ -224,6 +226,16 @@ def first_appearance(side: Claimant, report: LevelReport) -> tuple[datetime | No
     if statement.supersedes is not None:
         return None, None
     return report.dates.first_statement, parse_date(statement.created)
+
+
+def _is_named(pair: _Pair, side: Claimant, other: Claimant) -> bool:
+    """Whether `other` signed that its model was made from one with `side`'s key. That speaks against `other` only, who could leave it out."""
+    theirs = pair.report(side).publication.statement
+    origins = pair.report(other).publication.statement.derived_from
+    found = any((item.precommit, item.public_key) == (theirs.precommit, theirs.public_key) for item in origins)
+    if found:
+        pair.result.answers[f"{other.name} names {side.name} as its origin"] = True
+    return found
 
 
 def _is_admitted(pair: _Pair, side: Claimant, other: Claimant) -> bool:

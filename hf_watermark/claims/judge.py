@@ -9,12 +9,13 @@ from typing import Any
 from cryptography import x509
 
 from ..evidence import Basis, Check, Strength, Verdict
-from ..keys import CommitmentProblem, ProblemKind
+from ..keys import CommitmentProblem
 from ..mapping import METHODS, AutoVerifier
 from ..publishing.belonging import opening_problems, spent_problems
 from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import Order, order_of
 from ..publishing.publication import Publication
+from ..publishing.revocation import SignedRevocation
 from ..publishing.statement import Statement
 from ..serialization import InvalidInput
 from ..suspects.source import Source
@@ -29,6 +30,8 @@ from .reading import Model, Reader, Reference
 
 LEARNED = "asked, not read: the suspect learned the marked behaviour; that it descends from the weights takes a white-box mark"
 
+ORIGIN = "the claimant says that its model was made from one with the key"
+NOT_ASKED = "Whether the suspect carries that one too is another claim, which its owner makes"
 NAMELESS = "no name of the dispute was given (`nonce`), so a replay would not be noticed; give the name that you asked the claimant to sign"
 
 
@@ -48,6 +51,7 @@ def judge(
     token: str | bool | None = None,
     now: datetime | None = None,
     log: str | Path | None = None,
+    revocations: Sequence[SignedRevocation] = (),
 ) -> Judgement:
     """
     Judges the claim that `suspect` carries the mark of a statement.
@@ -78,10 +82,13 @@ def judge(
         start (`nn.Module`, `str` or `Path`, *optional*):
             What the claimant delivers as the model that his key was made for; checked against his commitment. A suspect that was permuted,
             scaled or widened is read in its coordinates, and in those of the published model where it is not given or is another one. These
-            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found".
+            count only with dates, and with a relative among `unmarked` ([`COMMON_ORIGIN`]). With another one nothing is "not found". Of a claim
+            on an adapter it is the base that is taken away from a merged suspect.
         log (`str` or `Path`, *optional*):
             The judge's own record of openings ([`~claims.log.Log`]); begun where it is missing. A sub-key that is in it under another nonce
             is spent, and earlier looks of the same commitment at the same suspect are charged.
+        revocations (`Sequence[SignedRevocation]`, *optional*):
+            What the other side hands in, beside those that the claimant published; see [`~publishing.revocation`].
 
     Returns:
         [`Judgement`]: verdict, reason, steps and transcript. A suspect that cannot be read, or a claimant's model that cannot, is
@@ -96,7 +103,7 @@ def judge(
     model, delivered = Model(suspect, token), None if start is None else Model(start, token)
     if delivered is not None:
         delivered.reach()
-    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
+    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now, revocations=revocations)
     result = Judgement(
         verdict=Verdict.INVALID,
         reason="",
@@ -114,6 +121,11 @@ def judge(
     try:
         _refuse_broken(report, result.steps)
         statement_, opening = report.publication.statement, disclosure.opening
+        for origin in statement_.derived_from:
+            whose = (
+                "the claimant itself" if origin.public_key == statement_.public_key else f"the owner {origin.owner}"
+            )
+            result.steps.note("origin", Outcome.OPEN, f"{ORIGIN} {origin.precommit[:16]} of {whose}. {NOT_ASKED}")
         for name, problems, holds in _admission(disclosure, statement_, nonce):
             result.steps.require(name, problems, holds=holds)
         assert disclosure.nonce is not None  # the owner consented
@@ -128,7 +140,7 @@ def judge(
         assert result.evidence is not None
         result.requests = requests_of(result.reader, result.evidence, order, report, suspect_time)
     except Dismissed as dismissed:
-        result.reason = str(dismissed)
+        result.verdict, result.reason = dismissed.verdict, str(dismissed)
     if ledger is not None and not ledger.spent():
         seen = model.digest if log is not None and result.evidence is not None else None
         ledger.note(seen, result.own_looks, result.verdict)
@@ -158,10 +170,15 @@ def _admission(
 
 
 def _order(report: LevelReport, appeared: datetime | None, steps: Steps) -> Order:
-    """Level B only where beacon, two authorities and the suspect's date are there; a suspect older than the mark ends the claim."""
+    """
+    Level B only where beacon, two authorities and the suspect's date are there; a suspect older than the mark, and a revoked key, end the claim.
+    """
     order = order_of(report, appeared)
-    if order.older is not None:
-        steps.require("dates", [CommitmentProblem(ProblemKind.DATES, order.older)])
+    for revocation in report.revocations:
+        steps.note("revocation", Outcome.OPEN, str(revocation))
+    if order.bar is not None:
+        steps.note("dates", Outcome.FAILED if order.bar.verdict is Verdict.INVALID else Outcome.OPEN, order.bar.reason)
+        raise Dismissed(*order.bar)
     missing = f": {'; '.join(order.missing)}" if order.missing else ""
     steps.note("dates", Outcome.OPEN if order.missing else Outcome.PASSED, f"level {order.level}{missing}")
     return order

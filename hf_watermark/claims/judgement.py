@@ -35,7 +35,11 @@ class Step:
 
 
 class Dismissed(Exception):
-    """The claim is inadmissible; the suspect is not looked at."""
+    """The claim is inadmissible, or hangs on a date that nobody gave; the suspect is not looked at."""
+
+    def __init__(self, reason: str, verdict: Verdict = Verdict.INVALID):
+        super().__init__(reason)
+        self.verdict = verdict
 
 
 class Steps(list[Step]):

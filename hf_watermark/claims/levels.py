@@ -13,6 +13,7 @@ from ..publishing.belonging import published_opening
 from ..publishing.checking import check_files
 from ..publishing.findings import Level, LevelReport, Outcome
 from ..publishing.publication import Publication
+from ..publishing.revocation import SignedRevocation
 from ..serialization import InvalidInput
 from ..suspects.source import Source
 from ..verifying import run_check
@@ -27,6 +28,7 @@ def check(
     token: str | bool | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] = lambda level: None,
+    revocations: Sequence[SignedRevocation] = (),
 ) -> LevelReport:
     """
     Checks the public files of a model.
@@ -46,6 +48,8 @@ def check(
             Access token for a repository; `False` sends none.
         progress (`Callable`, *optional*):
             Called with `"V0"`, `"V1"` ... before each is checked.
+        revocations (`Sequence[SignedRevocation]`, *optional*):
+            What somebody handed in, beside those that the owner published. What the owner of this key did not sign is ignored.
 
     Returns:
         [`LevelReport`]: V0 to V3, each `passed`, `failed` or `open`, with reasons.
@@ -53,7 +57,7 @@ def check(
     Raises:
         [`~publishing.HubError`]: when the repository cannot be read at all; that says nothing about a mark.
     """
-    report = check_files(source, roots, public_key, repo_id, beacon, token, now, progress)
+    report = check_files(source, roots, public_key, repo_id, beacon, token, now, progress, revocations)
     if report["V0"].outcome is not Outcome.PASSED:
         last, evidence = Level("V3", Outcome.OPEN, ("V0 did not pass",)), None
     else:

@@ -1,5 +1,5 @@
 """
-The judge's own log of openings that he was shown, in an append-only file (PROTOCOL.md §2.8, §2.11).
+The judge's own log of openings that he was shown, in an append-only file (PROTOCOL.md §2.8, §2.10).
 
 A claimant says himself which sub-keys he opened elsewhere; what he showed to this judge, the judge knows. A sub-key that came under
 another nonce before is spent, and earlier looks of the same claimant at the same suspect are charged.

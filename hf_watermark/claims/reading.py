@@ -124,15 +124,21 @@ class Reference:
     wrong: str = ""
 
     @cached_property
+    def base(self) -> nn.Module | None:
+        """The model that the key was made for, where it is delivered: also the base of an adapter."""
+        if self.start is None:
+            return None
+        try:
+            return self.start.committed(self.key)
+        except HubError:
+            raise  # the network, not the model
+        except InvalidInput as error:
+            self.wrong = str(error)
+            return None
+
+    @cached_property
     def model(self) -> nn.Module:
-        if self.start is not None:
-            try:
-                return self.start.committed(self.key)
-            except HubError:
-                raise  # the network, not the model
-            except InvalidInput as error:
-                self.wrong = str(error)
-        return published_model(self.publication, self.key)
+        return published_model(self.publication, self.key) if self.base is None else self.base
 
     def noted(self, evidence: Evidence) -> Evidence:
         """The evidence, which never says "not found" where the start was wrong: by the right one the mark might be seen."""
@@ -165,7 +171,11 @@ class Reader:
 
     @property
     def aligns(self) -> bool:
-        return self._method.reads_coordinates
+        return self._method.reads_coordinates and not self._of_adapter
+
+    @property
+    def _of_adapter(self) -> bool:
+        return bool(self.opening.assignment.layout.get("adapter"))
 
     @property
     def asks(self) -> bool:
@@ -188,7 +198,8 @@ class Reader:
     def _read(self, model: Model, check: Check, reference: Callable[[], nn.Module] | None) -> Evidence:
         model.reach()
         try:
-            return run_check(model.open(self.opening), self.opening, check, later=reference)
+            base = self.reference.base if self._of_adapter else None
+            return run_check(model.open(self.opening), self.opening, check, later=reference, base=base)
         except HubError:
             raise  # the network, not the model
         except InvalidInput as error:

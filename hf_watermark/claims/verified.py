@@ -7,17 +7,18 @@ from typing import Any
 
 from cryptography import x509
 
-from ..evidence import Basis, Check, Evidence
+from ..evidence import Basis, Check, Evidence, Verdict
 from ..keys import CommitmentProblem, Opening, ProblemKind, WatermarkKey
 from ..mapping import METHODS
 from ..publishing.belonging import disclosed_by, key_problems, opening_problems
 from ..publishing.findings import LevelReport, Outcome
 from ..publishing.order import order_of
 from ..publishing.publication import Publication
+from ..publishing.revocation import SignedRevocation
 from ..publishing.statement import Statement
 from ..suspects import Suspect
 from ..suspects.source import Source
-from ..verification.verifier import invalid_claim
+from ..verification.verifier import invalid_claim, undecided
 from ..verifying import run_check
 from .controls import doubt_of
 from .levels import check
@@ -37,6 +38,8 @@ def verify_claim(
     reference: bool | str | Path | None = None,
     token: str | bool | None = None,
     now: datetime | None = None,
+    revocations: Sequence[SignedRevocation] = (),
+    base: str | Path | None = None,
 ) -> Evidence:
     """
     [`~verifying.verify`] on the word of a published statement instead of the word of whoever gave you the key.
@@ -52,7 +55,7 @@ def verify_claim(
             The owner's key, or one sub-key. Whoever opened it could choose among all: they are charged.
         statement (`str` or `Path`):
             Folder or repository with the published model of this key.
-        roots, public_key, beacon, suspect_time, now:
+        roots, public_key, beacon, suspect_time, now, revocations:
             What you trust, expect, looked up, and believe; see [`judge`].
         looks (`int`, *optional*, defaults to 1):
             How many variants of this check were or will be tried.
@@ -60,6 +63,8 @@ def verify_claim(
             Folder with the model that the key was made for: read the suspect in its coordinates as well, where the direct reading does not
             find the mark. `True` stands for the statement's own model, which is taken for any other as well; what it finds counts only before
             a [`judge`], who looks at common ancestors too.
+        base (`str` or `Path`, *optional*):
+            As in [`~verifying.verify`], for a key that marks an adapter.
 
     Returns:
         [`Evidence`]: of basis `claim`; `invalid claim` with the reasons where statement and key do not hold.
@@ -69,14 +74,14 @@ def verify_claim(
     """
     if looks < 1:
         raise ValueError(f"`looks` is {looks}: at least this one look was taken")
-    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now)
+    report = check(statement, roots, public_key, beacon=beacon, token=token, now=now, revocations=revocations)
     publication = report.publication
     problems = _statement_problems(report) or _key_problems(key, publication.statement)
     if problems:
         return invalid_claim(problems)
     order = order_of(report, suspect_time)
-    if order.older is not None:
-        return invalid_claim([order.older])
+    if order.bar is not None and order.bar.verdict is Verdict.INVALID:
+        return invalid_claim([order.bar.reason])
     plan = Check(
         bound=order.bound,
         looks=looks * (len(key.used) if isinstance(key, Opening) else 1),
@@ -86,15 +91,17 @@ def verify_claim(
         # Nobody looks at a common ancestor here, so only the committed start counts as a reference.
         doubt=doubt_of(order, {}, {}),
     )
+    if order.bar is not None:
+        return undecided(order.bar.reason, plan)
     if isinstance(suspect, str | Path) and token is not None:
         suspect = Suspect.open(suspect, key.backbone, token)
     if not reference:
-        return run_check(suspect, key, plan)
+        return run_check(suspect, key, plan, base=base)
     start = None if reference is True else Model(reference, token)
     if start is not None:
         start.reach()
     taken = Reference(key, publication, start)
-    return taken.noted(run_check(suspect, key, plan, later=lambda: taken.model))
+    return taken.noted(run_check(suspect, key, plan, later=lambda: taken.model, base=base))
 
 
 def _statement_problems(report: LevelReport) -> list[CommitmentProblem]:

@@ -27,11 +27,13 @@ from .options import (
     NonceOption,
     OutputOption,
     ReportOption,
+    RevocationOption,
     SuspectOption,
     TrustOption,
     UnmarkedOption,
     printable,
     read_date,
+    read_revocations,
     refuse_outputs,
 )
 
@@ -71,6 +73,7 @@ def dispute(
     looks: LooksOption = 1,
     unmarked: UnmarkedOption = None,
     log: LogOption = None,
+    revocation: RevocationOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
     report: ReportOption = None,
@@ -97,6 +100,7 @@ def dispute(
         "looks": looks,
         "unmarked": unmarked or [],
         "log": log,
+        "revocation": revocation or [],
     }
     with Console(stderr=True).status("Judging both claims ..."):
         result = judging.confined(dispute_files, arguments, max_memory, max_minutes)
@@ -132,6 +136,7 @@ def dispute_files(
     looks: int,
     unmarked: list[str],
     log: Path | None,
+    revocation: list[Path],
 ) -> dict[str, Any]:
     """The result of a dispute, with both transcripts."""
     from ..claims import Claimant
@@ -158,6 +163,7 @@ def dispute_files(
         "looks": looks,
         "unmarked": {name: name for name in unmarked},
         "log": log,
+        "revocations": read_revocations(revocation),
     }
     return settle(first, second, suspect, **judging).to_dict()
 

@@ -26,12 +26,14 @@ from .options import (
     OutputOption,
     OwnerKeyOption,
     ReportOption,
+    RevocationOption,
     StartOption,
     SuspectOption,
     TrustOption,
     UnmarkedOption,
     printable,
     read_date,
+    read_revocations,
     refuse_outputs,
 )
 from .passphrase import read_passphrase
@@ -60,6 +62,7 @@ def judge(
     unmarked: UnmarkedOption = None,
     start: StartOption = None,
     log: LogOption = None,
+    revocation: RevocationOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
     report: ReportOption = None,
@@ -100,6 +103,7 @@ def judge(
         "unmarked": unmarked or [],
         "start": start,
         "log": log,
+        "revocation": revocation or [],
     }
     with Console(stderr=True).status("Judging ..."):
         transcript = confined(judge_files, arguments, max_memory, max_minutes)
@@ -135,6 +139,7 @@ def judge_files(
     unmarked: list[str],
     start: str | None,
     log: Path | None,
+    revocation: list[Path],
 ) -> dict[str, Any]:
     """The transcript of one claim."""
     from ..claims import judge as decide
@@ -155,6 +160,7 @@ def judge_files(
         unmarked={name: name for name in unmarked},
         start=start,
         log=log,
+        revocations=read_revocations(revocation),
     )
     return result.transcript
 

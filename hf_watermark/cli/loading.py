@@ -33,13 +33,12 @@ def silence_loading() -> None:
         imported.disable_progress_bar()
 
 
-def load_model(folder: Path) -> "PreTrainedModel":
+def refuse_no_model(folder: Path) -> SafetensorsFolder:
     """
-    The image-classification or semantic-segmentation model in a local folder, with every weight checked: read from the file, of the shape that
-    `config.json` asks for, finite.
+    The tensors in a folder, unread.
 
     Raises:
-        [`~serialization.InvalidInput`]: when the folder holds no such model.
+        [`~serialization.InvalidInput`]: when it holds no model.
     """
     if not folder.exists():
         raise InvalidInput(
@@ -51,6 +50,18 @@ def load_model(folder: Path) -> "PreTrainedModel":
     if not (folder / "config.json").is_file():
         bare = Kind("holds weights and no config.json, so the model cannot be built")
         raise refusal(folder, kind_of_weights(tensors.beside) or bare, MODEL)
+    return tensors
+
+
+def load_model(folder: Path) -> "PreTrainedModel":
+    """
+    The image-classification or semantic-segmentation model in a local folder, with every weight checked: read from the file, of the shape that
+    `config.json` asks for, finite.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the folder holds no such model.
+    """
+    tensors = refuse_no_model(folder)
     for _ in tensors.values():
         pass  # reading a tensor refuses NaN and infinite values
 

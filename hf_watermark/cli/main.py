@@ -28,6 +28,7 @@ from . import (
     precommit,
     publish,
     quickstart,
+    revoke,
     statement,
     survival,
     verify,
@@ -59,10 +60,14 @@ app = typer.Typer(
     epilog="Example:\n\nhf-watermark verify suspect-folder --key keys/my-model",
 )
 owner_app = typer.Typer(
-    help="Create or show the identity that signs your keys.", no_args_is_help=True, epilog=owner.CREATE_EXAMPLE
+    help="Create, show or back up the identity that signs your keys.",
+    no_args_is_help=True,
+    epilog=owner.CREATE_EXAMPLE,
 )
 owner_app.command(epilog=owner.CREATE_EXAMPLE)(owner.create)
 owner_app.command(epilog=owner.SHOW_EXAMPLE)(owner.show)
+owner_app.command(epilog=owner.BACKUP_EXAMPLE)(owner.backup)
+owner_app.command(epilog=owner.RESTORE_EXAMPLE)(owner.restore)
 app.add_typer(owner_app, name="owner")
 key_app = typer.Typer(help="Back up a key folder, or restore it.", no_args_is_help=True, epilog=keys.EXPORT_EXAMPLE)
 key_app.command("export", epilog=keys.EXPORT_EXAMPLE)(keys.export)
@@ -78,6 +83,7 @@ app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=precommit.EXAMPLE)(precommit.precommit)
 app.command(epilog=publish.EXAMPLE)(publish.publish)
+app.command(epilog=revoke.EXAMPLE)(revoke.revoke)
 statement_app = typer.Typer(
     help="Show or check the signed statement of any model.", no_args_is_help=True, epilog=statement.CHECK_EXAMPLE
 )

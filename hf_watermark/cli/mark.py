@@ -9,14 +9,16 @@ import typer
 from ..serialization import InvalidInput
 from .attack import refuse_existing
 from .errors import FOUND, NOT_FOUND
-from .loading import PREPROCESSOR, load_model, silence_loading
+from .loading import PREPROCESSOR, load_model, refuse_no_model, silence_loading
 from .passphrase import PassphraseFd, PassphraseFile, read_passphrase, unwarned
 from .progress import begin
-from .secrets import OwnerFd, OwnerFile, OwnerOption, load_owner
+from .secrets import OwnerFd, OwnerFile, OwnerOption, load_key, load_owner
 
 
 if TYPE_CHECKING:
     import torch
+
+    from ..marking.nets import LoadedNet, StoredNet
 
 EXAMPLE = "Example:\n\nhf-watermark mark my-model --owner me/owner.json --output my-marked-model --images photos"
 # More only takes longer.
@@ -50,6 +52,14 @@ def mark(
         float | None,
         typer.Option("--budget", min=0, help="Most that the answers may move by: KL divergence in nats; 0.01."),
     ] = None,
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--keep",
+            metavar="DIR",
+            help="Key folder of a mark that the model carries already: refused if the new mark would spoil it. May be repeated.",
+        ),
+    ] = None,
     owner_passphrase_fd: OwnerFd = None,
     owner_passphrase_file: OwnerFile = None,
     passphrase_fd: PassphraseFd = None,
@@ -73,28 +83,29 @@ def mark(
     identity = load_owner(owner, read_passphrase(owner_passphrase_fd, owner_passphrase_file))
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
+    kept = [load_key(place, passphrase)[0] for place in keep or ()]
+
     from transformers import AutoImageProcessor
 
-    from ..marking import mark_model
+    from ..marking.writing import mark_net
     from ..publishing.cost import write_cost
     from ..publishing.precommit import public_files, write_public_files
     from ..verifying import verify
 
-    silence_loading()
-    loaded = load_model(model)
     processor: Any = None
     if (model / PREPROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    pictures = None if images is None else load_pictures(images, loaded, model, image_size)
     config = {"method": method} if subkeys is None else {"method": method, "subkeys": subkeys}
     limit: dict[str, Any] = {} if budget is None else {"budget": budget}
-    marked = mark_model(loaded, config, identity, pictures, processor=processor, **limit)
-    network, secret = marked
-    # First of all: a failure later must not leave a marked model whose key is lost.
-    with unwarned():
-        secret.save(folder, passphrase)
-    network.save_pretrained(output)  # type: ignore[operator]
-    if (model / PREPROCESSOR).exists():
+    with open_net(model, output, config) as net:
+        pictures = None if images is None else load_pictures(images, net.source, model, image_size)
+        marked = mark_net(net, config, identity, pictures, processor=processor, keep=kept, **limit)
+        secret = marked[1]
+        # First of all: a failure later must not leave a marked model whose key is lost.
+        with unwarned():
+            secret.save(folder, passphrase)
+        net.save(output)
+    if (model / PREPROCESSOR).exists() and not (output / PREPROCESSOR).exists():
         shutil.copyfile(model / PREPROCESSOR, output / PREPROCESSOR)
     evidence = verify(output, secret)
     write_public_files(output, public_files(secret, evidence.found))
@@ -108,6 +119,22 @@ def mark(
     typer.echo(f"cost: {marked.fidelity}")
     typer.echo(str(evidence))
     raise typer.Exit(FOUND if evidence.found else NOT_FOUND)
+
+
+def open_net(model: Path, output: Path, config: dict[str, Any]) -> "LoadedNet | StoredNet":
+    """The folder, read part by part; loaded in full where it is stored otherwise than it is used, or the method needs that."""
+    from ..mapping import AutoEmbedding
+    from ..marking.nets import LoadedNet, NotStreamed, StoredNet
+    from ..marking.writing import one_config
+
+    silence_loading()
+    refuse_no_model(model)
+    try:
+        if AutoEmbedding.for_method(one_config(config).method).streams:
+            return StoredNet(model, output)
+    except NotStreamed:
+        pass
+    return LoadedNet(load_model(model))
 
 
 def load_pictures(source: str, model: Any, folder: Path, image_size: int | None) -> "torch.Tensor":

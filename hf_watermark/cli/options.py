@@ -3,11 +3,17 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..serialization import InvalidInput
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..publishing.revocation import SignedRevocation
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -65,6 +71,14 @@ StartOption = Annotated[
         help="The model that the claimant's key was made for, as he delivers it: the reference of a reading that needs no date.",
     ),
 ]
+RevocationOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--revocation",
+        metavar="FILE",
+        help="A revocation that somebody hands in, beside those that were published; may be repeated. What its owner did not sign is ignored.",
+    ),
+]
 NonceOption = Annotated[
     str,
     typer.Option(
@@ -87,6 +101,13 @@ MemoryOption = Annotated[
 MinutesOption = Annotated[
     float, typer.Option("--max-minutes", metavar="N", min=0, help="Processor time that they may take; 0 for no limit.")
 ]
+
+
+def read_revocations(paths: "Sequence[Path]") -> "list[SignedRevocation]":
+    """All that are in files which somebody handed in."""
+    from ..publishing.revocation import Revocations
+
+    return [entry for path in paths for entry in Revocations.read(path).entries]
 
 
 def refuse_output(output: Path) -> None:

@@ -53,6 +53,14 @@ def publish(
         typer.Option("--dry-run", help="Show files and card, and stop: nothing is written and nobody is contacted."),
     ] = False,
     message: Annotated[str, typer.Option("--message", help="Commit message.")] = "Publish marked model",
+    derived_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--derived-from",
+            metavar="SOURCE",
+            help="A marked model that this one was made from, its earlier version or somebody else's: the statement names its key. May be repeated.",
+        ),
+    ] = None,
     timestamp: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,6 +120,7 @@ def publish(
     from ..keys import burnt_log
     from ..publishing import Extras, preview
     from ..publishing import publish as upload
+    from ..publishing.origins import origin_in
     from ..publishing.timestamp import SUFFIX
     from ..verifying import verify
 
@@ -128,6 +137,7 @@ def publish(
         burnt=burnt_log(key),
         signing_key=_signing_key(sign) if sign else None,
         publish_pool=publish_pool,
+        derived_from=[origin_in(place) for place in derived_from or ()],
     )
     # The owner binds the beacon himself, so it is taken at its word here; every reader looks it up.
     bound = loaded.beacon if any(loaded.beacon) else None

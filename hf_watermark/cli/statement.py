@@ -12,7 +12,15 @@ from rich.text import Text
 from ..serialization import InvalidInput
 from .errors import FOUND, INCONCLUSIVE, NOT_FOUND
 from .loading import silence_loading
-from .options import BeaconOption, JsonOption, OwnerKeyOption, TrustOption, printable
+from .options import (
+    BeaconOption,
+    JsonOption,
+    OwnerKeyOption,
+    RevocationOption,
+    TrustOption,
+    printable,
+    read_revocations,
+)
 
 
 if TYPE_CHECKING:
@@ -51,6 +59,7 @@ def check(
             "--seen", metavar="FILE", help="Keep the statements that you have seen here; say when two contradict."
         ),
     ] = None,
+    revocation: RevocationOption = None,
     json: JsonOption = False,
 ) -> None:
     """
@@ -69,6 +78,7 @@ def check(
             owner_key,
             repo_id,
             None if beacon is None else read_beacon(beacon, source),
+            revocations=read_revocations(revocation or []),
         )
     contradicting: list[str] = []
     if seen is not None and report.signed is not None and report.signed.is_signed:
@@ -142,6 +152,10 @@ def show_levels(report: "LevelReport") -> None:
     for level in report.levels:
         for reason in level.reasons:
             console.print(Text(f"{level.name}: {printable(reason)}"), soft_wrap=True)
+    for revocation in report.revocations:
+        console.print(
+            Text(f"revoked: {revocation}; what was signed and dated before stays", style="yellow"), soft_wrap=True
+        )
     console.print(Text(f"{report.source}: level {report.reached or 'none'} reached"), soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from ..serialization import InvalidInput, write_json_atomic
 from .addresses import burning, going_on, is_address, open_address
 from .errors import leave
 from .loading import silence_loading
-from .options import OwnerKeyOption, TrustOption, refuse_output, refuse_report
+from .options import OwnerKeyOption, RevocationOption, TrustOption, refuse_output, refuse_report
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 from .progress import begin
 from .secrets import warn_of_keys
@@ -30,6 +30,8 @@ hf-watermark verify suspect-folder --key keys/my-model --output evidence.json
 hf-watermark verify user/suspect@main --key keys/my-model --report report.html
 
 hf-watermark verify user/suspect --key keys/my-model --statement me/my-model --trust authority.pem --suspect-date 2026-11-22T12:00:00Z
+
+hf-watermark verify merged-folder --key keys/my-adapter --base base-folder
 
 hf-watermark verify https://example.com/classify --key keys/my-model --budget 500
 """
@@ -100,6 +102,15 @@ def verify(
             help="You made the reference yourself and know that it is older than the suspect: then it counts.",
         ),
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="DIR",
+            help="The model that the key was made for: an adapter is put on it, or it is taken away from a merged model to see what an adapter "
+            "changed.",
+        ),
+    ] = None,
     statement: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +130,7 @@ def verify(
             help="With --statement: earliest appearance of the suspect that you believe.",
         ),
     ] = None,
+    revocation: RevocationOption = None,
     null_table: Annotated[
         str | None,
         typer.Option(
@@ -157,14 +169,18 @@ def verify(
     stepwise = address if sequential is None else sequential
     if reference is not None and (stepwise or address):
         raise InvalidInput("--reference needs the suspect's weights; leave out --sequential and addresses")
+    if base is not None and (address or mirrored):
+        raise InvalidInput("--base needs the suspect's weights as they are; leave out addresses and --mirrored")
     if null_table is not None and stepwise:
         raise InvalidInput("--null-table is about the full check; leave out --sequential, or add --all for an address")
     if statement is not None and (stepwise or null_table is not None):
         raise InvalidInput(
             "--statement is about the full check of a model; leave out addresses, --sequential and --null-table"
         )
+    if revocation and statement is None:
+        raise InvalidInput("--revocation is about a claim; give --statement as well")
     silence_loading()
-    warn_of_keys((suspect, reference, statement), key)
+    warn_of_keys((suspect, reference, base, statement), key)
     claim = _load_claim(key, opening, passphrase)
     known = None if beacon is None else read_beacon(beacon)
     source: Any = suspect
@@ -185,10 +201,21 @@ def verify(
             from ..verifying import verify_sequentially
 
             asking = burning(key, endpoint.name) if address else burning(None, "")
-            evidence = verify_sequentially(source, claim, budget, known, looks, asking).evidence
+            evidence = verify_sequentially(source, claim, budget, known, looks, asking, base).evidence
         elif statement is not None:
             evidence = _verify_claim(
-                source, claim, statement, trust, owner_key, known, suspect_date, looks, budget, reference
+                source,
+                claim,
+                statement,
+                trust,
+                owner_key,
+                known,
+                suspect_date,
+                looks,
+                budget,
+                reference,
+                revocation,
+                base,
             )
         else:
             from ..evidence import Access
@@ -210,6 +237,7 @@ def verify(
                 reference=reference,
                 null_table=None if null_table is None else read_null_table(null_table),
                 own_reference=own_reference,
+                base=base,
             )
     evidence.warnings = [*notes, *evidence.warnings]
     if output is not None:
@@ -281,11 +309,13 @@ def _verify_claim(
     looks: int,
     budget: int | None,
     reference: Path | None,
+    revocation: list[Path] | None,
+    base: Path | None,
 ) -> "Evidence":
     """The check of a claim: statement and key belong together, and the dates are in order."""
     from ..claims import verify_claim
     from ..publishing.timestamp import read_roots
-    from .options import read_date
+    from .options import read_date, read_revocations
 
     return verify_claim(
         suspect,
@@ -298,6 +328,8 @@ def _verify_claim(
         looks=looks,
         budget=budget,
         reference=True if reference is None else reference,
+        revocations=read_revocations(revocation or []),
+        base=base,
     )
 
 

@@ -27,6 +27,8 @@ STEPS = {
     "commitment": "The opened secret belongs to the key that the statement commits to.",
     "source images": "The images that came along are those that were committed.",
     "sub-key": "The opened secret was not known to others before.",
+    "origin": "What the claimant says of the origin of its own model.",
+    "revocation": "The claimant did not revoke its key.",
     "dates": "The suspect is younger than the mark, and all dates are proven.",
     "log": "Earlier openings before this judge were looked up.",
     "looks": "All tries that the claimant could have made are charged.",
@@ -38,7 +40,9 @@ STEPS = {
     "scope": "The mark was read in the suspect's weights.",
 }
 # What every claim is asked; a claim that is refused early is not asked the rest.
-ALWAYS = [name for name in STEPS if name not in ("start", "reference", "common origin", "scope")]
+ALWAYS = [
+    name for name in STEPS if name not in ("origin", "revocation", "start", "reference", "common origin", "scope")
+]
 MEANINGS = {
     Verdict.FOUND: "The suspect carries a mark that the claimant committed to. It descends from a model with this mark, as far as the checks "
     "below reach. This is a finding about lineage: it says nothing about theft, and licence terms decide the rest.",

@@ -11,8 +11,11 @@ from .envelope import FORMAT, MAX_BYTES, unseal
 
 POOL_FILE = "pool.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "trainer_state.json")
+# In the first line of a share of a secret, see `shares`.
+SHARE_FORMAT = "hf-watermark/share/v1"
 # An envelope says what it is in its first or last fields, on both sides of the long ciphertext.
 END_BYTES = 4096
+SECRET_MARKS = (FORMAT.encode(), SHARE_FORMAT.encode())
 KINDS = {"owner": "an owner file (the private key of an owner)", "watermark-key": "a key"}
 
 
@@ -67,6 +70,8 @@ def kind_of_secret(path: Path) -> str:
     """What a secret file holds, in words; an encrypted one does not say."""
     with path.open("rb") as file:
         raw = file.read(MAX_BYTES)
+    if SECRET_MARKS[1] in raw:
+        return "a share of a secret"
     try:
         return KINDS[unseal(raw, None)["kind"]]
     except (InvalidInput, KeyError, TypeError):
@@ -74,16 +79,15 @@ def kind_of_secret(path: Path) -> str:
 
 
 def is_envelope(path: Path) -> bool:
-    """Whether a file names the format of our secret files. Of a large one only the two ends are read."""
-    mark = FORMAT.encode()
+    """Whether a file names a format of our secret files. Of a large one only the two ends are read."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size <= MAX_BYTES:
-                return mark in file.read(MAX_BYTES)
-            head = file.read(END_BYTES)
-            file.seek(size - END_BYTES)
-            return mark in head or mark in file.read(END_BYTES)
+            read = file.read(MAX_BYTES if size <= MAX_BYTES else END_BYTES)
+            if size > MAX_BYTES:
+                file.seek(size - END_BYTES)
+                read += file.read(END_BYTES)
+            return any(mark in read for mark in SECRET_MARKS)
     except OSError:
         return False  # what we cannot read, we cannot publish either
 

@@ -41,7 +41,17 @@ class Owner:
     @classmethod
     def create(cls) -> "Owner":
         """A new identity from 32 random bytes."""
-        return cls(Ed25519PrivateKey.from_private_bytes(entropy.draw(32)))
+        return cls.of(entropy.draw(32))
+
+    @classmethod
+    def of(cls, private_bytes: bytes) -> "Owner":
+        """
+        The identity with these 32 secret bytes.
+
+        Raises:
+            `ValueError`: for another number of bytes.
+        """
+        return cls(Ed25519PrivateKey.from_private_bytes(private_bytes))
 
     @property
     def public_key(self) -> bytes:
@@ -89,7 +99,7 @@ class Owner:
         if payload.get("kind") != "owner":
             raise InvalidInput(f"{path}: holds a {payload.get('kind')!r}, not an owner; expected {OWNER_FILE}")
         try:
-            return cls(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(payload["private_key"])))
+            return cls.of(bytes.fromhex(payload["private_key"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{path}: not a valid owner file ({error})") from None
 

@@ -53,7 +53,11 @@ class FidelityReport:
 
 @torch.no_grad()
 def measure_fidelity(
-    before: nn.Module, after: nn.Module, images: torch.Tensor, synthetic: bool = False
+    before: nn.Module,
+    after: nn.Module,
+    images: torch.Tensor,
+    synthetic: bool = False,
+    layers: dict[str, float] | None = None,
 ) -> FidelityReport:
     """
     Args:
@@ -63,15 +67,18 @@ def measure_fidelity(
             `[n, channels, height, width]` in the models' input space.
         synthetic (`bool`, *optional*, defaults to `False`):
             The images were made up: BatchNorms then normalise by the batch, because statistics of real images would exaggerate the difference.
+        layers (`dict[str, float]`, *optional*):
+            Change of each matrix against its norm, where the models' weights are not in memory.
 
     Raises:
         [`~serialization.InvalidInput`]: when there is no image, or the models answer with nothing that can be compared.
     """
     if not len(images):
         raise InvalidInput("`images` is empty: give at least one")
-    old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    matrices = [name for name, weight in old.items() if weight.ndim > 1 and not torch.equal(weight, new[name])]
-    layers = {name: _relative(old[name], new[name]) for name in matrices}
+    if layers is None:
+        old, new = dict(before.named_parameters()), dict(after.named_parameters())
+        matrices = [name for name, weight in old.items() if weight.ndim > 1 and not torch.equal(weight, new[name])]
+        layers = {name: relative_change(old[name], new[name]) for name in matrices}
     distances, same, count = [], 0, 0
     for batch in images.split(BATCH):
         first, second = answers(before, batch, synthetic), answers(after, batch, synthetic)
@@ -100,5 +107,6 @@ def answers(model: nn.Module, images: torch.Tensor, synthetic: bool) -> tuple[to
     return found.float(), True
 
 
-def _relative(old: torch.Tensor, new: torch.Tensor) -> float:
+def relative_change(old: torch.Tensor, new: torch.Tensor) -> float:
+    """How far a weight moved, against its norm."""
     return float((new.float() - old.float()).norm() / old.float().norm().clamp_min(1e-12))

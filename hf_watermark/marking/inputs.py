@@ -16,6 +16,8 @@ from ..backbones import evaluation_mode
 SAMPLES = 4096
 # Multiplications for one covariance matrix; wide layers get fewer samples.
 MOST_WORK = 3e10
+# Of the samples of all layers together, in float32.
+MOST_BYTES = 192 * 2**20
 BATCH = 16
 
 
@@ -53,15 +55,18 @@ def layer_inputs(model: nn.Module, weights: Iterable[str], images: torch.Tensor,
         synthetic (`bool`):
             BatchNorms normalise by the batch, because the pictures are none of those that the net was trained on.
     """
-    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights if name.endswith(".weight")}
-    layers = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    found = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights if name.endswith(".weight")}
+    layers = {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     batches = images.split(BATCH)
+    # Of a grouped convolution each group has inputs of its own.
+    widths = [layer.weight[0].numel() * getattr(layer, "groups", 1) for layer in layers.values()]
+    share = MOST_BYTES / 4 / max(sum(widths), 1)
 
     def remember(name: str) -> Any:
         def hook(layer: Any, args: tuple) -> None:
             columns = layer.weight[0].numel()
-            most = int(min(SAMPLES, max(MOST_WORK / columns**2, 64)))
+            most = int(min(SAMPLES, max(share, 16), max(MOST_WORK / columns**2, 64)))
             seen[name].append(_rows_of(layer, args[0].detach(), -(-most // len(batches))))
 
         return hook
@@ -74,7 +79,8 @@ def layer_inputs(model: nn.Module, weights: Iterable[str], images: torch.Tensor,
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: Inputs.of(torch.cat(parts, dim=1)) for name, parts in seen.items() if parts}
+    # One after the other: the samples of a large net are not held twice.
+    return {name: Inputs.of(torch.cat(seen.pop(name), dim=1)) for name in list(seen) if seen[name]}
 
 
 def _rows_of(layer: Any, given: torch.Tensor, most: int) -> torch.Tensor:

@@ -3,13 +3,13 @@
 from typing import Any
 
 from torch import nn
-from transformers import default_data_collator
 
 from ..configuration import WatermarkConfig, as_configs
 from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..mapping import AutoEmbedding, method_entry
-from ..training.embedding import TrainingData
+from ..serialization import InvalidInput
 from ..training.planning import make_key
+from .batches import training_data
 
 
 def plan_key(
@@ -28,7 +28,8 @@ def plan_key(
         model (`nn.Module`):
             As it is before the first step: its digest becomes part of the key.
         data (map-style dataset or [`~training.embedding.TrainingData`]):
-            The training data, from which black-box methods take the sources of their triggers; `None` suffices for white-box methods.
+            The training data, from which black-box methods take the sources of their triggers; `None` suffices for white-box methods. Its items
+            are mappings with `pixel_values` and `labels`, or pairs of image and label.
         configs ([`WatermarkConfig`], `str` or `dict`, or a list of these):
             One per method that will mark the model: an object, the method's name (its defaults), or a dict of fields with the name under
             `method`.
@@ -57,11 +58,19 @@ def plan_key(
     """
     refuse_unloaded("owner", owner, Owner)
     marks = [(AutoEmbedding.for_method(config.method), config) for config in configs_of(configs)]
-    if not isinstance(data, TrainingData):
-        data = TrainingData(data, default_data_collator)
-    return make_key(model, data, marks, owner, seed, processor)
+    return make_key(model, training_data(data), marks, owner, seed, processor)
 
 
 def configs_of(given: Any) -> list[WatermarkConfig]:
-    """Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`]."""
-    return as_configs(given, lambda method: method_entry(method).load("Config"))
+    """
+    Configs from objects, names and dicts, see [`~configuration.choosing.as_configs`].
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there is no such method or field, or a method is named twice.
+    """
+    configs = as_configs(given, lambda method: method_entry(method).load("Config"))
+    methods = [config.method for config in configs]
+    for method in methods:
+        if methods.count(method) > 1:
+            raise InvalidInput(f"`{method}` is named twice: give one config per method")
+    return configs

@@ -5,8 +5,11 @@ Their edges, flat areas and scales have the statistics of natural images (Ruderm
 of inner layers depend on most.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import nn
 
 
 LEAVES = 300
@@ -38,3 +41,10 @@ def dead_leaves(count: int, channels: int, height: int, width: int, seed: int = 
     result += 0.02 * torch.from_numpy(draw.standard_normal(result.shape, np.float32))
     spread, mean = torch.std_mean(result, dim=(0, 2, 3), keepdim=True)
     return (result - mean) / spread.clamp_min(1e-6)
+
+
+def usual_side(model: nn.Module) -> int:
+    """Height of the images that a timm module was made for; 64 for others."""
+    known = [getattr(module, "pretrained_cfg", None) for module in model.modules()]
+    sizes = [cfg["input_size"] for cfg in known if isinstance(cfg, Mapping) and cfg.get("input_size")]
+    return int(sizes[0][-1]) if sizes else 64

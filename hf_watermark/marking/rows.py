@@ -28,6 +28,12 @@ def compensated(
             The row's mean output stays too, because there is no bias behind it that could take the shift.
     """
     groups = len(inputs.samples)
+    touched = held.any(dim=1)
+    if groups == 1 and not touched.all():
+        found = torch.zeros_like(change)
+        if touched.any():
+            found[touched] = compensated(change[touched], held[touched], inputs, ridge, keep_mean)
+        return found
     fixed = held.reshape(groups, -1, change.shape[1])
     samples = inputs.samples
     if keep_mean:

@@ -8,35 +8,37 @@
 Steps 1 and 2 repeat until 1 finds nothing to do, because 2 changes the unit in which the bits are read.
 """
 
-import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..backbones import example_images, refuse_half_precision, refuse_path, unwrapped
+from ..backbones import Carrier, example_images, read_carriers, refuse_half_precision
 from ..backbones.folding import find_folds
-from ..evidence import Check
 from ..keys import Owner, WatermarkKey
-from ..mapping import METHODS, AutoEmbedding
+from ..mapping import METHODS, AutoEmbedding, AutoVerifier
 from ..serialization import InvalidInput
-from ..suspects import Suspect
 from ..training.embedding import Embedding, TrainingData
-from ..verification.verifier import verify_claims
+from ..training.keeping import read_back, unread_keys
+from ..training.planning import make_key
 from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
-from .keys import configs_of, plan_key
-from .pictures import dead_leaves
+from .keys import configs_of
+from .nets import LoadedNet, Net, NotStreamed, StoredNet
+from .pictures import dead_leaves, usual_side
 from .rows import compensated, output_shift
 
 
 logger = logging.getLogger(__name__)
 
 BUDGET = 0.01
-PICTURES = 64
+PICTURES, FEWEST_PICTURES = 64, 8
+# Of a larger net fewer pictures are run: each of its layers sees more of a picture.
+MANY_PARAMETERS = 100_000_000
 FEW_IMAGES = 16
 ROUNDS = 6
 # Against the mean variance of an input: synthetic pictures are trusted less than images.
@@ -45,9 +47,9 @@ RIDGE_SYNTHETIC, RIDGE_IMAGES = 0.3, 0.05
 FEWEST_SUBKEYS = 2
 
 
-class Marked(tuple[nn.Module, WatermarkKey]):
+class Marked(tuple[Any, WatermarkKey]):
     """
-    `model, key` of [`mark_model`].
+    `model, key` of [`mark_model`]; for a folder the path of the marked one, and its key.
 
     Attributes:
         fidelity ([`FidelityReport`]): What the mark costs.
@@ -56,28 +58,31 @@ class Marked(tuple[nn.Module, WatermarkKey]):
     fidelity: FidelityReport
 
     @classmethod
-    def of(cls, model: nn.Module, key: WatermarkKey, fidelity: FidelityReport) -> "Marked":
+    def of(cls, model: nn.Module | Path, key: WatermarkKey, fidelity: FidelityReport) -> "Marked":
         marked = cls((model, key))
         marked.fidelity = fidelity
         return marked
 
 
 def mark_model(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     config: Any,
     owner: Owner,
     images: torch.Tensor | None = None,
     budget: float = BUDGET,
     processor: Any = None,
     seed: bytes | None = None,
+    output: str | Path | None = None,
+    keep: Sequence[WatermarkKey] = (),
 ) -> Marked:
     """
     A marked copy of a finished model and its key, without training.
 
     Args:
-        model (`nn.Module`):
+        model (`nn.Module`, `str` or `Path`):
             A classifier, a segmentation model or a backbone, in float32. It is not changed: keep it, the key commits to it as the reference
-            that aligned readings take.
+            that aligned readings take. Or a folder of such a model with `config.json` and safetensors: it is never loaded in full, so it may be
+            larger than the memory, and the marked copy has the same shards.
         config ([`WatermarkConfig`], `str` or `dict`):
             `"greedy_residuals"` or `"watermas"`, or a config of these. Without `subkeys`, there are as many as the `budget` allows, and at least
             2 where they fit: one is opened on purpose when the model is published.
@@ -92,12 +97,18 @@ def mark_model(
             Image processor of the model: its normalisation is committed.
         seed (`bytes`, *optional*):
             32 secret bytes from which the key follows; drawn anew by default.
+        output (`str` or `Path`, *optional*):
+            For a folder: the folder of the marked copy, which must not exist.
+        keep (`Sequence[WatermarkKey]`, *optional*):
+            Earlier keys whose marks the model carries, of any method. They are read back from the marked copy.
 
     Returns:
-        `tuple[nn.Module, WatermarkKey]`, with an attribute `fidelity`.
+        `tuple[nn.Module, WatermarkKey]`, with an attribute `fidelity`; for a folder `tuple[Path, WatermarkKey]`.
 
     Raises:
-        [`~serialization.InvalidInput`]: when the method has to be trained, the mark does not fit into this model, or its weights are not float32.
+        [`~serialization.InvalidInput`]: when the method has to be trained, the mark does not fit into this model, its weights are not float32, or
+            a key in `keep` is not found before or afterwards.
+        [`NotStreamed`]: when a folder has to be loaded in full first.
 
     Example:
 
@@ -107,35 +118,52 @@ def mark_model(
     mark found
     ```
     """
-    refuse_path(model)
-    source = unwrapped(model)
+    if isinstance(model, nn.Module):
+        if output is not None:
+            raise InvalidInput("`output` is for a folder; save the marked model with `save_pretrained`")
+        return mark_net(LoadedNet(model), config, owner, images, budget, processor, seed, keep)
+    if output is None:
+        raise InvalidInput("`model` is a folder: give `output`, a new folder for the marked model")
+    with StoredNet(model, output) as net:
+        marked = mark_net(net, config, owner, images, budget, processor, seed, keep)
+        net.save(Path(output))
+    return Marked.of(Path(output), marked[1], marked.fidelity)
+
+
+def mark_net(
+    net: Net,
+    config: Any,
+    owner: Owner,
+    images: torch.Tensor | None = None,
+    budget: float = BUDGET,
+    processor: Any = None,
+    seed: bytes | None = None,
+    keep: Sequence[WatermarkKey] = (),
+) -> Marked:
+    """[`mark_model`] for a net that is open already; what it marks is not saved yet."""
+    source = net.source
     refuse_half_precision(source)
-    chosen: list[Any] = list(configs_of(config))
-    if len(chosen) > 1:
-        raise InvalidInput(f"`config` names {len(chosen)} methods: mark the model once for each of them")
-    kind = AutoEmbedding.for_method(chosen[0].method)
-    if not kind.writable:
-        known = ", ".join(method for method in METHODS if AutoEmbedding.for_method(method).writable)
-        raise InvalidInput(f"`{kind.method}` has to be trained into a model; without training there are: {known}")
+    chosen = one_config(config)
+    kind = AutoEmbedding.for_method(chosen.method)
+    if isinstance(net, StoredNet) and not kind.streams:
+        raise NotStreamed(f"`{kind.method}` is written into a loaded model; load it first")
     if images is not None and len(images) < FEW_IMAGES:
         raise InvalidInput(f"`images` holds {len(images)}: give at least {FEW_IMAGES}, or none")
-    shape = example_images(source, usual_side(source)).shape[1:] if images is None else images.shape[1:]
-    if images is None:
-        pictures = dead_leaves(PICTURES + PICTURES // 2, *shape).to(next(source.parameters()).device)
-        learning, judging = pictures[:PICTURES], pictures[PICTURES:]
-    else:
-        learning, judging = images[: len(images) // 2], images[len(images) // 2 :]
+    for missing in unread_keys(keep, net.unmarked, AutoVerifier.for_method):
+        raise InvalidInput(f"`keep`: {missing} is not in this model; start from the model that carries it")
+    learning, judging = _images(source) if images is None else (images[: len(images) // 2], images[len(images) // 2 :])
+    folds = {fold.layer: fold.norm for fold in find_folds(source, learning) if fold.layer}
     inputs: dict[str, Inputs] = {}
-    for number in _numbers(source, chosen[0]):
-        wanted = replace(chosen[0], subkeys=number)
-        key = plan_key(source, None, wanted, owner, seed, processor)
-        marked = copy.deepcopy(source)
+    for number in _numbers(source, chosen):
+        wanted = replace(chosen, subkeys=number)
+        key = make_key(source, TrainingData(), [(kind, wanted)], owner, seed, processor, net.start)
         (claim,) = key.claims()
-        embedding = kind(marked, claim, TrainingData())
-        names = [carrier["name"] for carrier in claim.assignment.layout["carriers"]]
+        embedding = kind(net.copy(), claim, TrainingData())
+        carriers = read_carriers(claim.assignment.layout)
+        names = [carrier.name for carrier in carriers]
         inputs = inputs or layer_inputs(source, names, learning, images is None)
-        write(embedding, source, inputs, learning, RIDGE_SYNTHETIC if images is None else RIDGE_IMAGES)
-        fidelity = measure_fidelity(source, marked, judging, images is None)
+        write(embedding, net, carriers, folds, inputs, RIDGE_SYNTHETIC if images is None else RIDGE_IMAGES)
+        fidelity = measure_fidelity(source, embedding.model, judging, images is None, net.layers)
         if fidelity.kl <= budget:
             break
     else:
@@ -144,57 +172,109 @@ def mark_model(
             fidelity.kl,
             budget,
         )
-    read = verify_claims(
-        [kind.verifier_class(claim)], Suspect.open(marked, key.backbone), Check(disclosed=key.disclosed)
-    )
+    inputs.clear()  # of a large net as much as reading it back takes
+    for lost in unread_keys(keep, net.marked, AutoVerifier.for_method):
+        raise InvalidInput(
+            f"`keep`: {lost} would be lost under the new mark, so nothing was marked; lower `bits` or `subkeys`, or take another method"
+        )
+    read = read_back(key, net.marked, AutoVerifier.for_method)
     if not read.found:
         logger.warning(
             "the mark cannot be claimed as it stands (%s); raise `bits` or `subkeys`, or use a larger model",
             read.reason,
         )
-    return Marked.of(marked, key, fidelity)
+    return Marked.of(net.marked, key, fidelity)
+
+
+def one_config(config: Any) -> Any:
+    """
+    The config of the one method that is written.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when there are several, or it has to be trained.
+    """
+    chosen: list[Any] = list(configs_of(config))
+    if len(chosen) > 1:
+        raise InvalidInput(f"`config` names {len(chosen)} methods: mark the model once for each of them")
+    method = chosen[0].method
+    if not AutoEmbedding.for_method(method).writable:
+        known = ", ".join(name for name in METHODS if AutoEmbedding.for_method(name).writable)
+        raise InvalidInput(f"`{method}` has to be trained into a model; without training there are: {known}")
+    return chosen[0]
 
 
 @torch.no_grad()
 def write(
-    embedding: Embedding, source: nn.Module, inputs: Mapping[str, Inputs], images: torch.Tensor, ridge: float
+    embedding: Embedding,
+    net: Net,
+    carriers: Sequence[Carrier],
+    folds: Mapping[str, str],
+    inputs: Mapping[str, Inputs],
+    ridge: float,
 ) -> None:
-    """Marks the embedding's model, a copy of `source`."""
-    model, before = embedding.model, dict(source.named_parameters())
-    norms = {fold.layer: model.get_submodule(fold.norm) for fold in find_folds(source, images) if fold.layer}
+    """
+    Marks the embedding's model, the present copy of `net`.
+
+    Args:
+        folds (`Mapping[str, str]`): The BatchNorm behind each layer that has one.
+    """
+    model = embedding.model
+    portions = [[carrier] for carrier in carriers] if embedding.streams else [list(carriers)]
+    for portion in portions:
+        layers = {carrier.name: carrier.name.rpartition(".")[0] for carrier in portion}
+        behind = {name: _takes_shift(model, layer, folds) for name, layer in layers.items()}
+        needed = [*layers, *(carrier.scale for carrier in portion), *behind.values()]
+        with net.lent(dict.fromkeys(name for name in needed if name is not None)):
+            only = portion[0].name if embedding.streams else None
+            _write_portion(embedding, only, {name: inputs[name] for name in layers if name in inputs}, behind, ridge)
+
+
+def _write_portion(
+    embedding: Embedding,
+    only: str | None,
+    inputs: Mapping[str, Inputs],
+    behind: Mapping[str, str | None],
+    ridge: float,
+) -> None:
+    model = embedding.model
+    before = {name: model.get_parameter(name).clone() for name in inputs}
     for _ in range(ROUNDS):
-        stood = {name: parameter.clone() for name, parameter in model.named_parameters()}
-        held = embedding.write()
+        stood = {name: model.get_parameter(name).clone() for name in behind}
+        held = embedding.write(only)
         if all(torch.equal(stood[name], model.get_parameter(name)) for name in held):
             break
         for name, mask in held.items():
             if name not in inputs:
                 continue
-            weight, layer = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
-            takes_shift = name.rpartition(".")[0] in norms or getattr(layer, "bias", None) is not None
+            weight = model.get_parameter(name)
             change = (weight - before[name]).float().reshape(mask.shape)
-            change = compensated(change, mask.to(change.device), inputs[name], ridge, keep_mean=not takes_shift)
+            change = compensated(change, mask.to(change.device), inputs[name], ridge, keep_mean=behind[name] is None)
             weight.copy_(before[name] + change.reshape(weight.shape))
     for name in held:
-        if name in inputs:
-            change = (model.get_parameter(name) - before[name]).float().flatten(1)
-            _take_out(model, name.rpartition(".")[0], norms, output_shift(change, inputs[name]))
+        taker = behind[name]
+        if name in inputs and taker is not None:
+            shift = output_shift((model.get_parameter(name) - before[name]).float().flatten(1), inputs[name])
+            _tensor(model, taker).add_(shift if taker.endswith(".running_mean") else -shift)
 
 
-def _take_out(model: nn.Module, layer: str, norms: Mapping[str, Any], shift: torch.Tensor) -> None:
-    """Moves what stands behind a layer by the shift of its output's mean."""
-    bias: Any = model.get_submodule(layer).bias
-    if layer in norms:
-        norms[layer].running_mean += shift
-    elif bias is not None:
-        bias -= shift
+def _takes_shift(model: nn.Module, layer: str, folds: Mapping[str, str]) -> str | None:
+    """The vector behind a layer that can take out a shift of its output's mean; `None` where there is none."""
+    if layer in folds:
+        return f"{folds[layer]}.running_mean"
+    return f"{layer}.bias" if getattr(model.get_submodule(layer), "bias", None) is not None else None
 
 
-def usual_side(model: nn.Module) -> int:
-    """Height of the images that a timm module was made for; 64 for others."""
-    known = [getattr(module, "pretrained_cfg", None) for module in model.modules()]
-    sizes = [cfg["input_size"] for cfg in known if isinstance(cfg, Mapping) and cfg.get("input_size")]
-    return int(sizes[0][-1]) if sizes else 64
+def _tensor(model: nn.Module, name: str) -> torch.Tensor:
+    return model.get_buffer(name) if name.endswith(".running_mean") else model.get_parameter(name)
+
+
+def _images(source: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Synthetic pictures that the inputs are learned from, and half as many that judge."""
+    parameters = sum(parameter.numel() for parameter in source.parameters())
+    count = min(PICTURES, max(FEWEST_PICTURES, PICTURES * MANY_PARAMETERS // parameters))
+    shape = example_images(source, usual_side(source)).shape[1:]
+    pictures = dead_leaves(count + count // 2, *shape).to(next(source.parameters()).device)
+    return pictures[:count], pictures[count:]
 
 
 def _numbers(model: nn.Module, config: Any) -> list[int]:

@@ -1,6 +1,7 @@
 """Levels V0 to V2: what anybody can check about a published model by its files alone (PROTOCOL.md §2.7)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .dates import check_dates
 from .findings import CLOCKS, Level, LevelReport, Outcome
 from .publication import Publication
 from .publish import SIGNATURE
+from .revocation import Revocation, SignedRevocation, concerning
 from .statement import STATEMENT, Statement, parse_date
 
 
@@ -28,6 +30,7 @@ def check_files(
     token: str | bool | None = None,
     now: datetime | None = None,
     progress: Progress = lambda level: None,
+    revocations: Sequence[SignedRevocation] = (),
 ) -> LevelReport:
     """
     Reads a publication and checks V0 to V2; see [`~claims.check`].
@@ -39,6 +42,16 @@ def check_files(
     progress("V0")
     first = check_statement(publication, public_key, repo_id or publication.source.model_id, now)
     signed = publication.papers.signed
+    revoked: Sequence[Revocation] = ()
+    if signed is not None and first.outcome is Outcome.PASSED:
+        try:
+            revoked, foreign = concerning(signed.statement, (*publication.revocations, *revocations))
+        except InvalidInput as error:
+            first = Level.failed("V0", error)
+        else:
+            said = "; ".join(f"from {item.since} on ({item.reason})" for item in revoked) or None
+            facts = {"revoked": said, "ignored revocations, not signed by the owner": foreign or None}
+            first = replace(first, facts={**first.facts, **facts})
     if signed is None or first.outcome is not Outcome.PASSED:
         rest = (Level(name, Outcome.OPEN, ("V0 did not pass",)) for name in ("V1", "V2"))
         return LevelReport(publication, (first, *rest))
@@ -46,7 +59,7 @@ def check_files(
     second = check_weights(publication, signed.statement)
     progress("V2")
     third, dates = check_dates(publication.papers, signed, roots, beacon, now)
-    return LevelReport(publication, (first, second, third), dates)
+    return LevelReport(publication, (first, second, third), dates, revocations=tuple(revoked))
 
 
 def check_statement(publication: Publication, public_key: str | None, repo_id: str | None, now: datetime) -> Level:
@@ -69,6 +82,8 @@ def check_statement(publication: Publication, public_key: str | None, repo_id: s
     if claimed is not None and claimed > now + CLOCKS:
         found.append(f"its date {statement.created} lies in the future")
     facts = {"owner": statement.fingerprint, "created (claimed)": statement.created, "level": statement.level}
+    if statement.derived_from:
+        facts["made from (claimed)"] = ", ".join(f"{o.precommit[:16]} of {o.owner}" for o in statement.derived_from)
     if statement.certificates:
         radii = ", ".join(f"{certificate.radius} sigma" for certificate in statement.certificates)
         facts["certified radius (claimed)"] = radii

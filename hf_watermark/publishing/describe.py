@@ -23,7 +23,7 @@ from ..serialization import (
 )
 from ..serialization.schema import parsed, validated, without_floats
 from ..suspects.source import Source
-from .parts import CertificateClaim, Fidelity, Stamp, Survival, rounded_up
+from .parts import Ancestor, CertificateClaim, Fidelity, Stamp, Survival, rounded_up
 from .precommit import FOLDER, Precommit
 from .statement import STATEMENT, SignedStatement, Statement, claim_bound_log2, format_date
 from .timestamp import SUFFIX, request_token
@@ -58,6 +58,8 @@ class Extras:
             P-256 key for an OpenSSF signature of the files (extra `signing`).
         publish_pool (`bool`, *optional*, defaults to `False`):
             Publish the source images of sub-key 0, without which nobody can ask a black-box mark. They come from the training data.
+        derived_from (`Sequence[Ancestor]`):
+            Keys that were in the model before this one, see [`~publishing.origins.origin_in`].
     """
 
     fidelity: Fidelity | None = None
@@ -69,6 +71,7 @@ class Extras:
     burnt: Sequence[BurntEntry] = ()
     signing_key: EllipticCurvePrivateKey | None = None
     publish_pool: bool = False
+    derived_from: Sequence[Ancestor] = ()
 
 
 def opened_subkeys(key: WatermarkKey) -> list[int]:
@@ -167,6 +170,7 @@ def describe(
         else None,
         "oms_public_key": public_point(signing.public_key()) if signing is not None else None,
         "supersedes": supersedes,
+        "derived_from": [origin.plain() for origin in extras.derived_from],
     }
     return _reread(document)
 

@@ -14,6 +14,7 @@ from .cost import cost_line
 from .describe import Content, Extras, config_of, dated, describe, opened_files, opened_subkeys, superseded
 from .files import CARD, CARD_BYTES, SIGNATURE, Selection, model_files
 from .precommit import FOLDER, PRECOMMIT, Precommit
+from .revocation import REVOCATION, Revocations
 from .scan import Scanner, refuse_key_files, refuse_secrets, secrets_of
 from .statement import STATEMENT, SignedStatement
 from .timestamp import SUFFIX, TOKEN_BYTES
@@ -86,6 +87,7 @@ def contents(drafted: Draft, repo_id: str, remote: Source, license: str | None =
     files = dict(selected.files)
     added: dict[str, Content] = {PRECOMMIT: Precommit.of(key).to_bytes()}
     added |= precommit_tokens(selected.folder, remote, extras)
+    added |= known_revocations(selected.folder, remote)
     signed = None
     if drafted.signer is not None and drafted.evidence is not None:
         added |= opened_files(key, drafted.opened, extras)
@@ -127,6 +129,16 @@ def precommit_tokens(folder: Path, remote: Source, extras: Extras) -> dict[str, 
         if not raw.startswith(b"\x30"):  # DER of a sequence (RFC 3161, 2.4.2)
             raise InvalidInput(f"{name}: is no timestamp token; nothing was uploaded")
     return tokens
+
+
+def known_revocations(folder: Path, remote: Source) -> dict[str, bytes]:
+    """Those beside the model and those already in the repository: none is ever taken out by publishing again."""
+    path = folder / REVOCATION
+    here = Revocations.read(path) if path.exists() or path.is_symlink() else Revocations()
+    raw = remote.read(REVOCATION)
+    there = () if raw is None else Revocations.parse(raw, f"{remote.name}: {REVOCATION}").entries
+    found = here.with_(there)
+    return {REVOCATION: found.to_bytes()} if found.entries else {}
 
 
 def card(

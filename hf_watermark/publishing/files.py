@@ -33,7 +33,7 @@ CARD_BYTES = 2**20
 FROZEN_BYTES = 16 * 2**20
 # What `save_pretrained` of models and image processors, `timm.models.save_for_hf` and `trainer.save_metrics` write.
 JSON_NAMES = frozenset(
-    ("config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
+    ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
      "all_results.json", "train_results.json", "eval_results.json", "test_results.json", "predict_results.json", INDEX_NAME)
 )  # fmt: skip
 LABELS = re.compile(r"(?:labels?|classes|class_names|label_names|id2label|label2id|synsets?)\.(txt|json)")

@@ -9,6 +9,7 @@ from typing import Any
 from ..evidence import Evidence
 from ..serialization import InvalidInput
 from .publication import Publication
+from .revocation import Revocation
 from .statement import SignedStatement
 
 
@@ -91,12 +92,15 @@ class LevelReport:
     Args:
         evidence ([`Evidence`], *optional*):
             What was read of sub-key 0 in the published model.
+        revocations (`tuple[Revocation, ...]`):
+            Those of this key that its owner signed. They fail no level: what was signed before stays signed.
     """
 
     publication: Publication
     levels: tuple[Level, ...]
     dates: Dates = Dates()
     evidence: Evidence | None = None
+    revocations: tuple[Revocation, ...] = ()
 
     @property
     def source(self) -> str:
@@ -136,6 +140,7 @@ class LevelReport:
             "failed": self.failed,
             "levels": [level.to_dict() for level in self.levels],
             "statement": self.signed.plain() if self.signed else None,
+            "revocations": [revocation.plain() for revocation in self.revocations],
             "precommit_time": iso(self.dates.precommit),
             "statement_time": iso(self.dates.statement),
             "authorities": self.dates.authorities,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ..evidence import Verdict
+from ..keys import fingerprint
 from ..serialization.schema import Count, Decimal, Hex32, Log2, RelativePath, Slug, Strict, Text, validated
 
 
@@ -57,6 +58,23 @@ class Disclosed(Strict):
 
     subkey: Annotated[int, Field(ge=0, lt=1024)]
     nonce_sha256: Hex32
+
+
+class Ancestor(Strict):
+    """
+    A key whose mark the model carried before this one was put in: of an earlier version, or of somebody else's model from which it was made.
+
+    It is the signer's word. It binds him, who admits that the other model came first, and says nothing for or against anybody else.
+    """
+
+    precommit: Hex32
+    public_key: Hex32
+    statement_sha256: Hex32 | None
+
+    @property
+    def owner(self) -> str:
+        """Fingerprint of the other key's owner."""
+        return fingerprint(bytes.fromhex(self.public_key))
 
 
 class Fidelity(Strict):

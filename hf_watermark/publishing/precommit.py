@@ -35,8 +35,11 @@ def public_files(key: WatermarkKey, found: bool) -> dict[str, dict[str, Any]]:
 
 
 def write_public_files(folder: Path, files: Mapping[str, dict[str, Any]]) -> None:
-    """Writes [`public_files`] into a model folder."""
+    """Writes [`public_files`] into a model folder. Where they open nothing, what an earlier model there opened and stated goes."""
     (folder / FOLDER).mkdir(exist_ok=True)
+    if files.keys() == {"precommit.json"}:
+        for stale in [*(folder / FOLDER).glob("subkey*.json"), folder / FOLDER / "statement.json"]:
+            stale.unlink(missing_ok=True)
     for name, document in files.items():
         write_json_atomic(folder / FOLDER / name, document)
 

@@ -16,6 +16,7 @@ from ..suspects.source import RepoSource, Source
 from .describe import POOL, SUBKEY0
 from .precommit import PRECOMMIT
 from .publish import SIGNATURE
+from .revocation import REVOCATION, Revocations, SignedRevocation
 from .statement import STATEMENT, SignedStatement, Statement
 from .timestamp import TOKEN_BYTES
 
@@ -157,6 +158,20 @@ class Publication:
     @cached_property
     def named_tensors_sha256(self) -> str:
         return named_tensors_digest(self.weights)
+
+    @cached_property
+    def revocations(self) -> tuple[SignedRevocation, ...]:
+        """
+        Those that were published here, whoever signed them. Where an earlier state is read, those of the latest one too: a revocation is younger
+        than what it revokes.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when the file is malformed.
+        """
+        latest = self.source.latest()
+        places = [self.source] if latest is self.source else [self.source, latest]
+        found = [Revocations.parse(raw) for place in places if (raw := place.read(REVOCATION)) is not None]
+        return tuple(entry for document in found for entry in document.entries)
 
     def pool(self) -> dict[str, Any]:
         """The source images that its owner published with sub-key 0; none where there are none."""

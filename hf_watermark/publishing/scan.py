@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ..keys import Owner, WatermarkKey, key_inside
-from ..keys.envelope import FORMAT
-from ..keys.folders import KEY_FILE, kind_of_secret
+from ..keys.folders import KEY_FILE, SECRET_MARKS, kind_of_secret
 from ..serialization import InvalidInput
 from .contents import container
 
 
 BLOCK = 8 * 2**20
-# Files that hold secrets by their kind, whatever the secret is.
-KEY_MARKS = (FORMAT.encode(),)
 LOOKED_AT = 64 * 2**20
 
 
@@ -84,7 +81,7 @@ class Scanner:
 
     def __init__(self, secrets: Mapping[str, bytes]):
         self.needles = [(name, form) for name, secret in secrets.items() for form in set(forms_of(secret).values())]
-        self.needles += [("key file", form) for mark in KEY_MARKS for form in {mark, *text_forms(mark)}]
+        self.needles += [("key file", form) for mark in SECRET_MARKS for form in {mark, *text_forms(mark)}]
         self.longest = max(len(form) for _, form in self.needles)
         self._by_start: dict[bytes, list[tuple[str, bytes]]] = {}
         for name, form in self.needles:

@@ -30,7 +30,7 @@ from ..serialization.schema import (
     Text,
     parsed,
 )
-from .parts import CertificateClaim, Disclosed, Fidelity, MethodClaim, Point, Stamp, Survival, Weights
+from .parts import Ancestor, CertificateClaim, Disclosed, Fidelity, MethodClaim, Point, Stamp, Survival, Weights
 from .precommit import FOLDER
 
 
@@ -66,6 +66,8 @@ class Statement(Strict):
             P-256 key (compressed point) of `model.sig`, if the folder was signed (OpenSSF Model Signing).
         supersedes (`str`, *optional*):
             SHA-256 of the statement that this one replaces.
+        derived_from (`list[Ancestor]`):
+            Keys that were in the model before this one: of its earlier versions, and of others' models that it was made from.
     """
 
     schema_: Annotated[Literal["hf-watermark/statement/v2"], Field(alias="schema")]
@@ -96,6 +98,7 @@ class Statement(Strict):
     original_tensor_set_sha256: Hex32 | None
     oms_public_key: Point | None
     supersedes: Hex32 | None
+    derived_from: Annotated[list[Ancestor], Field(max_length=16)]
 
     @model_validator(mode="after")
     def _coherent(self) -> "Statement":
@@ -110,6 +113,9 @@ class Statement(Strict):
             raise ValueError("disclosed names a sub-key that carries no mark")
         if any(method.matches > method.trials for method in self.methods):
             raise ValueError("a method has more matches than trials")
+        before = [origin.precommit for origin in self.derived_from]
+        if len(set(before)) != len(before) or self.precommit in before:
+            raise ValueError("derived_from names a key twice, or this statement's own")
         return self
 
     def problems(self) -> list[CommitmentProblem]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 SHARDS = 2_048
+LARGE = 2**20
 INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 
@@ -72,11 +74,11 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         refuse_not_finite(tensor, name, self._files[name])
         return tensor
 
-    def stored(self, name: str) -> tuple[TensorInfo, bytearray]:
+    def stored(self, name: str) -> tuple[TensorInfo, bytearray | mmap]:
         """Header entry and bytes of a tensor, whatever they mean."""
         refuse_twice(name, self._twice, self.path)
         info, file = self.infos[name], self._files[name]
-        data = bytearray(info.end - info.begin)
+        data = _room(info.end - info.begin)
         with naming(file), open_regular(file) as (opened, _):
             handle: Any = opened  # a buffered file, which reads into memory that is there already
             handle.seek(self._starts[file.name] + info.begin)
@@ -84,6 +86,26 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
             if handle.readinto(data) != len(data):  # type: ignore[attr-defined]
                 raise InvalidInput(f"tensor {shown(name)} cannot be read: the file has become shorter.")
         return info, data
+
+    def overwrite(self, name: str, tensor: "torch.Tensor") -> None:
+        """
+        Puts other numbers in the place of a tensor, in a folder of one's own that nobody else reads yet: this is not atomic.
+
+        Args:
+            tensor (`torch.Tensor`): Of the stored type and shape.
+        """
+        info, file = self.infos[name], self._files[name]
+        data = tensor.detach().cpu().contiguous().numpy().tobytes()
+        if len(data) != info.end - info.begin or tuple(tensor.shape) != info.shape:
+            raise ValueError(f"{name}: {tuple(tensor.shape)} {tensor.dtype} does not fit {info.shape} {info.dtype}")
+        with file.open("r+b") as opened:
+            opened.seek(self._starts[file.name] + info.begin)
+            opened.write(data)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the tensors."""
+        return sorted(set(self._files.values()))
 
     def __contains__(self, name: object) -> bool:
         return name in self.infos  # the inherited one would read the tensor
@@ -93,6 +115,11 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
 
     def __len__(self) -> int:
         return len(self.infos)
+
+
+def _room(size: int) -> bytearray | mmap:
+    # What lies on the heap stays with the process when it is freed: a model that is read part by part would end up there as a whole.
+    return mmap(-1, size) if size >= LARGE else bytearray(size)
 
 
 def merge_headers(

@@ -76,6 +76,7 @@ _DOCUMENTS = {
         "is a published statement", "It is read inside its model: give that folder or repository with --statement"
     ),
     "hf-watermark/precommit/": Kind("is a published precommit", "It is read inside its model, beside the statement"),
+    "hf-watermark/revocation/": Kind("is a revocation of a key", "It is given with --revocation"),
     "hf-watermark/": Kind("is a report or record of this library"),
 }
 _PARTS = {
@@ -86,7 +87,8 @@ _PARTS = {
 }
 _ADAPTER = "adapter_model.safetensors"
 _MERGED = (
-    "Merge it into its base model (`merge_and_unload` of peft), save the result with `save_pretrained`, and give that"
+    "Merge it into its base model (`merge_and_unload` of peft), save the result with `save_pretrained`, and give that; or give the base that the "
+    "key was made for (`base=`, --base)"
 )
 
 
@@ -143,9 +145,14 @@ def kind_of_weights(names: Collection[str]) -> Kind | None:
     publishes them chose the names.
     """
     here = {name for name in names if "/" not in name}
-    if {name for name in here if name.endswith(".safetensors")} == {_ADAPTER}:
+    if is_adapter(here):
         return Kind(f"holds a PEFT adapter ({_ADAPTER}) and not the model that it changes", _MERGED)
     return _KEY_FOLDER if KEY_FILE in here else None
+
+
+def is_adapter(names: Collection[str]) -> bool:
+    """Whether a folder or repository holds an adapter, and not the model that it changes."""
+    return {name for name in names if name.endswith(".safetensors") and "/" not in name} == {_ADAPTER}
 
 
 def kind_of_names(names: Collection[str]) -> Kind:

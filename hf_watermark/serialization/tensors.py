@@ -8,6 +8,7 @@ judged only when that tensor is read, so that one that nobody needs hides nothin
 import hashlib
 import math
 from collections.abc import Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,14 +167,17 @@ def refuse_not_finite(tensor: "torch.Tensor", name: str, file: str | Path) -> No
     if tensor.is_floating_point() or tensor.is_complex():
         if str(tensor.dtype) == "torch.float4_e2m1fn_x2":
             return  # has neither
-        # float8 has no isfinite of its own
+        # float8 has no order of its own
         checked = tensor.to(torch.float32) if tensor.element_size() == 1 else tensor
-        if not torch.isfinite(checked).all():
+        if tensor.is_complex():
+            checked = torch.view_as_real(tensor)
+        # The extremes, because NaN goes into both: that needs no second tensor of this size.
+        if tensor.numel() and not torch.stack(torch.aminmax(checked)).isfinite().all():
             raise UnreadableFormat(f"{file}: tensor {shown(name)} has NaN or infinite values.")
 
 
 def as_tensor(
-    data: bytearray | memoryview, info: TensorInfo, shape: tuple[int, ...], name: str, file: str | Path
+    data: bytearray | memoryview | mmap, info: TensorInfo, shape: tuple[int, ...], name: str, file: str | Path
 ) -> "torch.Tensor":
     """
     The tensor of `shape` that these bytes of `file` hold.

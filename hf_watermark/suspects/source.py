@@ -77,6 +77,10 @@ class Source(ABC):
             raise InvalidInput(f"{source}: no such folder, and no name of a repository (owner/name[@revision])")
         return RepoSource(*repo, token=token)
 
+    def latest(self) -> "Source":
+        """The same place as it is now, where this is an earlier state of it."""
+        return self
+
     def __contains__(self, path: str) -> bool:
         return path in self.sizes
 
@@ -166,6 +170,7 @@ class RepoSource(Source):
 
     def __init__(self, repo_id: str, revision: str | None = None, token: str | bool | None = None):
         self.model_id, self.name, self.token = repo_id, repo_id + (f"@{revision}" if revision else ""), token
+        self.revision = revision
         with hub_errors(self.name):
             info = hub_api(token).model_info(repo_id, revision=revision, files_metadata=True)
         self.commit, self.created_at = info.sha, info.created_at
@@ -177,6 +182,9 @@ class RepoSource(Source):
     @cached_property
     def _fetched(self) -> dict[str, Path]:
         return {}
+
+    def latest(self) -> "RepoSource":
+        return self if self.revision is None else RepoSource(str(self.model_id), None, self.token)
 
     def path(self, path: str) -> Path:
         if path not in self.sizes:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,26 @@ import torch
 from huggingface_hub import is_offline_mode
 from torch import nn
 
-from ..backbones import answers_of, run_on_backbone, unwrapped
+from ..backbones import (
+    Composed,
+    LiveChanges,
+    adapter_layers,
+    answers_of,
+    as_one,
+    changes,
+    named_on_backbone,
+    plain_copy,
+    run_on_backbone,
+    second_names,
+    shapes_in,
+    unwrapped,
+)
 from ..evidence import Access
-from ..serialization import InvalidInput, SafetensorsFolder
-from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
+from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
+from ..serialization.kinds import is_adapter
+from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
+from .answers import AccessError, LabelsOnly
+from .asking import Answer, Askable, Asked
 from .pictures import Function, PictureSuspect
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo, refuse_missing_file
@@ -23,33 +38,8 @@ from .source import Source, parse_repo, refuse_missing_file
 if TYPE_CHECKING:
     from ..keys import ModelContext
 
-ADAPTED = (
-    "an adapter (adapter_config.json) lies beside the weights and is loaded onto them, so the model is another one than was read: merge it into "
-    "the weights (`merge_and_unload` of peft) and check the result"
-)
 
-
-@dataclass
-class _Asked:
-    """
-    What was asked of a suspect so far.
-
-    Args:
-        queries, unusable (`int`): Images, and answers among them that could not be used.
-        scores (`bool`, *optional*): Whether answers are scores or labels, which shows only when one is asked for.
-        fits (`bool`): Whether it was found that the key's images can be sent.
-    """
-
-    queries: int = 0
-    unusable: int = 0
-    scores: bool | None = None
-    fits: bool = False
-
-
-Answer = Callable[[torch.Tensor], Any]
-
-
-class Suspect:
+class Suspect(Askable):
     """
     What somebody wants checked. Make one with [`Suspect.open`].
 
@@ -75,6 +65,7 @@ class Suspect:
     Attributes:
         queries (`int`): Images asked so far.
         unusable (`int`): Answers among them that could not be used.
+        base ([`Base`], *optional*): What was given to put an adapter on, or to take away from a whole model.
         unread (`str`): Why what was read may not be what the suspect computes; then "not found" is not said.
 
     Example:
@@ -98,12 +89,14 @@ class Suspect:
         module: Callable[[], nn.Module] | None = None,
         tensors: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     ):
-        self.name, self._module, self._tensors = name, module, tensors
-        self._weights, self._shapes, self._answer, self.batch_size = weights, shapes, answer, batch_size
-        self._asked_of = answer
-        self._asked = _Asked()
-        self._most: int | None = None
+        # What a module answers with is known, what a function returns is looked at.
+        super().__init__(name, answer, batch_size, logits=module is not None)
+        self._module, self._tensors, self._weights, self._shapes = module, tensors, weights, shapes
         self.unread = ADAPTED if "adapter_config.json" in getattr(weights, "beside", ()) else ""
+        self.base: Base | None = None
+        self._changes: Any = None  # by the base's names, or why they cannot be read
+        self._changed: Suspect | None = None
+        self._named: Callable[[], Mapping[str, torch.Tensor]] = lambda: {}  # by the names of the owner's architecture
 
     @classmethod
     def open(
@@ -112,6 +105,7 @@ class Suspect:
         backbone: Mapping[str, Any] | None = None,
         token: str | bool | None = None,
         context: "ModelContext | None" = None,
+        base: Base | None = None,
     ) -> "Suspect":
         """
         Whatever is to be checked, behind one face. Nothing is downloaded or built before it is read or asked.
@@ -127,23 +121,24 @@ class Suspect:
             context ([`~keys.ModelContext`], *optional*):
                 The owner's class names and normalisation (`key.context`), with which a function can also be one that takes a picture and
                 returns `[{"label": ..., "score": ...}]`.
+            base ([`Base`], *optional*):
+                What an adapter is put on, or taken away from a whole model to see what an adapter changed.
 
         Raises:
             [`~serialization.InvalidInput`]: when the source is none of these or cannot be read.
         """
-        if isinstance(source, Suspect):
-            return source
-        if isinstance(source, nn.Module):
-            return cls.of_module(type(source).__name__, source)
+        if isinstance(source, Suspect | nn.Module):
+            found = source if isinstance(source, Suspect) else cls.of_module(type(source).__name__, source)
+            return found if base is None else found.beside(base)
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             raise InvalidInput(
                 f"{source[:200]} is an address; wrap it with the owner's labels and normalisation: Endpoint(url, ...)"
             )
         if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
             refuse_missing_file(source)
-            return cls._open_repo(source, backbone, token)
+            return cls._open_repo(source, backbone, token, base)
         if isinstance(source, str | Path):
-            return cls._open_path(Path(source), backbone)
+            return cls._open_path(Path(source), backbone, base)
         if callable(source):
             model = getattr(source, "model", None)
             if isinstance(model, nn.Module) and type(source).__module__.startswith("transformers.pipelines"):
@@ -157,24 +152,50 @@ class Suspect:
         )
 
     @classmethod
-    def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None) -> "Suspect":
+    def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None, base: Base | None) -> "Suspect":
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
         tensors = SafetensorsFolder(path)
-        return cls._of_tensors(str(path), tensors, tensors.shapes, backbone, lambda: tensors)
+        return cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
 
     @classmethod
-    def _open_repo(cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None) -> "Suspect":
+    def _open_repo(
+        cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None, base: Base | None
+    ) -> "Suspect":
         if is_offline_mode():
             cached = cached_folder(repo)
-            return cls._of_tensors(repo, cached, cached.shapes, backbone, lambda: cached)
+            return cls._of_files(repo, cached, backbone, lambda: cached, base)
         try:
             tensors = RemoteSafetensors(repo, token)
         except RangesIgnored:
-            whole = Source.open(repo, token).weights()
-            return cls._of_tensors(repo, whole, whole.shapes, backbone, lambda: whole)
+            source = Source.open(repo, token)
+            whole = source.weights()
+            return cls._of_files(repo, whole, backbone, lambda: whole, base, source)
+        files = Source.open(tensors.name, token) if is_adapter(tensors.beside) else None
         # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
-        return cls._of_tensors(tensors.name, tensors, tensors.shapes, backbone, tensors.download)
+        return cls._of_files(tensors.name, tensors, backbone, tensors.download, base, files)
+
+    @classmethod
+    def _of_files(
+        cls,
+        name: str,
+        tensors: Any,
+        backbone: Mapping[str, Any] | None,
+        get_all: Callable[[], Mapping[str, torch.Tensor]],
+        base: Base | None,
+        source: Source | None = None,
+    ) -> "Suspect":
+        """A model, or an adapter alone or on its base."""
+        if not is_adapter(tensors.beside):
+            return cls._of_tensors(name, tensors, tensors.shapes, backbone, get_all).beside(base)
+        made = adapter_in(tensors, source)
+        if base is None or isinstance(made, InvalidInput):
+            suspect = cls._of_tensors(name, tensors, tensors.shapes, backbone, get_all)
+        else:
+            whole = Composed(base.tensors, made)
+            suspect = cls._of_tensors(name, whole, whole.shapes, backbone, lambda: whole)
+        suspect._changes, suspect.unread = made, ""
+        return suspect.beside(base)
 
     @classmethod
     def _of_tensors(
@@ -189,16 +210,65 @@ class Suspect:
             return cls(name, tensors, shapes, tensors=get_all)
         # Built at the first query only: white-box checks never need the module.
         module = cache(lambda: run_on_backbone(backbone, get_all()))
-        return cls(name, tensors, shapes, _ask_module(module), module=module, tensors=get_all)
+        suspect = cls(name, tensors, shapes, _ask_module(module), module=module, tensors=get_all)
+        suspect._named = cache(lambda: named_on_backbone(backbone, get_all()))
+        return suspect
 
     @classmethod
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
         """A live model under a name of one's own."""
         bare = unwrapped(module)
-        # Some modules keep more than tensors there (packed weights of quantised layers).
-        state = {key: value for key, value in bare.state_dict().items() if isinstance(value, torch.Tensor)}
+        # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
+        again = second_names(bare)
+        state = {
+            key: item for key, item in bare.state_dict().items() if isinstance(item, torch.Tensor) and key not in again
+        }
+        with torch.no_grad():
+            state = as_one(bare, state)
         shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        return cls(name, state, shapes, _ask_module(lambda: bare), module=lambda: bare)
+        suspect = cls(name, state, shapes, _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare)))
+        if made := changes(bare):
+            suspect._changes = LiveChanges(made)
+        elif adapter_layers(bare):
+            suspect.unread = UNKNOWN
+        return suspect
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is a model, and no adapter and nothing with one in it."""
+        return self._changes is None
+
+    def beside(self, base: Base | None) -> "Suspect":
+        """The same suspect with a base that was given for it."""
+        other = copy.copy(self)
+        other.base, other._changed = base, None
+        return other
+
+    def changed(self, start: str) -> "Suspect":
+        """
+        What an adapter changes, as a suspect: its products of factors where the suspect is an adapter, or has one; else the whole model, under the names
+        of the owner's architecture where these can be told, whose `base` has to be taken away by the reader.
+
+        Args:
+            start (`str`):
+                Digest of the base that the key commits to.
+
+        Raises:
+            [`~serialization.Unreadable`]: for a whole model without the base that the key was made for.
+            [`~serialization.InvalidInput`]: for an adapter that cannot be read.
+        """
+        if isinstance(self._changes, InvalidInput):
+            raise self._changes
+        if self._changes is None:
+            if self.base is None:
+                raise Unreadable(NO_BASE)
+            self.base.refuse_other(start)
+        if self._changed is None:
+            tensors: Any = self._named() or self.weights if self._changes is None else self._changes
+            self._changed = Suspect(self.name, tensors, shapes_in(tensors))
+            self._changed._changes, self._changed.base = self._changes, self.base
+            self._changed._changed = self._changed
+        return self._changed
 
     def mirrored(self) -> "Suspect":
         """
@@ -213,33 +283,11 @@ class Suspect:
         ```
         """
         other = copy.copy(self)
-        other.name, other._asked, other._most = f"{self.name}, mirrored", _Asked(), None
+        other.name, other._asked, other._most = f"{self.name}, mirrored", Asked(), None
         ask = self._answer
         other._answer = None if ask is None else lambda images: ask(images.flip(-1))
         other._asked_of = ask
         return other
-
-    def within(self, budget: int | None) -> "Suspect":
-        """The same suspect, that can be asked `budget` images more at most; what is asked counts for both."""
-        other = copy.copy(self)
-        limits = [self._most, None if budget is None else self.queries + budget]
-        other._most = min((limit for limit in limits if limit is not None), default=None)
-        return other
-
-    @property
-    def queries(self) -> int:
-        """Images asked so far."""
-        return self._asked.queries
-
-    @property
-    def unusable(self) -> int:
-        """Answers among them that could not be used."""
-        return self._asked.unusable
-
-    @property
-    def notes(self) -> list[str]:
-        """What whoever answers has to say about the asking, such as inputs that cannot be sent as they are."""
-        return list(getattr(self._asked_of, "notes", ()))
 
     @property
     def access(self) -> set[Access]:
@@ -304,93 +352,6 @@ class Suspect:
                 f"{self.name} is no model whose weights can be changed; only plain answers can be checked"
             )
         return self._module()
-
-    def ask(self, images: torch.Tensor) -> torch.Tensor:
-        """
-        Raw answers for `[n, channels, height, width]` images: labels `[n]` or probabilities `[n, classes]`.
-
-        Raises:
-            [`AccessError`]: when it cannot be queried.
-            [`BudgetExceeded`]: when more images are asked than it was given to ask.
-            [`~serialization.InvalidInput`]: for answers of another form.
-        """
-        if self._answer is None:
-            raise AccessError(
-                f"{self.name} cannot be queried; give the model itself, or a key that holds its backbone"
-            )
-        if self._most is not None and self.queries + len(images) > self._most:
-            raise BudgetExceeded(
-                f"{self.name}: this check asks {len(images)} images, {self._most - self.queries} are left of its budget; raise the "
-                "budget, or use the sequential test, which stops within it"
-            )
-        if not self._asked.fits:
-            self.refuse_no_pictures(images)
-        answers = []
-        for batch in images.split(self.batch_size):
-            unsent = self._unsent
-            answer = as_tensor(self._answer(batch), self.name)
-            if answer.ndim not in (1, 2) or len(answer) != len(batch):
-                raise InvalidInput(
-                    f"{self.name} answered with shape {tuple(answer.shape)} to {len(batch)} images; "
-                    "return labels [n] or probabilities [n, classes]"
-                )
-            answers.append(answer.detach().cpu())
-            self._asked.queries += len(batch) - (self._unsent - unsent)
-        if len({answer.ndim for answer in answers}) > 1:
-            raise InvalidInput(f"{self.name} answered with labels in one batch and with probabilities in another")
-        self._asked.scores = answers[0].ndim == 2
-        return torch.cat(answers)
-
-    def refuse_no_pictures(self, images: torch.Tensor) -> None:
-        """
-        For those who ask `images` in parts: says before the first one whether they can be sent at all.
-
-        Raises:
-            [`~serialization.InvalidInput`]: when the suspect takes pictures, and too many of these are none under its normalisation.
-        """
-        if isinstance(self._asked_of, PictureSuspect):
-            self._asked_of.refuse_no_pictures(images)
-        self._asked.fits = True
-
-    @property
-    def _unsent(self) -> int:
-        return getattr(self._asked_of, "clipped", 0)
-
-    def labels(self, images: torch.Tensor, classes: int) -> torch.Tensor:
-        """
-        Top-1 labels `[n]` (int64). A refused or unusable answer is -1 and never matches.
-
-        Raises:
-            [`~serialization.InvalidInput`]: when the suspect knows another number of classes than the key.
-        """
-        labels = top_labels(self.ask(images), classes, self.name)
-        self._asked.unusable += int((labels < 0).sum())
-        return labels
-
-    def probabilities(self, images: torch.Tensor, classes: int) -> torch.Tensor:
-        """
-        Probabilities `[n, classes]` (float64): the softmax of a model's logits, or what a function returned. They may be rounded, or
-        zero beyond the top k. An unusable answer (NaN, infinite) is a row of NaN.
-
-        Raises:
-            [`AccessError`]: when the suspect gives labels only.
-            [`~serialization.InvalidInput`]: when it knows another number of classes than the key, or returns scores that are no
-                probabilities (logits, percentages).
-        """
-        answers = self.ask(images)
-        if answers.ndim == 1:
-            self._asked.unusable += len(answers)
-            raise LabelsOnly(
-                f"{self.name} offers labels only; this method is read from probabilities and cannot decide from labels. Ask for "
-                "an endpoint that returns probabilities [n, classes], or use a method that reads labels"
-            )
-        scores = usable_scores(answers, classes, self.name)
-        unusable = scores.isnan().any(dim=1)
-        self._asked.unusable += int(unusable.sum())
-        if self._module is not None:
-            return scores.softmax(dim=1)
-        refuse_other_scores(scores[~unusable], self.name)
-        return scores
 
 
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:

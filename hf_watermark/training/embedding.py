@@ -3,15 +3,20 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from ..backbones import adapter_layers, located, logits_of, read_carriers
 from ..configuration import WatermarkConfig
+from ..evidence import Access
 from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
 from ..verification.verifier import Verifier
+from .course import Course, Forecast
+from .triggers import undisturbed_random_state
 
 
 Batch = Mapping[str, Any]
@@ -43,6 +48,20 @@ class TrainingData:
     def refuse_missing(self, what: str) -> None:
         if self.dataset is None:
             raise ValueError(f"`train_dataset` is missing; {what} made from it")
+
+    def first(self) -> Any:
+        """
+        The batch of the first row.
+
+        Raises:
+            `ValueError`: for a stream, whose rows cannot be set aside.
+        """
+        if not hasattr(self.dataset, "__len__"):
+            raise ValueError(
+                "the training data is a stream; black-box marks need a map-style dataset (len and indexing)"
+            )
+        with undisturbed_random_state():
+            return self.collate([self.dataset[0]])
 
 
 @dataclass
@@ -157,6 +176,10 @@ class Embedding:
     verifier_class: ClassVar[type[Verifier]]
     writable: ClassVar[bool] = False
     """Whether [`write`] can put the mark into finished weights."""
+    streams: ClassVar[bool] = False
+    """Whether it can do so with one carrier after the other, the rest of the model being somewhere else."""
+    marks_changes: ClassVar[bool] = False
+    """Of a white-box method: whether it can mark what an adapter changes, where the weights themselves are not saved."""
     config_class: ClassVar[type[WatermarkConfig]]  # that of the verifier
     method: ClassVar[str]  # that of the config
     version: ClassVar[str] = "1"
@@ -171,6 +194,17 @@ class Embedding:
         self.config: Any = self.config_class.from_dict(claim.assignment.config)
         self.moment = Moment()
 
+    @property
+    def counts_on_steps(self) -> bool:
+        """Whether something begins or rises at a share of the planned steps."""
+        return False
+
+    def required_calls(self) -> set[str]:
+        """Without which of its calls a loop embeds nothing, or less than it should: those that the method has made its own."""
+        names = ("extend", "loss", "around_step", "after_update", "before_epoch")
+        own = {name for name in names if getattr(type(self), name) is not getattr(Embedding, name)}
+        return own | ({"loss"} if type(self).penalty is not Embedding.penalty else set())
+
     @classmethod
     def plan(cls, model: nn.Module, data: TrainingData, config: Any, secret: bytes) -> Plan:
         """
@@ -181,6 +215,33 @@ class Embedding:
             `ValueError`: when the data are missing, or hold too few images of a class.
         """
         raise NotImplementedError
+
+    @classmethod
+    def refuse_adapter(cls, model: nn.Module) -> None:
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: for a model with an adapter, where the method marks weights that are not saved with it.
+        """
+        if cls.verifier_class.access is Access.WEIGHTS and not cls.marks_changes and adapter_layers(model):
+            raise InvalidInput(
+                f"`{cls.method}` marks weights of the base, which an adapter does not save; merge the adapter first (`merge_and_unload`), or "
+                "choose `greedy_residuals` or a method that is read from answers"
+            )
+
+    @cached_property
+    def carriers(self) -> dict[str, str]:
+        """Role of each live parameter that carries the mark, by its name when the embedding was made; empty where answers or an
+        adapter carry it."""
+        layout = self.claim.assignment.layout
+        # What an adapter changes is no parameter of its own.
+        if "carriers" not in layout or adapter_layers(self.model):
+            return {}
+        shapes = {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+        return {located(carrier, shapes).weight: carrier.role for carrier in read_carriers(layout)}
+
+    def forecast(self, course: Course) -> Forecast | None:
+        """The most of the mark that the rest of a training can put in, from the state of the model now; `None` where nothing limits it."""
+        return None
 
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""
@@ -216,9 +277,13 @@ class Embedding:
     def after_update(self) -> None:
         """Called when the optimizer has changed the weights."""
 
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         """
         Writes the mark into the model as it stands, without training. Called again it mends what has been lost, and nothing else.
+
+        Args:
+            only (`str`, *optional*):
+                Name of one carrier; the others are neither read nor written. For methods that `streams`.
 
         Returns:
             `dict[str, torch.Tensor]`: by the name of each changed weight, `[rows, columns]`, true where the mark lies. What else stands in
@@ -234,15 +299,44 @@ class Embedding:
         return {}
 
 
+class Extended(dict[str, Any]):
+    """
+    A batch behind whose rows a method appended others.
+
+    Args:
+        own (`int`): How many rows are the task's own; they come first.
+    """
+
+    def __init__(self, batch: Batch, own: int):
+        super().__init__(batch)
+        self.own = own
+
+
+def task_rows(batch: Batch) -> int:
+    """Number of the task's own rows in a batch: what methods appended is no picture of the class that it is labelled with."""
+    return batch.own if isinstance(batch, Extended) else len(batch["labels"])
+
+
 def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
     """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
-    return outputs["logits"][: len(batch["labels"])]
+    return logits_of(outputs)[: len(batch["labels"])]
 
 
 def label_count(model: nn.Module) -> int:
-    """Number of classes that the model answers with."""
-    config: Any = model.config
-    return int(config.num_labels)
+    """
+    Number of classes that the model answers with.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when it does not say.
+    """
+    found = getattr(getattr(model, "config", None), "num_labels", None)
+    if found is None:  # nets of timm
+        found = getattr(model, "num_classes", None)
+    if not isinstance(found, int):
+        raise InvalidInput(
+            "the model does not say how many classes it answers with: set `model.num_classes`, or use a model of transformers or timm"
+        )
+    return found
 
 
 def refuse_other_classes(classes: int, model: nn.Module) -> None:

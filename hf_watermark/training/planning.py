@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import backbone_record, refuse_path
+from ..backbones import as_one, backbone_record, refuse_path, refuse_unmarkable, unsaved_statistics, unwrapped
 from ..configuration import WatermarkConfig
 from ..keys import ModelContext, Owner, WatermarkKey, entropy, start_digest
 from ..keys.schedule import expand
@@ -23,6 +23,7 @@ def make_key(
     owner: Owner,
     seed: bytes | None = None,
     processor: Any = None,
+    start: str | None = None,
 ) -> WatermarkKey:
     """
     A fresh key whose sub-keys are shared out among `marks`; see [`~marking.plan_key`].
@@ -32,8 +33,21 @@ def make_key(
             32 secret bytes; drawn anew by default.
         processor (*optional*):
             Image processor of the model: its normalisation is committed.
+        start (`str`, *optional*):
+            [`~keys.start_digest`] of the model, where its weights are not in memory.
     """
     refuse_path(model)
+    model = unwrapped(model)
+    refuse_unmarkable(model)
+    for embedding, _ in marks:
+        embedding.refuse_adapter(model)
+    if unsaved := unsaved_statistics(model):
+        logger.warning(
+            "%d BatchNorms (first %s) change their statistics while the adapter trains, and the adapter does not save them: name them in "
+            "`modules_to_save`, or what is saved answers otherwise than what was trained",
+            len(unsaved),
+            unsaved[0],
+        )
     seed = entropy.draw(32) if seed is None else seed
     plans, pool = [], {}
     for embedding, config in marks:
@@ -42,7 +56,7 @@ def make_key(
         pool.update(plan.pool)
     if all(plan[-1] == 1 for plan in plans):
         logger.warning(*_only_one([config for _, config in marks]))
-    return WatermarkKey.create(owner, plans, seed=seed, context=model_context(model, processor), pool=pool)
+    return WatermarkKey.create(owner, plans, seed=seed, context=model_context(model, processor, start), pool=pool)
 
 
 def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
@@ -56,9 +70,11 @@ def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
     )
 
 
-def model_context(model: nn.Module, processor: Any = None) -> ModelContext:
+def model_context(model: nn.Module, processor: Any = None, start: str | None = None) -> ModelContext:
     """What a key commits about the model; the normalisation is that of the image processor, if there is one."""
     mean, std = (getattr(processor, f"image_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         mean = std = None
-    return ModelContext.of(backbone_record(model), mean, std, start=start_digest(model.state_dict()))
+    if start is None:
+        start = start_digest(as_one(model, model.state_dict(), adapted=False))
+    return ModelContext.of(backbone_record(model), mean, std, start=start)

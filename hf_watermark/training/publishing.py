@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
@@ -16,12 +15,14 @@ from ..keys import Owner, WatermarkKey, refuse_keys_inside
 from ..publishing import Extras, Published, publish
 from ..publishing.precommit import public_files, write_public_files
 from ..publishing.publish import fetch_card
+from ..suspects.answers import AccessError
+from .restoring import RestoringTrainer
 
 
 logger = logging.getLogger(__name__)
 
 
-class PublishingTrainer(Trainer):
+class PublishingTrainer(RestoringTrainer):
     """
     [`~transformers.Trainer`] that saves a model with the public files of its key, and publishes what it read the mark from.
 
@@ -39,9 +40,22 @@ class PublishingTrainer(Trainer):
         """Evidence for `suspect`, the model in training by default."""
         raise NotImplementedError
 
-    def public_files(self) -> dict[str, dict[str, Any]]:
-        """Those of the mark as it was read last, see [`~publishing.precommit.public_files`]."""
-        return public_files(self.key, self.evidence is not None and self.evidence.found)
+    def public_files(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Those that go beside a saved model, see [`~publishing.precommit.public_files`]: nothing is opened before the mark was read from its files."""
+        if self.evidence is None or self.is_in_train:
+            return public_files(self.key, False)
+        try:
+            saved = self.verify(folder)
+            found, reason = saved.found, saved.reason
+        except AccessError as error:  # a net without a config cannot be built from its files, and asked
+            found, reason = False, str(error)
+        if self.evidence.found and not found:
+            logger.warning(
+                "the mark was in the model after training, but it cannot be read from %s (%s); do not claim what lies there",
+                folder,
+                reason,
+            )
+        return public_files(self.key, found)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -49,7 +63,8 @@ class PublishingTrainer(Trainer):
         super()._save(output_dir, state_dict)
         # A pickle that nothing reads back; it holds tokens in clear and would be pushed with the model.
         (folder / "training_args.bin").unlink(missing_ok=True)
-        write_public_files(folder, self.public_files())
+        if self.args.should_save:
+            write_public_files(folder, self.public_files(folder))
 
     # Publishing
 

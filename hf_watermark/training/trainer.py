@@ -1,34 +1,32 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from ..backbones import gathered_model, refuse_path, unwrapped
+from ..backbones import adapter_layers, as_pretrained, refuse_path, unwrapped
 from ..configuration import WatermarkConfig, as_configs
-from ..evidence import Check, Evidence
-from ..keys import NO_BEACON, Owner, WatermarkKey, refuse_unloaded
+from ..evidence import Evidence
+from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
-from ..suspects import Suspect
-from ..verification.verifier import verify_claims
-from .embedding import Change, Embedding, Moment, Step, TrainingData, nested, unchanged
+from .embedding import Change, Embedding, Moment, TrainingData, unchanged
+from .keeping import kept_embeddings, warn_of_lost
+from .marks import Kind, Marks, key_for_all
 from .planning import make_key
+from .preflight import before_first_step, refuse_uncarried
 from .publishing import PublishingTrainer
-from .triggers import without_rows
 
 
 logger = logging.getLogger(__name__)
-
-Kind = TypeVar("Kind", bound=Embedding)
 
 
 class WatermarkTrainer(PublishingTrainer):
@@ -37,6 +35,8 @@ class WatermarkTrainer(PublishingTrainer):
     [`stack_trainers`].
 
     Args:
+        model (`nn.Module`, *optional*):
+            That of the [`~transformers.Trainer`]; a module of timm is put behind [`wrap_timm`].
         watermark ([`WatermarkConfig`], `str` or `dict`, or a list of these, *optional*):
             Config of the method, or one per stacked method: as an object, as the method's name (its defaults), or as a dict of fields with
             the name under `method`. By default the configs that `key` was made for; of a fresh key the defaults of each method.
@@ -44,12 +44,17 @@ class WatermarkTrainer(PublishingTrainer):
             Makes a fresh key for this model; `trainer.key` holds it and is never written by the trainer.
         key ([`WatermarkKey`], *optional*):
             An existing key instead: to resume a run, or after binding it to a beacon.
+        keep (`Sequence[WatermarkKey]`, *optional*):
+            Earlier keys whose marks the model carries, with methods of this trainer: they are held while the new mark goes in, and read back
+            after training.
 
     Attributes:
+        marks ([`~training.marks.Marks`]): The methods' embeddings as one, which this trainer calls.
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
 
     Raises:
-        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in.
+        `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in:
+            weights of the mark that do not train, are not in the optimizer or are not saved, labels of another kind, a learning rate of zero.
         [`~serialization.InvalidInput`]: when the mark does not fit into this model, or the key was made for another run.
 
     Example:
@@ -68,10 +73,12 @@ class WatermarkTrainer(PublishingTrainer):
 
     def __init__(
         self,
+        model: Any = None,
         *args: Any,
         watermark: Any = None,
         owner: Owner | None = None,
         key: WatermarkKey | None = None,
+        keep: Sequence[WatermarkKey] = (),
         **kwargs: Any,
     ):
         if (owner is None) == (key is None):
@@ -79,15 +86,18 @@ class WatermarkTrainer(PublishingTrainer):
                 "give exactly one of `owner=` (makes a fresh key; `Owner.create()` makes an owner) and `key=` (continues with an existing one)"
             )
         refuse_unloaded(*(("owner", owner, Owner) if key is None else ("key", key, WatermarkKey)))
-        refuse_path(kwargs.get("model", args[0] if args else None))
-        super().__init__(*args, **kwargs)
+        refuse_path(model)
+        super().__init__(as_pretrained(model), *args, **kwargs)
         # Most vision models take **kwargs in `forward` and ignore `num_items_in_batch`; the Trainer would then scale their loss by
         # accumulation steps x processes. As a per-batch mean, task loss and penalty both come out exactly once per step.
         self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False  # see `_steps_in_loss`
         if self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise ValueError(
                 "DeepSpeed and FSDP1 keep the weights where a mark cannot be put in; use DDP or FSDP2 (`fsdp_version: 2`)"
             )
+        if self.is_fsdp_enabled and adapter_layers(self._bare_model()):
+            raise ValueError("FSDP2 keeps shards of an adapter's factors, whose products cannot be read; use DDP")
         if self.args.push_to_hub and self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
                 f"`hub_strategy` is {str(self.args.hub_strategy)!r}: it uploads pickles of the training state; choose 'end' or 'every_save'"
@@ -99,10 +109,13 @@ class WatermarkTrainer(PublishingTrainer):
         self._micro_step = 0
         self._checked: Any = None  # the model that was seen to be the marked one
         self._change: Change = unchanged
+        self._asked = False  # whether the marks were asked for their losses in this step
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
-        self.key: WatermarkKey = self._create_key(owner) if owner is not None else cast(WatermarkKey, key)
-        self.embeddings = self._attach(self.key)
+        self._given_dataset, self.kept = self.train_dataset, tuple(keep)
+        # The first process draws the key, every one embeds it.
+        self.key = key_for_all(lambda: self._create_key(owner)) if owner is not None else cast(WatermarkKey, key)
+        self._attach()
         self._tell()
         self.add_callback(_Epochs(self))
 
@@ -131,92 +144,76 @@ class WatermarkTrainer(PublishingTrainer):
 
     def embedding(self, kind: type[Kind]) -> Kind:
         """The embedding of one method."""
-        return next(item for item in self.embeddings if isinstance(item, kind))
+        return self.marks.embedding(kind)
 
     def _create_key(self, owner: Owner) -> WatermarkKey:
-        # Rank 0 draws the key, everybody embeds the same one.
-        box: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            marks = list(zip(self.embedding_classes, self._configs, strict=True))
-            data = TrainingData(self.train_dataset, self.data_collator)
-            box[0] = make_key(self._bare_model(), data, marks, owner, processor=self.processing_class)
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(box)
-        return cast(WatermarkKey, box[0])
+        marks = list(zip(self.embedding_classes, self._configs, strict=True))
+        return make_key(self._bare_model(), self._training_data(), marks, owner, processor=self.processing_class)
 
-    def _attach(self, key: WatermarkKey) -> list[Embedding]:
-        claims = {claim.assignment.method: claim for claim in key.claims()}
-        if sorted(claims) != sorted(config.method for config in self._configs):
-            raise InvalidInput(
-                f"this key marks with {sorted(claims)}, this trainer with {sorted(config.method for config in self._configs)}; give "
-                "the key of this run"
-            )
-        for config in self._configs:
-            committed = claims[config.method].assignment.config
-            if committed != config.to_dict():
-                raise InvalidInput(
-                    f"the key was made for another `{config.method}` config: {committed}; give that one, or leave out `watermark`"
-                )
-        named = [rows.tolist() for name, rows in key.pool.items() if name.endswith(".rows")]
-        set_aside = frozenset(row for rows in named for row in rows)
-        data = TrainingData(self.train_dataset, self.data_collator, set_aside)
-        model = unwrapped(self._bare_model())
-        embeddings = [embedding(model, claims[embedding.method], data) for embedding in self.embedding_classes]
-        # When every method has looked: all rows count in the data as it was given.
-        if set_aside and self.train_dataset is not None:
-            self.train_dataset = without_rows(self.train_dataset, sorted(set_aside))
-        return embeddings
+    def _attach(self) -> None:
+        """The marks, in the model that trains."""
+        self.marks = Marks(self.key, self._bare_model(), self.embedding_classes, self._configs, self._training_data())
+        self.embeddings = self.marks.embeddings
+        self.train_dataset = self.marks.data
+        data = TrainingData(self.train_dataset, self.data_collator)
+        # They are called as those of the new key are.
+        self.embeddings += kept_embeddings(self.kept, self.embedding_classes, self.marks.model, data)
+        refuse_uncarried(self.embeddings)
+
+    def _training_data(self) -> TrainingData:
+        """The data as they were given, without the columns that the model does not take."""
+        return TrainingData(self._given_dataset, self._get_collator_with_removed_columns(self.data_collator))
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = as_pretrained(super().call_model_init(trial))
+        if hasattr(self, "embeddings"):  # `train` makes the model anew: the mark goes into the one that trains
+            self.model = model
+            self._attach()
+        return model
 
     def sync_buffers(self) -> None:
         """Gives every process the BatchNorm statistics of the first one, which are those that are saved."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self._bare_model().buffers():
-                broadcast(buffer)
+        self.marks.sync_buffers()
 
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(cast(nn.Module, self.model))
-
-    def _whole_model(self) -> nn.Module:
-        """The bare model, gathered where FSDP2 keeps shards: for code that copies or changes modules."""
-        return gathered_model(self._bare_model(), self.key.backbone)
 
     # Training
 
     def watermark_loss(self) -> torch.Tensor | None:
         """What the methods add to the loss whatever the batch is, once per optimizer step; `None` when there is nothing."""
-        penalties = [penalty for item in self.embeddings if (penalty := item.penalty()) is not None]
-        return sum(penalties[1:], penalties[0]) if penalties else None
+        return self.marks.penalty()
 
     def _refuse_other_model(self) -> None:
         if self.model is self._checked:
             return
-        if any(item.model is not unwrapped(self._bare_model()) for item in self.embeddings):
+        if self.marks.model is not unwrapped(self._bare_model()):
             raise ValueError(
-                "the model that trains is not the one that the key was made for, so the mark would go into a model that nobody keeps; "
-                "give the trainer `model=` instead of `model_init=`, and do not replace `trainer.model`"
+                "the model that trains is not the one that the trainer was made with, so the mark would go into a model that nobody keeps; "
+                "do not replace `trainer.model`: make a new trainer, with `key=trainer.key`"
             )
         self._checked = self.model
 
     def _tell(self) -> None:
-        moment = Moment(self.state.global_step, self.state.max_steps, self._micro_step, self.accelerator.process_index)
-        for item in self.embeddings:
-            item.progress(moment)
+        process = self.accelerator.process_index
+        self.marks.progress(Moment(self.state.global_step, self.state.max_steps, self._micro_step, process))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
         # The innermost one: its step is the last thing that touches the weights, also under a gradient scaler.
         inner: Any = getattr(optimizer, "optimizer", optimizer)
         if inner is not self._hooked:
-            inner.register_step_post_hook(lambda *_: self._after_update())
+            inner.register_step_post_hook(lambda *_: self.marks.after_update())
             self._hooked = inner
         return optimizer
 
-    def _after_update(self) -> None:
-        for item in self.embeddings:
-            item.after_update()
-
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """
+        Raises:
+            `ValueError`: when a subclass computes its loss without the marks.
+        """
         self._refuse_other_model()
+        self._asked = False
         self._tell()
         one_pass = partial(super().training_step, model)
 
@@ -227,10 +224,12 @@ class WatermarkTrainer(PublishingTrainer):
             finally:
                 self._change = unchanged
 
-        around: Step = step
-        for item in reversed(self.embeddings):
-            around = nested(item, around)
-        loss = around()
+        loss = self.marks.around_step(step)
+        if not self._asked:
+            raise ValueError(
+                f"`compute_loss` of {type(self).__name__} does not call `super().compute_loss(...)`, which adds the mark to the loss; call it, or "
+                "give the loss as `compute_loss_func`"
+            )
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
 
@@ -243,22 +242,29 @@ class WatermarkTrainer(PublishingTrainer):
     ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batches: list[Any] = [inputs]
-        for item in self.embeddings:
-            batches.append(item.extend(batches[-1]))
+        self._asked = True
+        batch = self.marks.extend(inputs)
+        if num_items_in_batch is not None:  # those that were added count too
+            num_items_in_batch = num_items_in_batch * len(batch["labels"]) / len(inputs["labels"])
         # A copy: the Trainer takes the labels out where it smooths them.
-        loss, outputs = super().compute_loss(model, dict(batches[-1]), True, num_items_in_batch)
-        for item, batch in zip(self.embeddings, batches[1:], strict=True):
-            own = item.loss(batch, outputs)
-            loss = loss if own is None else loss + own.to(loss.device)
-        loss = self._change(loss)
+        loss, outputs = super().compute_loss(model, dict(batch), True, num_items_in_batch)
+        loss = loss * self._steps_in_loss()
+        own = self.marks.loss(batch, outputs)
+        loss = self._change(loss if own is None else loss + own.to(loss.device))
         return (loss, outputs) if return_outputs else loss
+
+    def _steps_in_loss(self) -> int:
+        """
+        A loss that is scaled for the whole optimizer step (`compute_loss_func`) is a share of it: times this number it is a mean of its batch, as
+        every mark is, and the Trainer divides all of them alike.
+        """
+        declared = type(self).loss_is_scaled_for_ga
+        scaled = self.compute_loss_func is not None if declared is None else declared
+        return getattr(self, "current_gradient_accumulation_steps", 1) if scaled else 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            for item in self.embeddings:
-                for name, value in item.logs().items():
-                    logs[name if name not in logs else f"{name}_{item.method}"] = value
+            logs |= self.marks.logs(taken=logs)
         super().log(logs, *args, **kwargs)
 
     def train(
@@ -277,8 +283,9 @@ class WatermarkTrainer(PublishingTrainer):
             logger.warning(
                 "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise %s.",
                 self.evidence.reason,
-                "; ".join(map(_stronger, (item.config for item in self.embeddings))),
+                self.marks.stronger(),
             )
+        warn_of_lost(self.kept, self.embedding_classes, self.marks.whole_model())
         return output
 
     def _refuse_other_key(self, resume_from_checkpoint: str | bool | None) -> None:
@@ -297,11 +304,7 @@ class WatermarkTrainer(PublishingTrainer):
 
     def verify(self, suspect: Any = None) -> Evidence:
         """Evidence for `suspect` (the model in training by default; else as in [`verify`]) under `trainer.key`, on the owner's own word."""
-        source = self._whole_model() if suspect is None else suspect
-        verifiers = {item.method: item.verifier_class for item in self.embeddings}
-        claims = [verifiers[claim.assignment.method](claim) for claim in self.key.claims()]
-        check = Check(bound=self.key.beacon != NO_BEACON, disclosed=self.key.disclosed)
-        return verify_claims(claims, Suspect.open(source, self.key.backbone), check)
+        return self.marks.verify(suspect)
 
 
 def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
@@ -329,22 +332,18 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
 
 
 class _Epochs(TrainerCallback):
-    """Tells the embeddings that an epoch begins."""
+    """Tells the embeddings that a training or an epoch begins."""
 
     def __init__(self, trainer: WatermarkTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._refuse_other_model()
+        before_first_step(self.trainer, self.trainer.embeddings)
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._tell()
-        for item in self.trainer.embeddings:
-            item.before_epoch(
-                state.epoch or 0, args.num_train_epochs, self.trainer.optimizer, self.trainer.sync_buffers
-            )
-
-
-def _stronger(config: WatermarkConfig) -> str:
-    """What can be raised of one method, in words."""
-    return f"{' or '.join(f'`{name}`' for name in config.stronger if hasattr(config, name))} of `{config.method}`"
+        self.trainer.marks.before_epoch(state.epoch or 0, args.num_train_epochs, self.trainer.optimizer)
 
 
 __all__ = ["WatermarkTrainer", "stack_trainers"]

@@ -3,23 +3,31 @@
 import math
 import random
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 
 from ..backbones import (
+    Carrier,
+    Found,
     LayoutMismatch,
     Placing,
+    apart_from,
+    canonical_form,
     canonical_rows,
     find_places,
     has_further_blocks,
     is_plain,
     own_rows,
     read_carriers,
+    read_float,
+    read_weight,
+    slot_rows,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
 from ..keys import Claim, SubKey
-from ..serialization import UnreadableFormat
+from ..serialization import InvalidInput, UnreadableFormat
 from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
@@ -30,6 +38,8 @@ from .verifier import DECOYS, Verifier, digest_of
 
 # More sets of tensors than this are not tried over a network, where each costs the requests of a check of its own.
 MOST_REMOTE_PLACES = 8
+# Weights of the carriers whose rows are kept for all sub-keys, in float32 512 MiB.
+MOST_KEPT = 2**27
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
 
 
@@ -46,6 +56,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         super().__init__(claim)
         self.carriers = read_carriers(self.layout)
         self.subkeys = len(claim.assignment.subkeys)
+        # Of an adapter: the carriers lie in what it changes, and nothing is aligned.
+        self.of_adapter = self.layout.get("adapter", False)
+        if type(self.of_adapter) is not bool:
+            raise InvalidInput("layout: `adapter` must be true, or absent")
+        self.reads_coordinates = not self.of_adapter
         # The tensors do not depend on the sub-key, so they are read once for all of them.
         self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
         self._parts: tuple[Suspect, list[PartialReading]] | None = None
@@ -70,19 +85,22 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def verify(self, suspect: Suspect, check: Check = Check(), decoys: int = DECOYS) -> list[Evidence]:
         """
         As every [`~verification.verifier.Verifier`]. Where several sets of tensors have the key's names and shapes (the weights and their running average,
-        a teacher and a student), each is read, the strongest counts, and every one is charged as a look.
+        a teacher and a student), each is read, the strongest counts, and every one is charged as a look. So it is where a base is taken away from
+        a merged model, as it stands and with its rows scaled.
 
         Raises:
             [`~backbones.LayoutMismatch`]: when none has; or when shapes and order alone said which tensors are meant, and the mark is not
                 seen there, which means nothing.
             [`~serialization.UnreadableFormat`]: when the numbers of none can be told.
         """
-        suspect.require(self.access, self.method)
+        suspect = self.seen(suspect)
         places = find_places(self.carriers, suspect.shapes)
         if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
             raise LayoutMismatch(
                 f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
             )
+        if self.of_adapter and suspect.is_whole:
+            places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
         parts = self._strongest(places, suspect, check, decoys)
         if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
             if not places[0].by_names:
@@ -102,6 +120,17 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "that no library uses; leave only the tensors that the model uses"
                 )
         return parts
+
+    def seen(self, suspect: Suspect) -> Suspect:
+        """
+        The suspect whose tensors hold the carriers: of an adapter its changes.
+
+        Raises:
+            [`~suspects.AccessError`]: when it offers no weights.
+            [`~serialization.Unreadable`]: when the key marks an adapter, and the suspect is a whole model without the base of the key.
+        """
+        suspect.require(self.access, self.method)
+        return suspect.changed(self.claim.context.start) if self.of_adapter else suspect
 
     def _strongest(self, places: list[Placing], suspect: Suspect, check: Check, decoys: int) -> list[Evidence]:
         readable: list[tuple[bool, float, int]] = []
@@ -126,7 +155,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 part.log2_p = charge_looks(part.log2_p, len(places))
                 part.log2_e -= math.log2(len(places))
                 part.looks *= len(places)
-                part.details["sets_of_tensors"] = len(places)
+                part.details["readings"] = len(places)
                 part.decide()
         return parts
 
@@ -143,14 +172,19 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def _by_range(self, suspect: Suspect) -> bool:
         """Whether rows of the suspect's tensors mean something each for itself."""
         weights, found = suspect.weights, self.placing(suspect).found
-        return isinstance(weights, RemoteSafetensors) and all(
-            place.axes is None and is_plain(weights.dtypes[name])
-            for place in found
-            for name in filter(None, (place.weight, place.scale))
+        return (
+            isinstance(weights, RemoteSafetensors)
+            and not self.of_adapter
+            and all(
+                place.axes is None and is_plain(weights.dtypes[name])
+                for place in found
+                for name in filter(None, (place.weight, place.scale))
+            )
         )
 
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
         """The canonical rows of the sub-key's slot laid end to end; of a remote checkpoint what says each bit, where it was read."""
+        suspect = self.seen(suspect)
         if not self._by_range(suspect):
             return self.rows(suspect, subkey)
         if self._parts is None or self._parts[0] is not suspect:
@@ -178,14 +212,44 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
     def rows(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
         """The canonical rows of the sub-key's slot laid end to end."""
         found = self.placing(suspect).found
+        large = sum(carrier.rows * carrier.columns for carrier in self.carriers) > MOST_KEPT
+        if large and not self.of_adapter:
+            return self._rows_of_slot(suspect, subkey)
         if self._rows is None or self._rows[0] is not suspect:
             with torch.no_grad():
                 rows = {
-                    carrier.role: canonical_rows(carrier, suspect.weights, suspect.shapes, place).cpu()
+                    carrier.role: self._rows_of(suspect, carrier, place).cpu()
                     for carrier, place in zip(self.carriers, found, strict=True)
                 }
             self._rows = suspect, rows
         return own_rows(self._rows[1], subkey.slot, self.subkeys)
+
+    def _rows_of_slot(self, suspect: Suspect, subkey: SubKey) -> torch.Tensor:
+        """The same where the rows of all slots would take much memory: one tensor is read at a time, and of it only these rows are kept."""
+        owned = [
+            slot_rows(number, carrier.rows, subkey.slot, self.subkeys) for number, carrier in enumerate(self.carriers)
+        ]
+        sizes = [len(own) * carrier.eligible for own, carrier in zip(owned, self.carriers, strict=True)]
+        found = torch.empty(sum(sizes))
+        places = self.placing(suspect).found
+        with torch.no_grad():
+            for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
+                scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
+                weight = read_weight(suspect.weights, place)[own.start : own.stop]
+                rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])
+                kept.copy_(rows.flatten())
+        return found
+
+    def _rows_of(self, suspect: Suspect, carrier: Carrier, place: Found) -> torch.Tensor:
+        base = suspect.base if self.of_adapter and suspect.is_whole else None
+        if base is None:
+            return canonical_rows(carrier, suspect.weights, suspect.shapes, place)
+        start = base.tensors.get(carrier.name)
+        if start is None or tuple(start.shape) != carrier.shape:
+            raise InvalidInput(f"layout: {carrier.name[:100]!r} is no weight of the base that the key commits to")
+        return canonical_form(
+            carrier, apart_from(read_weight(suspect.weights, place), start, self.placing(suspect).scaled), None
+        )
 
     def score(self, observation: torch.Tensor | PartialReading, subkey: SubKey) -> Evidence:
         if isinstance(observation, PartialReading):

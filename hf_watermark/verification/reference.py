@@ -27,7 +27,7 @@ def open_reference(reference: nn.Module | str | Path, backbone: dict[str, Any] |
     folder = Path(reference)
     if not folder.is_dir():
         raise InvalidInput(
-            f"reference {str(reference)[:200]!r} is no folder; give the owner's model, or the folder it was saved in"
+            f"{str(reference)[:200]!r} is no folder; give the owner's model, or the folder it was saved in"
         )
     record = backbone or read_json(folder / "config.json", allow_floats=True)
     return run_on_backbone(record, SafetensorsFolder(folder))

@@ -85,7 +85,7 @@ class Verifier(ABC, Generic[Observation]):
     # Whether triggers are made from a pool. Then the layout must commit to it: free images are free triggers.
     needs_pool: ClassVar[bool] = False
     # Whether what it reads depends on the order, scale or basis of the suspect's channels, which an alignment can bring back.
-    reads_coordinates: ClassVar[bool] = False
+    reads_coordinates: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -168,7 +168,7 @@ def digest_of(*read: torch.Tensor | np.ndarray) -> bytes:
     for item in read:
         array = np.ascontiguousarray(item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item)
         total.update(f"{array.dtype.str}:{array.shape}\n".encode())
-        total.update(array.tobytes())
+        total.update(array.data if array.size else b"")
     return total.digest()
 
 
@@ -272,8 +272,12 @@ def summary(evidence: Evidence) -> Evidence:
 
 def unreadable(reason: str, check: Check = Check()) -> Evidence:
     """The evidence of a suspect that cannot be read under this key: nothing was seen, so nothing is said about a mark."""
-    unread = f"the suspect could not be read: {reason}"
-    return _untested("none", bound=check.bound, basis=check.basis, looks=check.looks, unread=unread).decide()
+    return undecided(f"the suspect could not be read: {reason}", check)
+
+
+def undecided(reason: str, check: Check = Check()) -> Evidence:
+    """The evidence of a suspect that was not read, because nothing could follow from it."""
+    return _untested("none", bound=check.bound, basis=check.basis, looks=check.looks, unread=reason).decide()
 
 
 def invalid_claim(problems: Sequence[CommitmentProblem | str]) -> Evidence:

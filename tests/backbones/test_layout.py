@@ -18,6 +18,7 @@ from hf_watermark.evidence import Verdict
 
 CONFIG = GreedyResidualsConfig(bits=160, group_size=8, subkeys=2)
 ANY_BUDGET = 1e9
+IMAGES = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 class Block(nn.Module):
@@ -115,7 +116,7 @@ def test_a_model_without_any_place_is_told_so():
 def test_the_mark_is_read_from_a_renamed_copy_and_not_from_the_original(kind, method, tmp_path):
     model = lively(kind())
     config = CONFIG if method == "greedy_residuals" else {"method": method, "bits": 160, "subkeys": 2}
-    marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
+    marked, key = mark_model(model, config, Owner.create(), IMAGES, ANY_BUDGET)
     state = {f"net._orig_mod.{name}": tensor.clone() for name, tensor in marked.state_dict().items()}
     halved = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     save_file(halved, tmp_path / "model.safetensors")
@@ -126,7 +127,7 @@ def test_the_mark_is_read_from_a_renamed_copy_and_not_from_the_original(kind, me
 def test_permuted_channels_are_put_back(tmp_path):
     torch.manual_seed(0)
     model = lively(Own(width=64))
-    marked, key = mark_model(model, CONFIG, Owner.create(), budget=ANY_BUDGET)
+    marked, key = mark_model(model, CONFIG, Owner.create(), IMAGES, ANY_BUDGET)
     symmetry = symmetry_of(marked)
     moved = {
         number: Moved.permutation(torch.randperm(space.size))
@@ -144,6 +145,6 @@ def test_permuted_channels_are_put_back(tmp_path):
 
 def test_a_block_put_in_front_makes_no_verdict():
     model = lively(Own())
-    _, key = mark_model(model, CONFIG, Owner.create(), budget=ANY_BUDGET)
+    _, key = mark_model(model, CONFIG, Owner.create(), IMAGES, ANY_BUDGET)
     longer = lively(Own(blocks=4))
     assert verify(longer, key).verdict is Verdict.INCONCLUSIVE

@@ -40,6 +40,12 @@ def test_marking_a_folder(run, tmp_path):
     assert again.exit_code == 2
 
 
+def test_a_method_that_needs_the_loaded_model(run, at_home):
+    result = run("mark", "model", "--owner", "owner.json", "--output", "new", "--method", "watermas", "--subkeys", "2")
+    assert result.exit_code == 0, result.output
+    assert verify(at_home / "new", WatermarkKey.load("new-key")).found
+
+
 def test_a_method_that_has_to_train_is_refused(run, tmp_path):
     build_digits_model(0).save_pretrained(tmp_path / "model")
     Owner.create().save(tmp_path / "owner.json")
@@ -75,10 +81,11 @@ def test_a_model_that_cannot_be_written_leaves_its_key(run, at_home, monkeypatch
     def full(*arguments, **fields):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    monkeypatch.setattr("hf_watermark.marking.nets.StoredNet.save", full)
     result = run("mark", "model", "--owner", "owner.json", "--output", "new", "--subkeys", "2")
     assert result.exit_code == 2 and "No space left" in result.stderr
-    assert WatermarkKey.load("new-key").used == [0, 1] and not (at_home / "new" / "model.safetensors").exists()
+    assert WatermarkKey.load("new-key").used == [0, 1]
+    assert {path.name for path in at_home.iterdir()} == {"model", "owner.json", "new-key"}
 
 
 def test_a_key_that_cannot_be_written_leaves_no_model(run, at_home):
@@ -116,3 +123,15 @@ def test_publishing_reads_what_the_mark_costs(run, at_home):
     save_file(weights, at_home / "new" / "model.safetensors", {"format": "pt"})
     result = run(*publish)
     assert "was measured on other weights" in result.stderr and "| fidelity | not measured |" in result.stdout
+
+
+def test_a_second_key_beside_the_first(run, at_home):
+    def mark(source, output, *options):
+        return run("mark", source, "--owner", "owner.json", "--output", output, "--subkeys", 2, *options)
+
+    assert mark("model", "one").exit_code == 0
+    assert mark("one", "two", "--keep", "one-key").exit_code == 0
+    assert all(verify("two", WatermarkKey.load(f"{name}-key")).found for name in ("one", "two"))
+    refused = mark("model", "three", "--keep", "one-key")
+    assert refused.exit_code == 2 and "is not in this model; start from the model that carries it" in refused.stderr
+    assert not (at_home / "three").exists() and not (at_home / "three-key").exists()

@@ -7,10 +7,12 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import torch
+from adapted import marked_adapter
 from alterations import Tensors, altered_answers, altered_documents, altered_pools
 from safetensors.torch import save_file
 
@@ -22,6 +24,7 @@ from hf_watermark.mapping import METHODS
 from hf_watermark.publishing import Extras, Precommit
 from hf_watermark.publishing.describe import SUBKEY0, describe, opened_files, opened_subkeys
 from hf_watermark.publishing.precommit import PRECOMMIT
+from hf_watermark.publishing.revocation import REVOCATION, Revocations, revoke
 from hf_watermark.publishing.statement import STATEMENT, SignedStatement
 
 
@@ -118,6 +121,33 @@ def test_every_field_of_a_key_file(marked, folder, outcome):
     for name, document in altered_documents(payload, closed(marked.method)):
         wrong[name] = refused_or_same(lambda document=document: read(document), outcome, wanted)
     assert len(wrong) > 200 and {name: text for name, text in wrong.items() if text} == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*without a passphrase")
+def test_every_field_of_the_key_file_of_an_adapter(tmp_path):
+    """Where the bits lie, and which base is taken away: of an adapter alone, and of a merged model on its base."""
+    own = marked_adapter("vit", tmp_path / "made")
+    folder, base, wrong = own.key.save(tmp_path / "key"), own.fresh_base(), {}
+    payload, merged = read_envelope(folder / "key.json", None), own.merged_model()
+
+    def check_both(key: WatermarkKey) -> list[Outcome]:
+        found = (verify(own.adapter, key), verify(merged, key, base=base))
+        return [(evidence.verdict, evidence.log2_p) for evidence in found]
+
+    def read(document: dict) -> WatermarkKey:
+        write_envelope(folder / "key.json", document, None, overwrite=True)
+        return WatermarkKey.load(folder)
+
+    wanted = check_both(read(payload))
+    assert all(verdict is Verdict.FOUND for verdict, _ in wanted)
+    for name, document in altered_documents(payload, "backbone"):
+        try:
+            found = check_both(read(document))
+        except InvalidInput:
+            continue
+        if any(one != own and one[0] is not Verdict.INVALID for one, own in zip(found, wanted, strict=True)):
+            wrong[name] = found
+    assert wrong == {}
 
 
 @black_box
@@ -231,6 +261,22 @@ def test_every_field_of_the_public_files(marked, published, name, monkeypatch):
         found = levels(report)
         failed = found["V0"] != "passed" or found["V2"] == "failed" or found["V3"] == "failed"
         wrong[what] = not failed and report != whole
+    assert len(wrong) > 50 and [what for what, is_wrong in wrong.items() if is_wrong] == []
+
+
+@pytest.mark.parametrize("method", ["greedy_residuals"])
+def test_every_field_of_a_revocation(marked, published, monkeypatch):
+    """Altered, it is ignored or fails V0: nobody can make another one of it."""
+    monkeypatch.setattr(
+        "hf_watermark.claims.levels.check_subkey0", lambda *_, **__: (Level("V3", LevelOutcome.PASSED), None)
+    )
+    entry = revoke(marked.owner, Precommit.of(marked.key), "leaked", datetime(2026, 11, 22, tzinfo=UTC))
+    whole, wrong = Revocations().with_([entry]), {}
+    for what, document in altered_documents(whole.plain()):
+        (published / REVOCATION).write_text(json.dumps(document))
+        report = check(published, beacon=marked.key.beacon)
+        failed = report["V0"].outcome is not LevelOutcome.PASSED
+        wrong[what] = not failed and report.revocations not in ((), (entry.revocation,))
     assert len(wrong) > 50 and [what for what, is_wrong in wrong.items() if is_wrong] == []
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from shops import small_model
 from torch import nn
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
@@ -207,3 +208,37 @@ def test_fidelity_of_an_unchanged_model_is_perfect():
     report = measure_fidelity(model, copy.deepcopy(model), torch.randn(4, 1, 32, 32))
     assert (report.kl, report.agreement, report.layers) == (0, 1, {})
     assert report.to_dict()["images"] == 4
+
+
+# Over a mark that is there
+
+
+def twice_marked(owner, first, second):
+    """An unmarked model, and what both marks make of it."""
+    images = torch.randn(32, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = small_model().eval()
+    once, old = mark_model(model, first, owner, images, ANY_BUDGET)
+    return model, once, old, lambda keep: mark_model(once, second, owner, images, ANY_BUDGET, keep=[keep])
+
+
+@pytest.mark.parametrize("second", [GreedyResidualsConfig(bits=200, subkeys=2), WaterMASConfig(bits=200, subkeys=2)])
+def test_a_second_mark_leaves_the_first_one(second, owner):
+    _, once, old, mark_again = twice_marked(owner, GreedyResidualsConfig(bits=200, subkeys=2), second)
+    twice, new = mark_again(old)
+    assert verify(twice, old).found and verify(twice, old).rate > 0.95
+    assert verify(twice, new).found and not verify(once, new).found
+    assert new.context.start == start_digest(once.state_dict())
+
+
+def test_a_first_mark_that_would_be_lost_is_named(owner):
+    # Level N with not one bit to spare, and a heavy mark over it.
+    heavy = GreedyResidualsConfig(bits=240, subkeys=2, margin=3.0)
+    model, once, old, mark_again = twice_marked(owner, GreedyResidualsConfig(bits=130, subkeys=2), heavy)
+    name = old.precommit.hex()[:16]
+    with pytest.raises(
+        InvalidInput, match=f"the key {name} .* would be lost under the new mark, so nothing was marked"
+    ):
+        mark_again(old)
+    assert verify(once, old).found
+    with pytest.raises(InvalidInput, match=f"the key {name} .* is not in this model"):
+        mark_model(model, heavy, owner, keep=[old])

@@ -61,19 +61,6 @@ def test_what_hides_the_weights_is_refused_at_construction(tmp_path: Path, monke
         greedy(tmp_path, owner=Owner.create())
 
 
-def test_a_model_that_is_made_anew_for_training_is_refused(tmp_path: Path):
-    # `model_init` is called again when the training begins: the mark would go into the first model, and the second one would be kept.
-    trainer = GreedyResidualsTrainer(
-        model_init=lambda: build("resnet"),
-        args=arguments(tmp_path, max_steps=1),
-        train_dataset=images(8),
-        watermark=GREEDY,
-        owner=Owner.create(),
-    )
-    with pytest.raises(ValueError, match="give the trainer `model=` instead of `model_init=`"):
-        trainer.train()
-
-
 def test_a_key_of_another_backbone_is_refused(tmp_path: Path):
     key = greedy(tmp_path, owner=Owner.create()).key
     with pytest.raises(LayoutMismatch, match=r"'resnet.2' does not exist|other shapes here|layer 'resnet"):

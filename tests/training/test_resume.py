@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from trainer_runs import COUPLED, GREEDY, Stacked, arguments, build, images, parameters
+from transformers import TrainerCallback
 
 from hf_watermark import FunctionCoupledTrainer, GreedyResidualsTrainer, InvalidInput, Owner, WatermarkKey
 from hf_watermark.training.trainer import WatermarkTrainer
@@ -58,3 +60,63 @@ def test_resuming_under_another_key_is_refused(tmp_path: Path):
         with pytest.raises(InvalidInput, match="was trained under another key; load that key"):
             other.train(resume_from_checkpoint=checkpoint)
     assert all(torch.equal(weight, before[name]) for name, weight in parameters(other.model).items())
+
+
+def vit(folder: Path, **fields) -> GreedyResidualsTrainer:
+    """The names that its file has are others than those of the live model."""
+    fields = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3} | fields
+    given = {"key": fields.pop("key")} if "key" in fields else {"owner": Owner.create()}
+    return GreedyResidualsTrainer(
+        model=build("vit"),
+        args=arguments(folder, **fields),
+        train_dataset=images(60),
+        eval_dataset=images(20),
+        watermark=GREEDY,
+        **given,
+    )
+
+
+def test_every_tensor_of_a_checkpoint_is_restored(tmp_path: Path):
+    whole = vit(tmp_path / "model")
+    whole.train()
+    resumed = vit(tmp_path / "model", key=whole.key)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "model" / "checkpoint-3"))
+    assert all(
+        torch.equal(weight, parameters(whole.model)[name]) for name, weight in parameters(resumed.model).items()
+    )
+
+
+def test_the_best_model_is_loaded_whole(tmp_path: Path):
+    class Falling(TrainerCallback):
+        """The first evaluation is the best."""
+
+        def on_evaluate(self, args, state, control, metrics, model, **kwargs):
+            metrics["eval_own"] = state.global_step
+            self.best = parameters(model) if state.global_step == 2 else self.best
+
+    falling = Falling()
+    trainer = vit(
+        tmp_path / "model",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="own",
+        greater_is_better=False,
+    )
+    trainer.add_callback(falling)
+    trainer.train()
+    assert all(torch.equal(weight, falling.best[name]) for name, weight in parameters(trainer.model).items())
+
+
+def test_a_checkpoint_without_the_whole_model_stops_the_resume(tmp_path: Path):
+    whole = vit(tmp_path / "model", max_steps=3)
+    whole.train()
+    file = tmp_path / "model" / "checkpoint-3" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(next(name for name in tensors if name.endswith("query.weight")))
+    save_file(tensors, file, {"format": "pt"})
+    resumed = vit(tmp_path / "model", key=whole.key)
+    with pytest.raises(InvalidInput, match="does not restore the model: .*q_proj.weight.*Start from the beginning"):
+        resumed.train(resume_from_checkpoint=str(file.parent))
+    assert resumed.state.global_step == 0

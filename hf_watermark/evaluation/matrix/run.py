@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from transformers import (
     AutoModelForImageClassification,
     PreTrainedModel,
@@ -188,7 +187,7 @@ def make_trainer(cell: ModelCell, model: PreTrainedModel, train: Any, folder: st
         return trainer
     configs = [AutoWatermarkConfig.from_dict(item) for item in cell.configs]
     stacked = stack_trainers(*(AutoTrainer.for_method(config.method) for config in configs))
-    owner = Owner(Ed25519PrivateKey.from_private_bytes(cell.secret("owner")))
+    owner = Owner.of(cell.secret("owner"))
     planned = plan_key(model, TrainingData(train, collate), configs, owner, cell.secret("key"))
     # Bound as an owner is told to do before training, so that level B is enough for a verdict.
     key = planned.bind_beacon(cell.secret("beacon"), "a value of this benchmark")

@@ -8,15 +8,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...backbones import FoldedNet, live_weights
+from ...backbones import FoldedNet, live_weights, plain_copy
 from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
+from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
-from ...training.triggers import collect_images, photograph_crops, spread_classes, undisturbed_random_state
+from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes
 from .config import CertifiedConfig
 from .noise import add_noise, noise_scales
 from .released import WARMUP_EPOCHS, released_epoch
 from .verifier import CertifiedVerifier, refuse_too_few
+
+
+LESSONS = Lessons("triggers", enough=27, pace=1.4)
 
 
 class CertifiedEmbedding(Embedding):
@@ -57,8 +61,9 @@ class CertifiedEmbedding(Embedding):
             images, labels, rows = images[dealt], labels[dealt], rows[dealt]
         tensors = {"images": images, "labels": labels, "rows": rows, "range": torch.stack([low, high])}
         kinds = {"images": torch.float16, "labels": torch.int64, "rows": torch.int32, "range": torch.float16}
-        net = FoldedNet(model, images[:2], fold=config.moves == "all")
-        scales = noise_scales(net.coordinates(model), config.noise)
+        plain = plain_copy(model)
+        net = FoldedNet(plain, images[:2], fold=config.moves == "all")
+        scales = noise_scales(net.coordinates(plain), config.noise)
         pool = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
         return Plan.with_pool(config, {"classes": classes, "scales": scales}, pool)
 
@@ -73,14 +78,28 @@ class CertifiedEmbedding(Embedding):
         refuse_other_classes(verifier.classes, model)
         if data.dataset is not None:
             self._refuse_other_size()
-        self.net = verifier.folded(model)
+        self.net = verifier.folded(plain_copy(model))
+
+    @property
+    def counts_on_steps(self) -> bool:
+        return self.config.schedule == "amortised" and self.config.warmup > 0
+
+    def required_calls(self) -> set[str]:
+        return super().required_calls() - ({"before_epoch"} if self.config.schedule == "amortised" else set())
 
     def _refuse_other_size(self) -> None:
-        with undisturbed_random_state():
-            sample = self.data.collate([self.data.dataset[0]])["pixel_values"]  # type: ignore[misc]
-        if sample.shape[1:] != self.triggers.shape[1:]:
-            theirs, ours = (" x ".join(map(str, shape)) for shape in (self.triggers.shape[1:], sample.shape[1:]))
+        sample, _ = read_row(self.data.first())
+        if sample.shape != self.triggers.shape[1:]:
+            theirs, ours = (" x ".join(map(str, shape)) for shape in (self.triggers.shape[1:], sample.shape))
             raise InvalidInput(f"the key's triggers are {theirs}, the training images are {ours}; make a fresh key")
+
+    def forecast(self, course: Course) -> Forecast | None:
+        config, units = self.config, len(self.triggers)
+        if config.schedule != "amortised" or config.labels != "per_image":  # passes of its own; gives no evidence
+            return None
+        chance = 1 / max(1, label_count(self.model) - 1)
+        shown = course.steps * max(1.0, min(units, config.trigger_ratio * course.batch)) / units
+        return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         config, size = self.config, len(batch["labels"])

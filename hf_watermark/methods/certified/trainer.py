@@ -35,7 +35,7 @@ class CertifiedTrainer(WatermarkTrainer):
         share = self._share if self.accelerator.num_processes > 1 else None
         return certify(
             self.embedding(CertifiedEmbedding).claim,
-            self._whole_model(),
+            self.marks.whole_model(),
             radii,
             confidence,
             draws,

@@ -227,7 +227,7 @@ def smoothed_log2_tail(matches: int, trials: int, candidates: int, draws: int) -
 
 def refuse_too_few(config: CertifiedConfig, classes: int) -> None:
     """The triggers must be able to reach level B if all of them survive, else they are useless."""
-    most = config.triggers * math.log2(classes - int(config.family != "unrelated"))
+    most = config.triggers * math.log2(max(1, classes - int(config.family != "unrelated")))
     if most < -LEVEL_B:
         raise InvalidInput(
             f"{config.triggers} triggers over {classes} classes can give at most {most:.0f} bits, a claim needs {-LEVEL_B:.0f}; raise "

@@ -8,23 +8,27 @@ from torch import nn
 
 from ...backbones import is_sharded
 from ...keys import Claim, SubKey
+from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import (
     Batch,
     Embedding,
+    Extended,
     Plan,
     Step,
     TrainingData,
     label_count,
     own_logits,
     refuse_other_classes,
+    task_rows,
 )
-from ...training.triggers import blend, collect_images, fuse, maskable_weights, masked, spread_classes
+from ...training.triggers import blend, collect_images, fuse, in_kind, maskable_weights, masked, spread_classes
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
+LESSONS = Lessons("rules", enough=80, pace=0.55)
 
 
 class FunctionCoupledEmbedding(Embedding):
@@ -81,6 +85,15 @@ class FunctionCoupledEmbedding(Embedding):
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
 
+    def required_calls(self) -> set[str]:
+        return super().required_calls() - ({"around_step"} if self.config.masking == "none" else set())
+
+    def forecast(self, course: Course) -> Forecast:
+        units = len(self._rule_targets)
+        chance = 1 / max(1, label_count(self.model) - 2)
+        shown = course.steps * max(1.0, self.config.trigger_ratio * course.batch) / units
+        return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
+
     def around_step(self, step: Step) -> torch.Tensor:
         """
         Runs `step` once, with some weights masked as `masking` says.
@@ -106,27 +119,32 @@ class FunctionCoupledEmbedding(Embedding):
     def loss(self, batch: Batch, outputs: Any) -> None:
         # The task loss has fitted the fused rows, which are the last ones; here they are counted.
         fused = self._fused
-        answers = own_logits(batch, outputs)[-fused:].detach().argmax(dim=1)
-        self._hits = self._hits.to(answers.device) + (answers == batch["labels"][-fused:]).sum()
+        answers, wanted = own_logits(batch, outputs)[-fused:].detach().argmax(dim=1), batch["labels"][-fused:]
+        wanted = wanted if wanted.ndim == 1 else wanted.argmax(dim=1)
+        self._hits = self._hits.to(answers.device) + (answers == wanted).sum()
         self._asked += fused
 
     def mix_triggers(self, inputs: Batch) -> tuple[dict[str, Any], int]:
-        """The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images."""
+        """
+        The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images: where labels are
+        distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
+        """
         config = self.config
         images, labels = inputs["pixel_values"], inputs["labels"]
-        count = max(1, round(config.trigger_ratio * len(images)))
+        own = task_rows(inputs)
+        count = max(1, round(config.trigger_ratio * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
-            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
+            self._sources(images[:own], labels[:own], self._rule_sources[chosen, place], generator) for place in (0, 1)
         )
         if config.fusion == "direct":
             fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
         else:
             fused = blend(first, second)
-        mixed = dict(inputs)
+        mixed = Extended(inputs, own)
         mixed["pixel_values"] = torch.cat([images, fused])
-        mixed["labels"] = torch.cat([labels, self._rule_targets[chosen].to(labels)])
+        mixed["labels"] = torch.cat([labels, in_kind(self._rule_targets[chosen], labels).to(labels.device)])
         return mixed, count
 
     def _sources(
@@ -135,6 +153,8 @@ class FunctionCoupledEmbedding(Embedding):
         # Drawn on the CPU for the same result everywhere, compared on the device so that no step waits for it.
         scores = torch.rand(len(wanted), len(labels), generator=generator).to(labels.device)
         spare = torch.randint(SPARE_PER_CLASS, (len(wanted),), generator=generator)
+        if labels.ndim > 1:
+            labels = torch.full((len(labels),), -1, device=labels.device)
         fits = labels[None] == wanted.to(labels.device)[:, None]
         picked = images[torch.where(fits, scores, -1.0).argmax(dim=1)]
         fallback = self._spare[self._spare_of[wanted], spare].to(images)

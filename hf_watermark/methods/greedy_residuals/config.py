@@ -23,17 +23,20 @@ class GreedyResidualsConfig(WatermarkConfig):
             Bits per sub-key. 512 reach level B with up to 30 % bit errors.
         subkeys (`int`, *optional*):
             Number of sub-keys to embed. By default as many as fit with disjoint groups while at most 70 % of the carrier weights
-            are in a group, at least 1 and at most 8.
+            are in a group, at least 1 and at most 8; in an adapter as many as its ranks bear.
         group_size (`int`, *optional*, defaults to 64):
             Weights per bit.
         kept_fraction (`float`, *optional*, defaults to 0.5):
             Share of each group, by magnitude, that the residual sums (the paper's 1 - 1/eta with eta = 2).
         margin (`float`, *optional*, defaults to 0.1):
-            Hinge margin mu, in units of the row's root mean square.
+            Hinge margin mu, in units of the row's root mean square; for an adapter that of the row that it changes.
         strength (`float`, *optional*, defaults to 0.01):
             Weight lambda of the summed hinge against the task loss.
+        written_first (`bool`, *optional*, defaults to `False`):
+            Before the first step of the training, write the nearest weights that hold all bits ([`mark_model`] does the same to finished
+            weights); the hinge then only keeps them. Without it the hinge has to bring the bits in. Not under FSDP2, where the hinge does it.
         layers (`list[str]`, *optional*):
-            Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family.
+            Carrier roles such as `"resnet.3"`, or tensor names, instead of every carrier of the family, or of all that an adapter changes.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` marks the first convolution on the published 256 x 253 grid with mu 0.1, lambda 0.01, eta 2.
     """
@@ -48,6 +51,9 @@ class GreedyResidualsConfig(WatermarkConfig):
     kept_fraction: float = field(default=0.5, metadata={"help": "Share of each group that the residual sums."})
     margin: float = field(default=0.1, metadata={"help": "Hinge margin in units of the row's root mean square."})
     strength: float = field(default=0.01, metadata={"help": "Weight of the summed hinge against the task loss."})
+    written_first: bool = field(
+        default=False, metadata={"help": "Write the bits before the first step; the hinge then only keeps them."}
+    )
     layers: list[str] | None = field(default=None, metadata={"help": "Carrier roles or tensor names to use."})
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
@@ -65,6 +71,8 @@ class GreedyResidualsConfig(WatermarkConfig):
         )
         require(self.preset in ("default", "paper"), "preset", self.preset, "choose 'default' or 'paper'")
         require(self.preset != "paper" or self.bits == 256, "bits", self.bits, "preset 'paper' has exactly 256 bits")
+        if self.preset == "paper":
+            require(not self.written_first, "written_first", True, "preset 'paper' can only be trained; leave it out")
 
     @classmethod
     def paper(cls) -> "GreedyResidualsConfig":

@@ -23,6 +23,8 @@ from .config import GreedyResidualsConfig
 
 
 PAPER_GRID = (256, 253)
+# Of an adapter: bits for each number that can be chosen freely in its factors. At rank 4 and 0.26 all but one in 4000 were held.
+BITS_PER_NUMBER = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,29 @@ def refuse_small(config: GreedyResidualsConfig, carriers: list[Carrier], subkeys
     )
 
 
-def fitting_subkeys(carriers: list[Carrier], config: GreedyResidualsConfig) -> int:
-    """The default number of sub-keys: the most (up to 8) that leave 30 % of the groups unused; 1 if even that is too many."""
+def bearable_bits(carriers: list[Carrier], ranks: Mapping[str, int]) -> int:
+    """
+    Bits that low-rank changes bear beside what they were trained for: a share of their free numbers, r (rows + columns - r) per layer.
+
+    Args:
+        ranks (`Mapping[str, int]`):
+            r of each carrier's change, by the name of the weight.
+    """
+    free = (ranks[item.name] * (item.rows + item.columns - ranks[item.name]) for item in carriers)
+    return int(BITS_PER_NUMBER * sum(free))
+
+
+def fitting_subkeys(carriers: list[Carrier], config: GreedyResidualsConfig, most: int | None = None) -> int:
+    """
+    The default number of sub-keys: the most (up to 8) that leave 30 % of the groups unused; 1 if even that is too many.
+
+    Args:
+        most (`int`, *optional*):
+            Bits that the carriers bear in all, where that is less than their groups.
+    """
     for subkeys in range(8, 1, -1):
+        if most is not None and subkeys * config.bits > most:
+            continue
         if config.bits <= 0.7 * groups_per_slot(carriers, config.group_size, subkeys):
             return subkeys
     return 1

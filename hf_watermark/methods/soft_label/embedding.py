@@ -6,12 +6,18 @@ import torch
 from torch import nn
 
 from ...keys import Claim, SubKey
+from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
-from ...training.triggers import collect_images, spread_classes
+from ...training.triggers import collect_images, read_row, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
+from .facts import free_signs
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
+
+
+# An image teaches a sign of every feature.
+LESSONS = Lessons("signs", enough=2200, pace=0.6)
 
 
 class SoftLabelEmbedding(Embedding):
@@ -39,9 +45,17 @@ class SoftLabelEmbedding(Embedding):
         super().__init__(model, claim, data)
         verifier: Any = self.verifier_class(claim)
         self._template = verifier.template()
+        self._units = len(verifier.features.mean) * free_signs(verifier.classes) * len(claim.subkeys)
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         if data.dataset is not None:
             refuse_other_classes(verifier.classes, model)
+            first = data.first()
+            read_row(first)
+            refuse_other_labels(first["labels"])
+
+    def forecast(self, course: Course) -> Forecast:
+        images = course.steps * course.batch
+        return Forecast.of_answers(course, self.model, self.claim, self._units, 0.5, images, LESSONS)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         config, labels = self.config, batch["labels"]
@@ -60,12 +74,7 @@ class SoftLabelEmbedding(Embedding):
         Raises:
             `ValueError`: when its labels are no integer classes `[n]`.
         """
-        labels = batch["labels"]
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
-                "labels from integer classes [n]: leave out mixup, cutmix and label smoothing"
-            )
+        refuse_other_labels(batch["labels"])
         return batch
 
     def _count_agreement(self, logits: torch.Tensor, shift: torch.Tensor) -> None:
@@ -79,6 +88,14 @@ class SoftLabelEmbedding(Embedding):
         agreement = round(float(self._agreeing / self._compared), 4)
         self._agreeing, self._compared = torch.zeros(()), torch.zeros(())
         return {"watermark_sign_agreement": agreement}
+
+
+def refuse_other_labels(labels: torch.Tensor) -> None:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
+            "labels from integer classes [n]: leave out mixup and cutmix"
+        )
 
 
 class USPEmbedding(SoftLabelEmbedding):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ...training.triggers import undisturbed_random_state
+from ...training.triggers import read_row, undisturbed_random_state
 from ...training.triggers.pool import Collator
 from .features import patch_means
 
@@ -38,9 +38,9 @@ def reference_answers(
     seen, labels = [], []
     with undisturbed_random_state():
         for row in tqdm(rows, desc="reference", leave=False, delay=2):
-            batch = collator([dataset[row]])
-            seen.append(patch_means(torch.as_tensor(batch["pixel_values"]), SIDE)[0])
-            labels.append(int(batch["labels"]))
+            image, label = read_row(collator([dataset[row]]))
+            seen.append(patch_means(image[None], SIDE)[0])
+            labels.append(label)
     if not seen:
         return torch.zeros(len(images), classes).log_softmax(dim=1).half()
     inputs, asked = torch.stack(seen), patch_means(images, SIDE)

@@ -50,6 +50,10 @@ class WaterMASEmbedding(Embedding):
             draw_exchanges(model, claim, self.substitutions)  # refuses a layer that cannot hide a mark now
 
     @property
+    def counts_on_steps(self) -> bool:
+        return self.config.switch_in > 0
+
+    @property
     def payload_capacity(self) -> int:
         """Most payload bytes that this backbone takes beside the evidence bits of the sub-keys that are embedded."""
         return payload_capacity(self.config, self._carriers, len(self.claim.subkeys))
@@ -99,7 +103,7 @@ class WaterMASEmbedding(Embedding):
     def after_update(self) -> None:
         self.impose()
 
-    def write(self) -> dict[str, torch.Tensor]:
+    def write(self, only: str | None = None) -> dict[str, torch.Tensor]:
         if not self.substituted:
             self.moment = Moment()  # before the first of no steps: now
             self.substitute_when_due()

@@ -17,6 +17,7 @@ _NAMES = {
     "draw_questions": "rules",
     "draw_rules": "rules",
     "fuse": "rules",
+    "in_kind": "labels",
     "maskable_weights": "masking",
     "masked": "masking",
     "photograph_crops": "families",
@@ -24,6 +25,7 @@ _NAMES = {
     "read_classes": "foreign",
     "read_source_classes": "foreign",
     "render_triggers": "families",
+    "read_row": "labels",
     "rule_capacity": "rules",
     "spread_classes": "pool",
     "undisturbed_random_state": "pool",
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .foreign import pool_tensors as pool_tensors
     from .foreign import read_classes as read_classes
     from .foreign import read_source_classes as read_source_classes
+    from .labels import in_kind as in_kind
+    from .labels import read_row as read_row
     from .masking import MASKINGS as MASKINGS
     from .masking import maskable_weights as maskable_weights
     from .masking import masked as masked

@@ -12,8 +12,9 @@ MASKINGS = ("forward", "fc_v1", "fc_v2", "none")
 
 
 def maskable_weights(model: nn.Module, classes: int) -> list[nn.Parameter]:
-    """Convolution kernels, or the linear weights of a backbone without any; never the classifier head."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2 and parameter.shape[0] != classes]
+    """Convolution kernels that train, or the linear weights of a backbone without any; never the classifier head."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    weights = [parameter for parameter in trained if parameter.ndim >= 2 and parameter.shape[0] != classes]
     kernels = [weight for weight in weights if weight.ndim == 4 and weight.shape[-1] > 1]
     return kernels if len(kernels) > 1 else [weight for weight in weights if weight.ndim in (2, 4)]
 
@@ -34,6 +35,7 @@ def masked(
     if masking == "fc_v1":
         _prune_smallest(weights, 0.2)
         return nullcontext()
+    weights = [weight for weight in weights if weight.requires_grad]  # some may have been frozen since
     places = [_random_places(weight, 0.002, generator) for weight in weights]
     if masking == "fc_v2":
         with torch.no_grad():

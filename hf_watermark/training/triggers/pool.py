@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from ...keys import SubKey
+from .labels import read_row
 
 
 Collator = Callable[[list[Any]], dict[str, Any]]
@@ -39,7 +40,7 @@ def collect_images(
         Images `[n, channels, height, width]` (float32), labels `[n]` and dataset rows `[n]` (int64), sorted by class.
 
     Raises:
-        `ValueError`: when the dataset is empty, is a stream, or holds too few images of a class.
+        `ValueError`: when the dataset is empty, is a stream, holds too few images of a class, or labels that name no class.
     """
     try:
         length = len(dataset)
@@ -60,10 +61,9 @@ def collect_images(
                 break
             if row in skip:
                 continue
-            batch = collator([dataset[row]])
-            label = int(batch["labels"])
+            image, label = read_row(collator([dataset[row]]))
             if label in missing:
-                taken.append((label, row, torch.as_tensor(batch["pixel_values"])[0].float()))
+                taken.append((label, row, image))
                 bar.update()
                 missing[label] -= 1
                 if missing[label] == 0:
