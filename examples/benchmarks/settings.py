@@ -214,7 +214,7 @@ OPTIMIZERS = {
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {},
     "warmup_stable_decay": {"lr_scheduler_kwargs": {"num_decay_steps": 10}, "warmup_steps": 10},
-    "reduce_lr_on_plateau": EVALUATION,
+    "reduce_lr_on_plateau": EVALUATION | {"share": 2.0},
 }
 SETTINGS: dict[str, Setting] = {
     "as documented": Setting(),

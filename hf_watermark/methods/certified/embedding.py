@@ -20,7 +20,7 @@ from .released import WARMUP_EPOCHS, released_epoch
 from .verifier import CertifiedVerifier, refuse_too_few
 
 
-LESSONS = Lessons("triggers", enough=27, pace=1.4)
+LESSONS = Lessons("triggers", enough=27, pace=1.8)
 
 
 class CertifiedEmbedding(Embedding):

@@ -28,7 +28,7 @@ from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
-LESSONS = Lessons("rules", enough=80, pace=0.55)
+LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 
 class FunctionCoupledEmbedding(Embedding):
