@@ -364,7 +364,8 @@ def test_broken_weights_are_no_evidence(method, marked_by, value):
     # "Not found" is said only where the mark could have been seen.
     seen = evidence.trials > 0 and evidence.unusable == 0
     assert evidence.verdict is (Verdict.NOT_FOUND if seen else Verdict.INCONCLUSIVE)
-    assert seen is (value == 1.0) or (value == 0.0 and method in BLACK_BOX)
+    # Whether activations of such a net overflow depends on the processor.
+    assert seen is (value == 1.0) or (value in (0.0, 1.0) and method in BLACK_BOX)
 
 
 @every_method
