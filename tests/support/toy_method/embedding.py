@@ -18,6 +18,12 @@ class ToySignsEmbedding(Embedding):
         name, weight = max(model.named_parameters(), key=lambda item: item[1].numel())
         return Plan({"tensor": name, "shape": list(weight.shape)}, config.subkeys)
 
+    @property
+    def carriers(self) -> dict[str, str]:
+        # The trainers check before the first step that these train and are saved.
+        name = self.claim.assignment.layout["tensor"]
+        return {name: name}
+
     def penalty(self) -> torch.Tensor:
         weight = self.model.get_parameter(self.claim.assignment.layout["tensor"])
         short = [
