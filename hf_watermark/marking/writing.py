@@ -9,6 +9,7 @@ Steps 1 and 2 repeat until 1 finds nothing to do, because 2 changes the unit in 
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import Carrier, example_images, read_carriers, refuse_half_precision
+from ..backbones import Carrier, example_images, read_carriers, refuse_half_precision, refuse_path
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding, AutoVerifier
@@ -123,6 +124,8 @@ def mark_model(
             raise InvalidInput("`output` is for a folder; save the marked model with `save_pretrained`")
         return mark_net(LoadedNet(model), config, owner, images, budget, processor, seed, keep)
     if output is None:
+        if not os.path.isdir(model):
+            refuse_path(model)
         raise InvalidInput("`model` is a folder: give `output`, a new folder for the marked model")
     with StoredNet(model, output) as net:
         marked = mark_net(net, config, owner, images, budget, processor, seed, keep)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import InferenceClient
+import torch
+from huggingface_hub import InferenceClient, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
 from ..serialization import InvalidInput
@@ -96,6 +97,12 @@ class Endpoint(PictureSuspect):
         # What to do before the first picture is shown, such as noting that its sub-key is burnt.
         self.before_sending: Callable[[], None] = lambda: None
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
+
+    def refuse_no_pictures(self, images: torch.Tensor) -> None:
+        """As every suspect that takes pictures; and `ConnectionError` where nothing may leave this machine, before a sub-key counts as shown."""
+        if self.api == "inference" and is_offline_mode():  # the other client does not know of it
+            raise ConnectionError(self._offline())
+        super().refuse_no_pictures(images)
 
     def ask(self, picture: bytes) -> Answers:
         """

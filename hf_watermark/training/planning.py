@@ -64,7 +64,7 @@ def _only_one(configs: Sequence[WatermarkConfig]) -> tuple[str, str]:
     bits = getattr(configs[0], "bits", None) if len(configs) == 1 else None
     number = "one sub-key per method" if len(configs) > 1 else "one sub-key" + (f" of {bits} bits" if bits else "")
     return (
-        "the key has only %s: it can be shown in one dispute only, and none is left to open in public (V3 of a statement). Ask for more with "
+        "the key has only %s: it can be shown in one dispute or to one service only, and none is left to open in public (V3 of a statement). Ask for more with "
         "`subkeys`; where they do not fit, lower `bits` or use a larger model",
         number,
     )

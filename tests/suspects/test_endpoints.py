@@ -185,6 +185,17 @@ def test_an_address_in_offline_mode_is_one_sentence(marked_by, serve, api, monke
     assert api == "gradio" or server.requests == 0
 
 
+def test_in_offline_mode_no_subkey_is_burnt(marked_by, serve, monkeypatch):
+    marked = marked_by("certified")
+    endpoint = endpoint_of(serve(marked.model), marked.model)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shown = []
+    with pytest.raises(ConnectionError, match="was not asked: offline mode is on") as caught:
+        verify_sequentially(endpoint, marked.key, before_asking=shown.append)
+    assert not shown
+    assert "burnt" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
