@@ -137,7 +137,7 @@ from hf_watermark.cli.judge import judge_files
 arguments = dict.fromkeys(["trust", "unmarked"], [])
 arguments |= dict.fromkeys(["beacon", "owner_key", "suspect_date", "start", "log"])
 arguments |= {{"opening": Path({str(tmp_path / "opening.json")!r}), "suspect": {str(dated.folder)!r}, "statement": {str(dated.folder)!r}}}
-transcript = judge_files(**arguments, nonce="court-4711", drawn=True, looks=1)
+transcript = judge_files(**arguments, nonce="court-4711", drawn=True, looks=1, revocation=[])
 assert transcript["verdict"] == "mark found", transcript["reason"]
 """
     assert imported(code, TRAINING) == []

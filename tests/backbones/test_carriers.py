@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from hf_watermark import GreedyResidualsTrainer, GreedyResidualsVerifier, Suspect, WatermarkKey
+from hf_watermark import GreedyResidualsVerifier, Suspect, WatermarkKey, plan_key
 from hf_watermark.backbones import (
     STEM,
     LayoutMismatch,
@@ -252,30 +252,26 @@ def test_dead_rows_are_zero_and_say_nothing(build_backbone):
 
 
 @pytest.mark.parametrize("layers", [None, [STEM]], ids=["carriers", "stem"])
-def test_trainer_and_verifier_agree(any_backbone, arguments, owner, layers):
+def test_embedding_and_verifier_agree(any_backbone, owner, layers):
     model, _ = any_backbone
     shapes = shapes_of(model.state_dict())
     if layers and "conv1.0.weight" in shapes:
         pytest.skip("resnet10t has no single stem convolution")
     capacity = groups_per_slot(describe(shapes, layers), 8, 1)
     config = GreedyResidualsConfig(bits=min(capacity, 64), subkeys=1, group_size=8, layers=layers)
-    trainer = GreedyResidualsTrainer(model=model, args=arguments(), watermark=config, owner=owner)
-    [claim] = trainer.key.claims()
+    [claim] = plan_key(model, None, config, owner).claims()
     verifier, [subkey] = GreedyResidualsVerifier(claim), claim.subkeys
     phi = verifier.extract(verifier.observe(Suspect.open(model), subkey), subkey)
-    torch.testing.assert_close(trainer.embedding(GreedyResidualsEmbedding).residuals(), phi, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(GreedyResidualsEmbedding(model, claim).residuals(), phi, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["timm convnext", "transformers vit", "plain timm vgg_bn"])
-def test_the_paper_preset_marks_a_weight_of_any_backbone(build_backbone, arguments, owner, name):
+def test_the_paper_preset_marks_a_weight_of_any_backbone(build_backbone, owner, name):
     model = build_backbone(name)
-    trainer = GreedyResidualsTrainer(
-        model=model, args=arguments(), watermark=GreedyResidualsConfig(preset="paper", bits=256), owner=owner
-    )
-    [claim] = trainer.key.claims()
+    [claim] = plan_key(model, None, GreedyResidualsConfig(preset="paper", bits=256), owner).claims()
     verifier, [subkey] = GreedyResidualsVerifier(claim), claim.subkeys
     phi = verifier.extract(verifier.observe(Suspect.open(model), subkey), subkey)
-    torch.testing.assert_close(trainer.embedding(GreedyResidualsEmbedding).residuals(), phi, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(GreedyResidualsEmbedding(model, claim).residuals(), phi, rtol=1e-5, atol=1e-6)
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

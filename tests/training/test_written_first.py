@@ -34,7 +34,7 @@ def test_it_is_written_once(tmp_path):
     (embedding,) = trainer.embeddings
     with torch.no_grad():
         for item in embedding._marked:
-            item.weight[0].get_parameter(item.weight[1]).neg_()
+            item.weight().neg_()
     lost = embedding.residuals()
     embedding.progress(Moment(step=0, steps=3))
     embedding.around_step(lambda *_: torch.zeros(()))
