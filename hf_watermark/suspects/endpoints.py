@@ -99,7 +99,11 @@ class Endpoint(PictureSuspect):
         self._ask = self._gradio(api_name, token) if self.api == "gradio" else self._inference(token)
 
     def refuse_no_pictures(self, images: torch.Tensor) -> None:
-        """As every suspect that takes pictures; and `ConnectionError` where nothing may leave this machine, before a sub-key counts as shown."""
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: as for every suspect that takes pictures.
+            `ConnectionError`: where nothing may leave this machine, before a sub-key counts as shown.
+        """
         if self.api == "inference" and is_offline_mode():  # the other client does not know of it
             raise ConnectionError(self._offline())
         super().refuse_no_pictures(images)
