@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import patterned_images, tiny_resnet, training_arguments
 
-from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, Owner
+from hf_watermark import GreedyResidualsConfig, GreedyResidualsTrainer, InvalidInput, Owner, plan_key
 from hf_watermark.training.embedding import Moment
 
 
@@ -57,3 +57,10 @@ def test_a_resumed_run_goes_on_with_its_weights(tmp_path):
 def test_the_published_grid_cannot_be_written():
     with pytest.raises(ValueError, match="written_first"):
         GreedyResidualsConfig(bits=256, preset="paper", written_first=True)
+
+
+def test_an_adapter_is_refused_when_its_key_is_made():
+    peft = pytest.importorskip("peft", reason="peft is not installed (extra `attacks`)")
+    adapted = peft.get_peft_model(tiny_resnet(), peft.LoraConfig(r=8, target_modules=["convolution"]))
+    with pytest.raises(InvalidInput, match="`written_first` writes into weights"):
+        plan_key(adapted, None, GreedyResidualsConfig(bits=16, group_size=8, written_first=True), Owner.create())

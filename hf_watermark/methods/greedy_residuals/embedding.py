@@ -72,6 +72,10 @@ class GreedyResidualsEmbedding(Embedding):
             raise InvalidInput(
                 "preset 'paper' marks the first convolution as it is saved, which an adapter does not change; use the default preset"
             )
+        if made and config.written_first:
+            raise InvalidInput(
+                "`written_first` writes into weights, and a mark in an adapter has to be trained; leave it out"
+            )
         carriers = describe_changes(model, config.layers) if made else layout_of(model, config.layers)
         most = bearable_bits(carriers, {name: change.rank for name, change in made.items()}) if made else None
         subkeys = 1 if config.preset == "paper" else config.subkeys or fitting_subkeys(carriers, config, most)
