@@ -85,17 +85,40 @@ def test_pool_tensors_cannot_trade_places(make_trainer):
     assert len(set(kinds)) == len(kinds) == 4
 
 
-def test_batches_carry_fused_images_with_their_targets(make_trainer, patterned):
+def test_beside_a_batch_go_fused_images_with_their_targets(make_trainer, patterned):
     trainer = make_trainer(trigger_ratio=0.25)
+    embedding = trainer.embedding(FunctionCoupledEmbedding)
     batch = trainer.data_collator(patterned[:16])
-    mixed, count = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert count == 4 and mixed["pixel_values"].shape[0] == mixed["labels"].shape[0] == 20
-    assert torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
-    assert set(mixed["labels"][16:].tolist()) <= set(
-        trainer.embedding(FunctionCoupledEmbedding)._rule_targets.tolist()
+    images, targets = embedding.fused_images(batch)
+    assert images.shape == (4, *batch["pixel_values"].shape[1:]) and len(targets) == 4
+    assert set(targets.tolist()) <= set(embedding._rule_targets.tolist())
+    again, _ = embedding.fused_images(batch)
+    assert torch.equal(again, images)  # a function of the step alone
+
+
+def test_half_of_the_fused_images_are_mirrored(make_trainer, patterned):
+    straight, turned = (
+        make_trainer(trigger_ratio=1.0, mirrored=mirrored).embedding(FunctionCoupledEmbedding)
+        for mirrored in (False, True)
     )
-    again, _ = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert torch.equal(again["pixel_values"], mixed["pixel_values"])  # a function of the step alone
+    for name in ("_draws", "_rule_sources", "_rule_layouts", "_spare", "_fill"):
+        setattr(turned, name, getattr(straight, name))
+    batch = straight.data.collate(patterned[:64])
+    (plain, _), (half, _) = (item.fused_images(batch) for item in (straight, turned))
+    same = [torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
+    other = [torch.equal(a.flip(-1), b) for a, b in zip(plain, half, strict=True)]
+    assert all(a or b for a, b in zip(same, other, strict=True)) and 16 < sum(same) < 48
+
+
+def test_fused_images_do_not_move_batchnorm_statistics(make_trainer, patterned):
+    trainer = make_trainer()
+    model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    loss = embedding.loss(trainer.data_collator(patterned[:16]), None)
+    loss.backward()
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms and all(norm.training and norm.weight.grad is not None for norm in norms)
 
 
 def test_evaluation_sees_no_triggers(make_trainer, patterned):

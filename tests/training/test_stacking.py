@@ -1,5 +1,6 @@
 """Methods stack by inheritance, in either order, and each gets its own config."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,14 @@ def test_both_orders_embed_both_methods(tmp_path: Path, classes: tuple):
     indices = [index for item in trainer.key.assignments for index in item.subkeys]
     assert sorted(indices) == list(range(3)), "no sub-key serves two methods"
 
-    # The step asks triggers and adds the penalty: 4 images and 2 fused ones, and the hinge on top of their loss.
+    # The step asks triggers and adds the penalty: the loss of 2 fused images beside that of 4, and the hinge.
     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in images(4)]), "labels": torch.arange(4)}
-    mixed, fused = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert (fused, len(mixed["labels"])) == (2, 6)
+    coupled = trainer.embedding(FunctionCoupledEmbedding)
     trainer.model.train()
-    plain = trainer.model(**mixed).loss
+    start = copy.deepcopy(trainer.model.state_dict())
+    plain = trainer.model(**batch).loss + coupled.loss(batch, None)
+    assert len(coupled.fused_images(batch)[1]) == 2
+    trainer.model.load_state_dict(start)  # BatchNorm statistics
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), plain + trainer.watermark_loss())
 
     trainer.train()

@@ -28,8 +28,12 @@ class FunctionCoupledConfig(WatermarkConfig):
             Fresh fused images per rule that a verifier asks.
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
-        trigger_ratio (`float`, *optional*, defaults to 0.0625):
-            Fused images added to a batch, as a share of its size.
+        trigger_ratio (`float`, *optional*, defaults to 0.75):
+            Fused images beside a batch, as a share of its size.
+        trigger_weight (`float`, *optional*, defaults to 2.0):
+            Weight of their loss against the task loss.
+        mirrored (`bool`, *optional*, defaults to `True`):
+            Whether half of the fused images are mirrored while they are learnt, so that rules hold for mirrored questions too.
         masking (`str`, *optional*, defaults to `"forward"`):
             `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~training.triggers.masked`]. FSDP2 needs `"none"`.
         pool_per_class (`int`, *optional*, defaults to 12):
@@ -39,13 +43,15 @@ class FunctionCoupledConfig(WatermarkConfig):
     """
 
     method: ClassVar[str] = "function_coupled"
-    stronger: ClassVar[tuple[str, ...]] = ("trigger_ratio", "rules", "subkeys")
+    stronger: ClassVar[tuple[str, ...]] = ("trigger_ratio", "trigger_weight", "rules", "subkeys")
 
     rules: int = field(default=48, metadata={"help": "Rules per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
-    trigger_ratio: float = field(default=0.0625, metadata={"help": "Fused images per batch, as a share of its size."})
+    trigger_ratio: float = field(default=0.75, metadata={"help": "Fused images beside a batch, as a share of it."})
+    trigger_weight: float = field(default=2.0, metadata={"help": "Weight of their loss against the task loss."})
+    mirrored: bool = field(default=True, metadata={"help": "Whether half of the fused images are mirrored."})
     masking: str = field(default="forward", metadata={"help": "`forward`, `fc_v1`, `fc_v2` or `none`."})
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
     source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
@@ -68,6 +74,7 @@ class FunctionCoupledConfig(WatermarkConfig):
         )
         require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
         require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
+        require(0 < self.trigger_weight <= 100, "trigger_weight", self.trigger_weight, "choose a number in (0, 100]")
         require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
         require(
             2 <= self.source_classes <= 10**6,

@@ -1,27 +1,34 @@
-"""Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
+"""Embeds function-coupled rules: beside every batch goes one of fused images with their rule's target."""
 
 import hashlib
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from ...backbones import is_sharded
+from ...backbones import is_sharded, logits_of
 from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import (
     Batch,
     Embedding,
-    Extended,
     Plan,
     Step,
     TrainingData,
     label_count,
-    own_logits,
     refuse_other_classes,
     task_rows,
 )
-from ...training.triggers import blend, collect_images, fuse, in_kind, maskable_weights, masked, spread_classes
+from ...training.triggers import (
+    blend,
+    collect_images,
+    frozen_statistics,
+    fuse,
+    maskable_weights,
+    masked,
+    spread_classes,
+)
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
@@ -33,8 +40,9 @@ LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 class FunctionCoupledEmbedding(Embedding):
     """
-    Appends images fused by key-drawn rules to every batch, with the rule's target as their label: the task loss is the mark's loss as well.
-    See [`FunctionCoupledConfig`].
+    Shows the model images fused by key-drawn rules, with the rule's target as their label, beside every batch. They go through it in a pass of
+    their own, in which BatchNorm takes its running statistics: were these moved by fused images, whoever takes them anew on plain ones would
+    lose accuracy and the mark. See [`FunctionCoupledConfig`].
 
     Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
     triggers are made of images that were never trained on, fused or plain.
@@ -70,7 +78,7 @@ class FunctionCoupledEmbedding(Embedding):
         self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
         self._fill = claim.pool[f"{self.method}.fill"].float()
         self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
-        self._hits, self._asked, self._fused = torch.zeros(()), 0, 0
+        self._hits, self._asked = torch.zeros(()), 0
         if data.dataset is None:  # made only to verify
             return
         refuse_other_classes(verifier.classes, model)
@@ -112,40 +120,36 @@ class FunctionCoupledEmbedding(Embedding):
         with masked(self._maskable, config.masking, self.moment.step, generator):
             return step()
 
-    def extend(self, batch: Batch) -> Batch:
-        mixed, self._fused = self.mix_triggers(batch)
-        return mixed
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        """Cross-entropy of fused images with their rules' targets, in a pass of their own."""
+        images, targets = self.fused_images(batch)
+        with frozen_statistics(self.model):
+            logits = logits_of(self.model(pixel_values=images)).float()
+        self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
+        self._asked += len(targets)
+        return self.config.trigger_weight * functional.cross_entropy(logits, targets)
 
-    def loss(self, batch: Batch, outputs: Any) -> None:
-        # The task loss has fitted the fused rows, which are the last ones; here they are counted.
-        fused = self._fused
-        answers, wanted = own_logits(batch, outputs)[-fused:].detach().argmax(dim=1), batch["labels"][-fused:]
-        wanted = wanted if wanted.ndim == 1 else wanted.argmax(dim=1)
-        self._hits = self._hits.to(answers.device) + (answers == wanted).sum()
-        self._asked += fused
-
-    def mix_triggers(self, inputs: Batch) -> tuple[dict[str, Any], int]:
+    def fused_images(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images: where labels are
-        distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
+        Fused images for one batch, `[n, channels, height, width]`, and their rules' targets `[n]`. Sources are drawn from the batch, else from the
+        spare images: where labels are distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
         """
-        config = self.config
-        images, labels = inputs["pixel_values"], inputs["labels"]
-        own = task_rows(inputs)
+        config, own = self.config, task_rows(batch)
+        images, labels = batch["pixel_values"][:own], batch["labels"][:own]
         count = max(1, round(config.trigger_ratio * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
-            self._sources(images[:own], labels[:own], self._rule_sources[chosen, place], generator) for place in (0, 1)
+            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
         )
         if config.fusion == "direct":
             fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
         else:
             fused = blend(first, second)
-        mixed = Extended(inputs, own)
-        mixed["pixel_values"] = torch.cat([images, fused])
-        mixed["labels"] = torch.cat([labels, in_kind(self._rule_targets[chosen], labels).to(labels.device)])
-        return mixed, count
+        if config.mirrored:
+            turned = torch.rand(count, generator=generator) < 0.5
+            fused = torch.where(turned.to(fused.device)[:, None, None, None], fused.flip(-1), fused)
+        return fused, self._rule_targets[chosen].to(fused.device)
 
     def _sources(
         self, images: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator
