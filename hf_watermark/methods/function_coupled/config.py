@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration import WatermarkConfig, require
+from ...configuration import WatermarkConfig, require, require_target
 from ...training.triggers import MASKINGS
 
 
@@ -34,6 +34,10 @@ class FunctionCoupledConfig(WatermarkConfig):
             Weight of their loss against the task loss.
         mirrored (`bool`, *optional*, defaults to `True`):
             Whether half of the fused images are mirrored while they are learnt, so that rules hold for mirrored questions too.
+        target_log2_p (`float`, *optional*, defaults to -96):
+            Evidence that is wanted of each sub-key at the end of the training; 0 teaches at full strength whatever is read.
+        max_loss (`float`, *optional*, defaults to 0.5):
+            Points of accuracy that the mark may cost, as far as the images of the pool can tell.
         masking (`str`, *optional*, defaults to `"forward"`):
             `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~training.triggers.masked`]. FSDP2 needs `"none"`.
         pool_per_class (`int`, *optional*, defaults to 12):
@@ -52,11 +56,14 @@ class FunctionCoupledConfig(WatermarkConfig):
     trigger_ratio: float = field(default=0.75, metadata={"help": "Fused images beside a batch, as a share of it."})
     trigger_weight: float = field(default=2.0, metadata={"help": "Weight of their loss against the task loss."})
     mirrored: bool = field(default=True, metadata={"help": "Whether half of the fused images are mirrored."})
+    target_log2_p: float = field(default=-96.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     masking: str = field(default="forward", metadata={"help": "`forward`, `fc_v1`, `fc_v2` or `none`."})
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
     source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
 
     def __post_init__(self) -> None:
+        require_target(self)
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(

@@ -1,6 +1,7 @@
 """Embeds function-coupled rules: beside every batch goes one of fused images with their rule's target."""
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ...training.embedding import (
     refuse_other_classes,
     task_rows,
 )
+from ...training.feedback import Feedback
 from ...training.triggers import (
     blend,
     collect_images,
@@ -35,6 +37,8 @@ from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
+# What holds rules that are learned.
+LEAST_RATIO = 1 / 16
 LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 
@@ -102,6 +106,13 @@ class FunctionCoupledEmbedding(Embedding):
         shown = course.steps * max(1.0, self.config.trigger_ratio * course.batch) / units
         return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
 
+    @cached_property
+    def feedback(self) -> Feedback | None:
+        config = self.config
+        least = min(1.0, LEAST_RATIO / config.trigger_ratio)
+        images = len(self.claim.pool[f"{self.method}.images"])
+        return Feedback(self.read_now, config.target_log2_p, config.max_loss, least, images=images)
+
     def around_step(self, step: Step) -> torch.Tensor:
         """
         Runs `step` once, with some weights masked as `masking` says.
@@ -136,7 +147,7 @@ class FunctionCoupledEmbedding(Embedding):
         """
         config, own = self.config, task_rows(batch)
         images, labels = batch["pixel_values"][:own], batch["labels"][:own]
-        count = max(1, round(config.trigger_ratio * own))
+        count = max(1, round(config.trigger_ratio * self.taught * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
