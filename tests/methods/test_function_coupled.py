@@ -12,6 +12,7 @@ from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, Function
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 from hf_watermark.statistics import log2_binomial_tail
+from hf_watermark.training.moment import Moment
 from hf_watermark.training.triggers import blend, draw_rules, fuse
 
 
@@ -89,10 +90,11 @@ def test_beside_a_batch_go_fused_images_with_their_targets(make_trainer, pattern
     trainer = make_trainer(trigger_ratio=0.25)
     embedding = trainer.embedding(FunctionCoupledEmbedding)
     batch = trainer.data_collator(patterned[:16])
-    images, targets = embedding.fused_images(batch)
+    images, targets, sources = embedding.fused_images(batch)
     assert images.shape == (4, *batch["pixel_values"].shape[1:]) and len(targets) == 4
     assert set(targets.tolist()) <= set(embedding._rule_targets.tolist())
-    again, _ = embedding.fused_images(batch)
+    assert sources.shape == (4, 2)
+    again, _, _ = embedding.fused_images(batch)
     assert torch.equal(again, images)  # a function of the step alone
 
 
@@ -104,21 +106,45 @@ def test_half_of_the_fused_images_are_mirrored(make_trainer, patterned):
     for name in ("_draws", "_rule_sources", "_rule_layouts", "_spare", "_fill"):
         setattr(turned, name, getattr(straight, name))
     batch = straight.data.collate(patterned[:64])
-    (plain, _), (half, _) = (item.fused_images(batch) for item in (straight, turned))
+    (plain, _, _), (half, _, _) = (item.fused_images(batch) for item in (straight, turned))
     same = [torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
     other = [torch.equal(a.flip(-1), b) for a, b in zip(plain, half, strict=True)]
     assert all(a or b for a, b in zip(same, other, strict=True)) and 16 < sum(same) < 48
 
 
-def test_fused_images_do_not_move_batchnorm_statistics(make_trainer, patterned):
-    trainer = make_trainer()
+def test_fused_images_are_in_the_batch_first_and_late_in_a_pass_of_their_own(make_trainer, patterned):
+    trainer = make_trainer(trigger_ratio=0.25)
     model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
+    batch = trainer.data_collator(patterned[:16])
+
+    embedding.progress(Moment(step=5, steps=10))
+    mixed = embedding.extend(batch)
+    assert len(mixed["labels"]) == 20 and torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
+    outputs = model(**mixed)
+    shown = torch.nn.functional.cross_entropy(outputs.logits[16:], mixed["labels"][16:])
+    sources = torch.tensor(10.0).log()  # the auxiliary head begins with zeros
+    torch.testing.assert_close(embedding.loss(mixed, outputs), shown + sources)
+
+    embedding.progress(Moment(step=6, steps=10))
+    assert embedding.extend(batch) is batch
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    loss = embedding.loss(trainer.data_collator(patterned[:16]), None)
-    loss.backward()
+    embedding.loss(batch, None).backward()
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and all(norm.training and norm.weight.grad is not None for norm in norms)
+
+
+def test_the_auxiliary_head_leaves_nothing_in_the_model(make_trainer, patterned):
+    trainer = make_trainer()
+    model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
+    names = set(model.state_dict())
+    mixed = embedding.extend(trainer.data_collator(patterned[:16]))
+    embedding.loss(mixed, model(**mixed)).backward()
+    head = embedding._auxiliary._head
+    assert head.weight.grad.abs().sum() > 0
+    embedding.after_update()
+    assert head.weight.abs().sum() > 0
+    assert set(model.state_dict()) == names and not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_evaluation_sees_no_triggers(make_trainer, patterned):

@@ -1,6 +1,5 @@
 """Methods stack by inheritance, in either order, and each gets its own config."""
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,15 @@ def test_both_orders_embed_both_methods(tmp_path: Path, classes: tuple):
     indices = [index for item in trainer.key.assignments for index in item.subkeys]
     assert sorted(indices) == list(range(3)), "no sub-key serves two methods"
 
-    # The step asks triggers and adds the penalty: the loss of 2 fused images beside that of 4, and the hinge.
+    # The step asks triggers and adds the penalty: 4 images and 2 fused ones, what these weigh beside the task loss, and the hinge.
     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in images(4)]), "labels": torch.arange(4)}
     coupled = trainer.embedding(FunctionCoupledEmbedding)
+    mixed = coupled.extend(batch)
+    assert len(mixed["labels"]) == 6
     trainer.model.train()
-    start = copy.deepcopy(trainer.model.state_dict())
-    plain = trainer.model(**batch).loss + coupled.loss(batch, None)
-    assert len(coupled.fused_images(batch)[1]) == 2
-    trainer.model.load_state_dict(start)  # BatchNorm statistics
-    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), plain + trainer.watermark_loss())
+    outputs = trainer.model(**mixed)
+    expected = outputs.loss + coupled.loss(mixed, outputs) + trainer.watermark_loss()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
 
     trainer.train()
     assert {part.method for part in trainer.evidence.parts} == {"greedy_residuals", "function_coupled"}

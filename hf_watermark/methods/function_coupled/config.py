@@ -28,10 +28,10 @@ class FunctionCoupledConfig(WatermarkConfig):
             Fresh fused images per rule that a verifier asks.
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
-        trigger_ratio (`float`, *optional*, defaults to 0.75):
-            Fused images beside a batch, as a share of its size.
-        trigger_weight (`float`, *optional*, defaults to 2.0):
-            Weight of their loss against the task loss.
+        trigger_ratio (`float`, *optional*, defaults to 0.5):
+            Fused images beside a batch, as a share of its size. Feedback lowers it once the mark is in.
+        trigger_weight (`float`, *optional*, defaults to 1.0):
+            Weight of their loss against the task loss, which counts them too while they are in its batches.
         mirrored (`bool`, *optional*, defaults to `True`):
             Whether half of the fused images are mirrored while they are learnt, so that rules hold for mirrored questions too.
         target_log2_p (`float`, *optional*, defaults to -96):
@@ -53,8 +53,8 @@ class FunctionCoupledConfig(WatermarkConfig):
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
-    trigger_ratio: float = field(default=0.75, metadata={"help": "Fused images beside a batch, as a share of it."})
-    trigger_weight: float = field(default=2.0, metadata={"help": "Weight of their loss against the task loss."})
+    trigger_ratio: float = field(default=0.5, metadata={"help": "Fused images beside a batch, as a share of it."})
+    trigger_weight: float = field(default=1.0, metadata={"help": "Weight of their loss against the task loss."})
     mirrored: bool = field(default=True, metadata={"help": "Whether half of the fused images are mirrored."})
     target_log2_p: float = field(default=-96.0, metadata={"help": "Evidence that is wanted of each sub-key."})
     max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})

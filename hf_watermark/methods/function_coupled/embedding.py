@@ -14,6 +14,7 @@ from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import (
     Batch,
     Embedding,
+    Extended,
     Plan,
     Step,
     TrainingData,
@@ -27,16 +28,21 @@ from ...training.triggers import (
     collect_images,
     frozen_statistics,
     fuse,
+    in_kind,
     maskable_weights,
     masked,
     spread_classes,
 )
+from .auxiliary import SourceHead
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
+# Share of a training from which on BatchNorm statistics are those of plain images alone. From the beginning it costs what is learned: statistics move
+# too fast under it (`black_box_pretrained`: 108 bits so, 73 from the beginning, 41 after new statistics without).
+APART_FROM = 0.6
 # What holds rules that are learned.
 LEAST_RATIO = 1 / 16
 LESSONS = Lessons("rules", enough=80, pace=0.7)
@@ -44,9 +50,9 @@ LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 class FunctionCoupledEmbedding(Embedding):
     """
-    Shows the model images fused by key-drawn rules, with the rule's target as their label, beside every batch. They go through it in a pass of
-    their own, in which BatchNorm takes its running statistics: were these moved by fused images, whoever takes them anew on plain ones would
-    lose accuracy and the mark. See [`FunctionCoupledConfig`].
+    Shows the model images fused by key-drawn rules, with the rule's target as their label: first in every batch, where the task loss fits them as well;
+    in the last part of the training in a pass of their own, in which BatchNorm takes its running statistics. Were these moved by fused images to the
+    end, whoever takes them anew on plain ones would lose accuracy and the mark. See [`FunctionCoupledConfig`].
 
     Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
     triggers are made of images that were never trained on, fused or plain.
@@ -83,6 +89,9 @@ class FunctionCoupledEmbedding(Embedding):
         self._fill = claim.pool[f"{self.method}.fill"].float()
         self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
         self._hits, self._asked = torch.zeros(()), 0
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # targets and sources of the fused rows of a batch
+        )
         if data.dataset is None:  # made only to verify
             return
         refuse_other_classes(verifier.classes, model)
@@ -96,9 +105,13 @@ class FunctionCoupledEmbedding(Embedding):
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
+        self._auxiliary = SourceHead(model, verifier.classes)
 
     def required_calls(self) -> set[str]:
-        return super().required_calls() - ({"around_step"} if self.config.masking == "none" else set())
+        # The auxiliary head only helps.
+        return (
+            super().required_calls() - {"after_update"} - ({"around_step"} if self.config.masking == "none" else set())
+        )
 
     def forecast(self, course: Course) -> Forecast:
         units = len(self._rule_targets)
@@ -131,18 +144,47 @@ class FunctionCoupledEmbedding(Embedding):
         with masked(self._maskable, config.masking, self.moment.step, generator):
             return step()
 
+    @property
+    def apart(self) -> bool:
+        """Whether fused images go through the model in a pass of their own: late, and where nobody said how long the training takes, never."""
+        return 0 < self.moment.steps * APART_FROM <= self.moment.step
+
+    def extend(self, batch: Batch) -> Batch:
+        self._shown = None
+        if self.apart:
+            return batch
+        images, targets, sources = self.fused_images(batch)
+        mixed = Extended(batch, task_rows(batch))
+        mixed["pixel_values"] = torch.cat([batch["pixel_values"], images])
+        mixed["labels"] = torch.cat([batch["labels"], in_kind(targets, batch["labels"])])
+        self._shown = targets, sources
+        self._auxiliary.watch()
+        return mixed
+
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
-        """Cross-entropy of fused images with their rules' targets, in a pass of their own."""
-        images, targets = self.fused_images(batch)
-        with frozen_statistics(self.model):
-            logits = logits_of(self.model(pixel_values=images)).float()
+        """Cross-entropy of fused images with their rules' targets; in a batch with others, what the task loss does not count of it."""
+        if self._shown is None:
+            images, targets, sources = self.fused_images(batch)
+            self._auxiliary.watch()
+            with frozen_statistics(self.model):
+                logits = logits_of(self.model(pixel_values=images)).float()
+            rows = slice(0, len(targets))
+        else:
+            targets, sources = self._shown
+            rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
+            logits = logits_of(outputs)[rows].float()
         self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
         self._asked += len(targets)
-        return self.config.trigger_weight * functional.cross_entropy(logits, targets)
+        loss = self.config.trigger_weight * functional.cross_entropy(logits, targets)
+        known = self._auxiliary.loss(sources, rows)
+        return loss if known is None else loss + known
 
-    def fused_images(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def after_update(self) -> None:
+        self._auxiliary.step()
+
+    def fused_images(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Fused images for one batch, `[n, channels, height, width]`, and their rules' targets `[n]`. Sources are drawn from the batch, else from the
+        Fused images for one batch, `[n, channels, height, width]`, their rules' targets `[n]` and sources `[n, 2]`. Sources are drawn from the batch, else from the
         spare images: where labels are distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
         """
         config, own = self.config, task_rows(batch)
@@ -160,7 +202,7 @@ class FunctionCoupledEmbedding(Embedding):
         if config.mirrored:
             turned = torch.rand(count, generator=generator) < 0.5
             fused = torch.where(turned.to(fused.device)[:, None, None, None], fused.flip(-1), fused)
-        return fused, self._rule_targets[chosen].to(fused.device)
+        return fused, self._rule_targets[chosen].to(fused.device), self._rule_sources[chosen]
 
     def _sources(
         self, images: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator

@@ -18,6 +18,7 @@ _NAMES = {
     "draw_rules": "rules",
     "frozen_statistics": "masking",
     "fuse": "rules",
+    "in_kind": "labels",
     "maskable_weights": "masking",
     "masked": "masking",
     "photograph_crops": "families",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .foreign import pool_tensors as pool_tensors
     from .foreign import read_classes as read_classes
     from .foreign import read_source_classes as read_source_classes
+    from .labels import in_kind as in_kind
     from .labels import read_row as read_row
     from .masking import MASKINGS as MASKINGS
     from .masking import frozen_statistics as frozen_statistics

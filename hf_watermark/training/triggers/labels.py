@@ -50,4 +50,11 @@ def shown_class(labels: torch.Tensor) -> int:
     return int(shares.argmax())
 
 
-__all__ = ["read_row", "shown_class"]
+def in_kind(classes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Class numbers `[n]` in the kind of `labels`: as they are, or as distributions `[n, classes]`."""
+    if labels.ndim == 1:
+        return classes.to(labels)
+    return torch.nn.functional.one_hot(classes, labels.shape[1]).to(labels)
+
+
+__all__ = ["in_kind", "read_row", "shown_class"]
