@@ -31,7 +31,7 @@ class FunctionCoupledConfig(WatermarkConfig):
         trigger_ratio (`float`, *optional*, defaults to 0.5):
             Fused images beside a batch, as a share of its size. Feedback lowers it once the mark is in.
         trigger_weight (`float`, *optional*, defaults to 1.0):
-            Weight of their loss against the task loss, which counts them too while they are in its batches.
+            Weight of their loss against the task loss.
         mirrored (`bool`, *optional*, defaults to `True`):
             Whether half of the fused images are mirrored while they are learnt, so that rules hold for mirrored questions too.
         target_log2_p (`float`, *optional*, defaults to -96):

@@ -168,16 +168,19 @@ class FunctionCoupledEmbedding(Embedding):
             self._auxiliary.watch()
             with frozen_statistics(self.model):
                 logits = logits_of(self.model(pixel_values=images)).float()
-            rows = slice(0, len(targets))
+            rows, task, counted = slice(0, len(targets)), 1.0, 0.0
         else:
             targets, sources = self._shown
             rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
             logits = logits_of(outputs)[rows].float()
+            # A mean over the whole batch holds the task's own loss and that of the fused images by these shares.
+            counted = len(targets) / len(batch["labels"])
+            task = 1 - counted
         self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
         self._asked += len(targets)
-        loss = self.config.trigger_weight * functional.cross_entropy(logits, targets)
+        loss = (self.config.trigger_weight * task - counted) * functional.cross_entropy(logits, targets)
         known = self._auxiliary.loss(sources, rows)
-        return loss if known is None else loss + known
+        return loss if known is None else loss + task * known
 
     def after_update(self) -> None:
         self._auxiliary.step()
