@@ -45,7 +45,7 @@ PARTS = {
     "Models": "coverage",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
-    "Without training": "written written-survival written-folder",
+    "Without training": "written written-survival written-first written-folder",
     "Adapters": "adapters",
     "Certified": "certificates certified-attacks certify-speed certified-schedules",
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
