@@ -74,6 +74,13 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         refuse_not_finite(tensor, name, self._files[name])
         return tensor
 
+    def document(self, name: str) -> dict[str, Any]:
+        """A JSON file of the folder, for what it may explain: empty where there is none, or no proper one."""
+        try:
+            return read_json(self.path / name, allow_floats=True) if name in self.beside else {}
+        except InvalidInput:
+            return {}
+
     def stored(self, name: str) -> tuple[TensorInfo, bytearray | mmap]:
         """Header entry and bytes of a tensor, whatever they mean."""
         refuse_twice(name, self._twice, self.path)

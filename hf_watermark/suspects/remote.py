@@ -9,7 +9,7 @@ from huggingface_hub import constants, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from ..serialization import InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
+from ..serialization import JSON_BYTES, InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
 from ..serialization.files import naming
 from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers, refuse_twice
 from ..serialization.tensors import (
@@ -160,6 +160,17 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
                 endpoint=self._api.endpoint,
             )
         return SafetensorsFolder(folder)
+
+    def document(self, name: str) -> dict[str, Any]:
+        """As of [`~serialization.SafetensorsFolder`]; costs a request where the file is there and small."""
+        size = self._sizes.get(name)
+        if not isinstance(size, int) or not 0 < size <= JSON_BYTES:
+            return {}
+        raw = bytes(self._read(name, 0, size))
+        try:
+            return parse_json(raw, allow_floats=True)
+        except InvalidInput:
+            return {}
 
     def row_bytes(self, name: str) -> int:
         """Bytes of one row of a tensor."""
