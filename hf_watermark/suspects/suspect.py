@@ -25,15 +25,16 @@ from ..backbones import (
     unwrapped,
 )
 from ..evidence import Access
-from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
+from ..serialization import InvalidInput, Unreadable
 from ..serialization.kinds import is_adapter
 from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
 from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
+from .errors import HubError
 from .pictures import Function, PictureSuspect
 from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo, refuse_missing_file
-from .stored import as_meant, live_as_meant
+from .stored import as_meant, container_of, files_at, live_as_meant
 
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Suspect(Askable):
     def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None, base: Base | None) -> "Suspect":
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
-        tensors = SafetensorsFolder(path)
+        tensors = files_at(path)
         return cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
 
     @classmethod
@@ -174,6 +175,13 @@ class Suspect(Askable):
             source = Source.open(repo, token)
             whole = source.weights()
             return cls._of_files(repo, whole, backbone, lambda: whole, base, source)
+        except HubError:
+            raise
+        except InvalidInput:
+            found = container_of(repo, token)
+            if found is None:
+                raise
+            return cls._of_files(repo, found, backbone, lambda: found, base)
         files = Source.open(tensors.name, token) if is_adapter(tensors.beside) else None
         # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
         return cls._of_files(tensors.name, tensors, backbone, tensors.download, base, files)

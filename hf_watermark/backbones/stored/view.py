@@ -105,9 +105,13 @@ def decoded(
         weights[f"{BESIDE}{name}" if plain or name in weights else name] = parts
     forms = [parts.form for parts in weights.values()]
     forms += [form for end, form in NAMED.items() if any(name.endswith(end) for name in shapes)]
-    if not weights:
-        return tensors, ", ".join(dict.fromkeys(forms))
-    return Decoded(tensors, headers, weights), ", ".join(dict.fromkeys(forms))
+    spent = {name for parts in weights.values() for name in parts.names}
+    left = sorted(
+        {dtypes[name] for name in shapes if dtypes[name] in CODES and name not in spent and len(shapes[name]) > 1}
+    )
+    forms += [f"{kind.lower()} codes" for kind in left]
+    found = tensors if not weights else Decoded(tensors, headers, weights)
+    return found, ", ".join(dict.fromkeys(forms))
 
 
 def holds_codes(tensors: Mapping[str, torch.Tensor]) -> bool:
