@@ -52,11 +52,15 @@ class Format:
     write: Callable[[PreTrainedModel, Path], None]
 
 
-def tensors(make: Callable[[State], State], config: dict[str, Any] | None = None) -> Callable[[PreTrainedModel, Path], None]:
+def tensors(
+    make: Callable[[State], State], config: dict[str, Any] | None = None
+) -> Callable[[PreTrainedModel, Path], None]:
     return lambda model, folder: _write(make, config, model, folder)
 
 
-def _write(make: Callable[[State], State], config: dict[str, Any] | None, model: PreTrainedModel, folder: Path) -> None:
+def _write(
+    make: Callable[[State], State], config: dict[str, Any] | None, model: PreTrainedModel, folder: Path
+) -> None:
     q.write(folder, make({name: tensor.detach().clone() for name, tensor in model.state_dict().items()}), config)
 
 
@@ -75,7 +79,10 @@ def turned(state: State) -> State:
 def averaged(state: State) -> State:
     """A running average beside the model, in one file."""
     generator = torch.Generator().manual_seed(1)
-    noisy = {name: t + 0.02 * t.std() * torch.randn(t.shape, generator=generator) if t.ndim > 1 else t for name, t in state.items()}
+    noisy = {
+        name: t + 0.02 * t.std() * torch.randn(t.shape, generator=generator) if t.ndim > 1 else t
+        for name, t in state.items()
+    }
     return prefixed("model.")(state) | prefixed("model_ema.")(noisy)
 
 
@@ -119,7 +126,9 @@ def without_scale(state: State) -> State:
 
 
 def onnx(way: str) -> Callable[[PreTrainedModel, Path], None]:
-    return lambda model, folder: q.onnx(copy.deepcopy(model), folder, torch.randn(4 if "q" in way else 1, 1, 32, 32), way)
+    return lambda model, folder: q.onnx(
+        copy.deepcopy(model), folder, torch.randn(4 if "q" in way else 1, 1, 32, 32), way
+    )
 
 
 def gguf(kind: str) -> Callable[[PreTrainedModel, Path], None]:
@@ -189,7 +198,12 @@ def seen(read: Callable[[], Evidence]) -> dict[str, Any]:
     except (InvalidInput, ImportError) as error:
         return {"verdict": "refused", "reason": str(error)[:300]}
     right, read_bits = evidence.matches, evidence.trials
-    row: dict[str, Any] = {"verdict": str(evidence.verdict), "log2_p": round(evidence.log2_p, 1), "right": right, "bits": read_bits}
+    row: dict[str, Any] = {
+        "verdict": str(evidence.verdict),
+        "log2_p": round(evidence.log2_p, 1),
+        "right": right,
+        "bits": read_bits,
+    }
     return row if evidence.found else row | {"reason": evidence.reason[:300]}
 
 

@@ -245,6 +245,8 @@ def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[st
     if len(wanted) > SHARDS:
         raise InvalidInput(f"{where}: {len(wanted)} shards, limit {SHARDS}.")
     chosen = tuple(name for name in wanted if name in here)
+    if wanted and not chosen:
+        raise InvalidInput(f"{where}: {said_of(wanted)}.")
     if not chosen:
         raise refusal(where, kind_of_names(names), MODEL)
     lacking = tuple(name for name in wanted if name not in here) or tuple(_gaps(chosen))

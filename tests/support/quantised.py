@@ -303,14 +303,21 @@ def onnx(model: Any, folder: Path, images: torch.Tensor, way: str = "dynamo") ->
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(Logits(model).eval(), (images,), file, dynamo=way != "old", external_data=False, verbose=False)
+        torch.onnx.export(
+            Logits(model).eval(), (images,), file, dynamo=way != "old", external_data=False, verbose=False
+        )
         if way == "outside":
             graph = library.load(file)
             library.save(graph, file, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
         if way in ("dynamic", "signed"):
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            quantize_dynamic(file, file, per_channel=way == "signed", weight_type=QuantType.QInt8 if way == "signed" else QuantType.QUInt8)
+            quantize_dynamic(
+                file,
+                file,
+                per_channel=way == "signed",
+                weight_type=QuantType.QInt8 if way == "signed" else QuantType.QUInt8,
+            )
         if way in ("qdq", "qoperator"):
             _static(file, images, way)
         if way == "nbits":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...serialization import InvalidInput, UnreadableFormat, shown
-from ...serialization.files import naming
+from ...serialization.kinds import damaged
 from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, WEIGHT_BYTES, refuse_not_finite
 
 
@@ -25,7 +25,6 @@ PLAIN = {
     "I32": "I32",
     "I64": "I64",
 }
-DAMAGED = "is a GGUF file, for llama.cpp, and cannot be read"
 
 
 class GgufFile(Mapping[str, torch.Tensor]):
@@ -105,20 +104,19 @@ def _tensors_of(path: Path, max_bytes: int) -> dict[str, Any]:
                 raise InvalidInput(f"holds {count} tensors, limit {TENSORS}")
             return super()._build_tensor_info(offs, count)
 
-    with naming(path):
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InvalidInput(f"has {size} bytes, limit {max_bytes}.")
-        try:
-            found = Reader(path).tensors
-        except InvalidInput:
-            raise
-        except Exception as error:  # a stranger's file makes the library raise whatever happens to it
-            raise InvalidInput(f"{DAMAGED} ({type(error).__name__}: {str(error)[:100]})") from None
-        for item in found:
-            if len(item.name) > NAME_CHARACTERS or len(item.shape) > RANK or math.prod(_shape(item)) > ELEMENTS:
-                raise InvalidInput(f"{DAMAGED}: tensor {shown(item.name)} breaks a limit")
-        return {item.name: item for item in found}
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise InvalidInput(f"{path}: has {size} bytes, limit {max_bytes}.")
+    try:
+        found = Reader(path).tensors
+    except Exception as error:  # a stranger's file makes the library raise whatever happens to it
+        raise damaged(path, "GGUF", error) from None
+    if not found:
+        raise damaged(path, "GGUF", "it holds no tensors")
+    for item in found:
+        if len(item.name) > NAME_CHARACTERS or len(item.shape) > RANK or math.prod(_shape(item)) > ELEMENTS:
+            raise damaged(path, "GGUF", f"tensor {shown(item.name)} breaks a limit")
+    return {item.name: item for item in found}
 
 
 def _shape(item: Any) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 
 from ...serialization import InvalidInput, UnreadableFormat, shown
 from ...serialization.files import naming, open_regular
+from ...serialization.kinds import damaged
 from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, refuse_not_finite
 from .onnx_graph import Constant, constants_of
 from .wire import refuse_swollen
@@ -16,7 +17,6 @@ from .wire import refuse_swollen
 
 # What protobuf itself can hold; larger models keep their constants in files beside the graph.
 GRAPH_BYTES = 2**31
-DAMAGED = "is an ONNX graph, and cannot be read"
 
 
 class OnnxFile(Mapping[str, torch.Tensor]):
@@ -136,10 +136,12 @@ def _graph_of(path: Path) -> Any:
         if status.st_size > GRAPH_BYTES:
             raise InvalidInput(f"has {status.st_size} bytes, limit {GRAPH_BYTES}.")
         data = file.read(GRAPH_BYTES)
-        try:
-            refuse_swollen(data)
-            model = onnx.ModelProto()
-            model.ParseFromString(data)
-        except (DecodeError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"{DAMAGED} ({str(error)[:100]})") from None
-        return model.graph
+    try:
+        refuse_swollen(data)
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise damaged(path, "ONNX", error) from None
+    if not model.graph.initializer:
+        raise damaged(path, "ONNX", "it holds no constants")
+    return model.graph
