@@ -23,13 +23,12 @@ def files_at(path: Path) -> Any:
         [`~serialization.InvalidInput`]: when there is nothing that can be read.
     """
     if not path.is_dir():
-        container = open_container(path)
-        return SafetensorsFolder(path) if container is None else container
+        return open_container(path) or SafetensorsFolder(path)
     names = names_in(path)
     chosen = None if any(name.endswith(".safetensors") and "/" not in name for name in names) else container_in(names)
     if chosen is None:
         return SafetensorsFolder(path, partial=True)
-    container: Any = open_container(path / chosen[0])
+    container = open_container(path / chosen[0])
     if container is None:
         return SafetensorsFolder(path)  # which says what it is instead
     container.left_out = chosen[1]
@@ -48,7 +47,7 @@ def container_of(repo: str, token: str | bool | None) -> Any:
     for name in source.sizes:
         if name.startswith((f"{chosen[0]}_data", f"{chosen[0]}.data")) and source.sizes[name] <= WEIGHT_BYTES:
             source.path(name)
-    container: Any = open_container(source.path(chosen[0]))
+    container = open_container(source.path(chosen[0]))
     if container is not None:
         container.left_out = chosen[1]
     return container
@@ -64,30 +63,39 @@ class Meant(NamedTuple):
         tensors (`Mapping[str, torch.Tensor]`): As weights.
         forms (`str`): The formats that they are stored in; empty where these are plain numbers.
         doubt (`str`): Why the model may compute with other weights than these.
+        said (`Mapping`): What its config says about how they are stored.
     """
 
     tensors: Any
     forms: str
     doubt: str
+    said: Mapping[str, Any]
 
 
-def as_meant(tensors: Any) -> Meant:
-    """The tensors of a folder, file or repository as weights."""
-    said = _said_by(tensors) if holds_codes(tensors) else {}
+def as_meant(tensors: Any, said: Mapping[str, Any] | None = None) -> Meant:
+    """
+    The tensors of a folder, file or repository as weights.
+
+    Args:
+        said (`Mapping`, *optional*): What its config says about how they are stored, where that is known already.
+    """
+    if said is None:
+        said = _said_by(tensors) if holds_codes(tensors) else {}
     weights, codes = decoded(tensors, said)
     forms = ", ".join(filter(None, (getattr(tensors, "forms", ""), codes)))
     left_out = getattr(tensors, "left_out", ())
     doubts = [getattr(tensors, "lacking", ""), why_not_read(said)]
     if left_out:
         doubts.append(f"{', '.join(left_out[:3])} beside what was read may be the model that is used; give that file")
-    return Meant(weights, forms, "; ".join(filter(None, doubts)))
+    return Meant(weights, forms, "; ".join(filter(None, doubts)), said)
 
 
 def _said_by(tensors: Any) -> Mapping[str, Any]:
     """The `quantization_config` of the suspect's config: whoever publishes the suspect wrote it, so it explains, and is believed in nothing else."""
-    read = getattr(tensors, "document", None)
-    for name in CONFIGS if read is not None else ():
-        document = read(name)
+    if not hasattr(tensors, "document"):
+        return {}
+    for name in CONFIGS:
+        document = tensors.document(name)
         said = document.get("quantization_config") if name == "config.json" else document
         if isinstance(said, dict) and said:
             return said

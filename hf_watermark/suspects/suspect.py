@@ -220,7 +220,7 @@ class Suspect(Askable):
 
         def all_meant() -> Mapping[str, torch.Tensor]:
             whole = get_all()
-            return meant.tensors if whole is tensors else as_meant(whole).tensors
+            return meant.tensors if whole is tensors else as_meant(whole, meant.said).tensors
 
         suspect = cls._of_tensors(name, meant.tensors, meant.tensors.shapes, backbone, all_meant)
         suspect.stored_as = meant.forms

@@ -1,10 +1,8 @@
 """Which file of a folder is read where there are no safetensors, and by which reader."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ...serialization import InvalidInput
 from ...serialization.files import open_regular
@@ -32,7 +30,7 @@ def container_in(names: Collection[str]) -> tuple[str, tuple[str, ...]] | None:
     return chosen, tuple(name for name in found if name != chosen)
 
 
-def open_container(path: Path) -> Mapping[str, torch.Tensor] | None:
+def open_container(path: Path) -> Any:
     """
     The weights in a GGUF or ONNX file; `None` for any other file.
 

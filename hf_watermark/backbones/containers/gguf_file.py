@@ -45,7 +45,9 @@ class GgufFile(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, path: Path, max_bytes: int = WEIGHT_BYTES):
-        self.path, self.beside = path, frozenset()
+        self.path = path
+        self.beside: frozenset[str] = frozenset()
+        self.left_out: tuple[str, ...] = ()
         self._tensors = _tensors_of(path, max_bytes)
         self.shapes = {name: _shape(item) for name, item in self._tensors.items()}
         kinds = {name: item.tensor_type.name for name, item in self._tensors.items()}

@@ -36,8 +36,21 @@ class OnnxFile(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, path: Path):
-        self.path, self.beside = path, frozenset()
-        self._constants = {name: item for name, item in constants_of(_graph_of(path)).items() if _is_sound(name, item)}
+        self.path = path
+        self.beside: frozenset[str] = frozenset()
+        self.left_out: tuple[str, ...] = ()
+        graph = _graph_of(path)
+        try:
+            found = constants_of(graph)
+        except (
+            ValueError,
+            TypeError,
+            IndexError,
+            KeyError,
+            AttributeError,
+        ) as error:  # of a graph that no checker has seen
+            raise damaged(path, "ONNX", error) from None
+        self._constants = {name: item for name, item in found.items() if _is_sound(name, item)}
         if len(self._constants) > TENSORS:
             raise InvalidInput(f"{path}: holds {len(self._constants)} constants, limit {TENSORS}")
         self.shapes = {name: item.shape for name, item in self._constants.items()}
@@ -127,7 +140,6 @@ def _is_sound(name: str, item: Constant) -> bool:
 def _graph_of(path: Path) -> Any:
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise ImportError(
             f"{path} is an ONNX graph; reading it needs a package: pip install 'hf-watermark[onnx]'"
@@ -140,7 +152,7 @@ def _graph_of(path: Path) -> Any:
         refuse_swollen(data)
         model = onnx.ModelProto()
         model.ParseFromString(data)
-    except (DecodeError, ValueError, RecursionError) as error:
+    except Exception as error:  # protobuf has a type of its own for what it cannot parse
         raise damaged(path, "ONNX", error) from None
     if not model.graph.initializer:
         raise damaged(path, "ONNX", "it holds no constants")

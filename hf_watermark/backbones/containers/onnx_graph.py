@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -79,44 +80,84 @@ def _plain(item: Any) -> Constant:
 
 
 def _weights_of(graph: Any, stored: dict[str, Any]) -> Iterator[tuple[str, Constant, set[str]]]:
-    """Name, constant and the stored constants that it is made of, for each that a layer multiplies with."""
+    """Name, constant and the stored constants that it is made of, for each that a layer multiplies with; then the others that are dequantised."""
     dequantised = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.output}
+    biases = _Biases(graph, stored, dequantised)
     for node in graph.node:
-        if node.op_type in ("Conv", "MatMul", "Gemm", "ConvTranspose") and len(node.input) > 1:
-            source = dequantised.get(node.input[1])
-            if node.input[1] in stored:
-                item = stored[node.input[1]]
-                yield _name_of(item.name, node), _turned(_plain(item), node), {item.name}
-            elif (
-                source is not None
-                and source.input[0] in stored
-                and len(source.input) > 1
-                and source.input[1] in stored
-            ):
-                parts = [stored[name] for name in source.input if name in stored]
-                yield (
-                    _name_of(source.input[0], node),
-                    _turned(_affine(source, parts), node),
-                    {part.name for part in parts},
-                )
-        elif (
-            node.op_type in ("QLinearConv", "QLinearMatMul")
-            and len(node.input) > 5
-            and all(name in stored for name in node.input[3:6])
-        ):
-            parts = [stored[name] for name in node.input[3:6]]
-            axis = 0 if node.op_type == "QLinearConv" else 1
-            yield _name_of(parts[0].name, node), _turned(_codes(parts, axis), node), {part.name for part in parts}
-        elif node.op_type in ("MatMulInteger", "ConvInteger") and len(node.input) > 1 and node.input[1] in stored:
-            yield _integer(node, stored)
-        elif node.op_type == "MatMulNBits" and len(node.input) > 2 and all(name in stored for name in node.input[1:3]):
-            parts = [stored[name] for name in node.input[1:5] if name in stored]
-            yield _name_of(parts[0].name, node), _packed(node, parts), {part.name for part in parts}
+        found = _weight_of(node, stored, dequantised)
+        if found is not None:
+            constant, parts = found
+            yield _name_of(parts[0].name, node, biases), _turned(constant, node), {part.name for part in parts}
+    for node in dequantised.values():
+        parts = _parts_of(node, stored)
+        if parts:
+            yield _own_name(parts[0].name), _affine(node, parts), {part.name for part in parts}
 
 
-def _name_of(stored: str, node: Any) -> str:
+def _weight_of(node: Any, stored: dict[str, Any], dequantised: dict[str, Any]) -> tuple[Constant, list[Any]] | None:
+    """What a layer multiplies with, and the stored constants that it is made of."""
+    kind, given = node.op_type, list(node.input)
+    if kind in ("Conv", "MatMul", "Gemm", "ConvTranspose") and len(given) > 1:
+        if given[1] in stored:
+            return _plain(stored[given[1]]), [stored[given[1]]]
+        parts = _parts_of(dequantised[given[1]], stored) if given[1] in dequantised else []
+        return (_affine(dequantised[given[1]], parts), parts) if parts else None
+    if kind in ("QLinearConv", "QLinearMatMul") and len(given) > 5 and all(name in stored for name in given[3:6]):
+        parts = [stored[name] for name in given[3:6]]
+        return _codes(parts, 0 if kind == "QLinearConv" else 1), parts
+    if kind in ("MatMulInteger", "ConvInteger") and len(given) > 1 and given[1] in stored:
+        return _integer(node, stored)
+    if kind == "MatMulNBits" and len(given) > 2 and all(name in stored for name in given[1:3]):
+        parts = [stored[name] for name in given[1:5] if name in stored]
+        return _packed(node, parts), parts
+    return None
+
+
+def _parts_of(node: Any, stored: dict[str, Any]) -> list[Any]:
+    """Codes, scale and zero point of a `DequantizeLinear`; none where it dequantises what is computed."""
+    names = [name for name in node.input if name]
+    return [stored[name] for name in names] if len(names) > 1 and all(name in stored for name in names) else []
+
+
+class _Biases:
+    """What is added to what a layer computes: its bias has kept the name of the layer where the weight has not."""
+
+    STEPS = ("Cast", "Mul", "Add", "DequantizeLinear", "QuantizeLinear", "Reshape")
+
+    def __init__(self, graph: Any, stored: dict[str, Any], dequantised: dict[str, Any]):
+        self.users: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+        self.names = {name: name for name in stored} | {
+            name: node.input[0] for name, node in dequantised.items() if node.input
+        }
+
+    def layer_of(self, node: Any) -> str:
+        """Name of the layer that this product belongs to; empty where it cannot be told."""
+        for _ in self.STEPS:
+            users = self.users.get(node.output[0], []) if node.output else []
+            if len(users) != 1 or users[0].op_type not in self.STEPS:
+                return ""
+            [node] = users
+            biases = (
+                [_own_name(self.names[name]) for name in node.input if name in self.names]
+                if node.op_type == "Add"
+                else []
+            )
+            if len(biases) == 1:
+                return biases[0].removesuffix(".bias") if biases[0].endswith(".bias") else ""
+        return ""
+
+
+def _own_name(stored: str) -> str:
+    """The name of a constant without what quantisers append to it."""
+    return re.sub(r"_(?:quantized|Q4|DequantizeLinear.*)$", "", stored)
+
+
+def _name_of(stored: str, node: Any, biases: _Biases) -> str:
     """The parameter's own name where the exporter kept it, else that of the layer."""
-    own = re.sub(r"_(?:quantized|Q4|DequantizeLinear.*)$", "", stored)
+    own = _own_name(stored)
     if not MADE_UP.fullmatch(own):
         return own
     scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
@@ -127,9 +168,11 @@ def _name_of(stored: str, node: Any) -> str:
             listed = []
         if isinstance(listed, list) and len(listed) > 1 and isinstance(listed[-2], str) and listed[-2]:
             return f"{listed[-2]}.weight"
+    if layer := biases.layer_of(node):
+        return f"{layer}.weight"
     parts = [part for part in node.name.split("/") if part][:-1]
     # `layer/layer.0`: a list of layers, and one of them.
-    kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
+    kept = [part for part, after in zip_longest(parts, parts[1:], fillvalue="") if not after.startswith(f"{part}.")]
     return f"{'.'.join(kept)}.weight" if kept else own
 
 
@@ -180,10 +223,10 @@ def _along(factors: torch.Tensor, shape: Shape, axis: int, block: int) -> torch.
     return factors.reshape([-1 if place == axis else 1 for place in range(len(shape))])
 
 
-def _integer(node: Any, stored: dict[str, Any]) -> tuple[str, Constant, set[str]]:
+def _integer(node: Any, stored: dict[str, Any]) -> tuple[Constant, list[Any]]:
     """Codes of dynamic quantisation: the graph multiplies with their scale later, and only names say which that is."""
     item = stored[node.input[1]]
-    name, former = _name_of(item.name, node), item.name.removesuffix("_quantized")
+    former = item.name.removesuffix("_quantized")
     zero = node.input[3] if len(node.input) > 3 else f"{former}_zero_point"
     if f"{former}_scale" not in stored or zero not in stored:
 
@@ -192,17 +235,9 @@ def _integer(node: Any, stored: dict[str, Any]) -> tuple[str, Constant, set[str]
                 f"{shown(item.name)} holds integers of ONNX, and its scale cannot be told; give the suspect dequantised"
             )
 
-        return (
-            name,
-            _turned(Constant(tuple(item.dims), "integers of ONNX", "integers of ONNX", fail), node),
-            {item.name},
-        )
+        return Constant(tuple(item.dims), "integers of ONNX", "integers of ONNX", fail), [item]
     parts = [item, stored[f"{former}_scale"], stored[zero]]
-    return (
-        name,
-        _turned(_codes(parts, 1 if node.op_type == "MatMulInteger" else 0), node),
-        {part.name for part in parts},
-    )
+    return _codes(parts, 1 if node.op_type == "MatMulInteger" else 0), parts
 
 
 def _packed(node: Any, parts: list[Any]) -> Constant:

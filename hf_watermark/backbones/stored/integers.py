@@ -110,8 +110,8 @@ def torchao(headers: Headers) -> Iterator[tuple[str, Parts]]:
             "per_tensor_scale",
             "act_quant_scale",
         )
-        parts = (*parts, "act_per_tensor_scale", "act_quant_zero_point")
-        names = headers.known(*(f"{start}_{part}" for part in parts))
+        others = ("act_per_tensor_scale", "act_quant_zero_point")
+        names = headers.known(*(f"{start}_{part}" for part in (*parts, *others)))
         packed = {f"{start}_{part}" for part in ("scale_and_zero", "per_tensor_scale")} & {*names}
         plain = (
             headers.dtypes[f"{start}_qdata"] in ("I8", "F8_E4M3", "F8_E5M2")

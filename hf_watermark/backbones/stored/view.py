@@ -10,7 +10,7 @@ from ...serialization.tensors import dtype_name
 from ..families import Shape
 from .floats import bitsandbytes_4bit, bitsandbytes_8bit, compressed_tensors
 from .integers import gptq_and_awq, quanto, torchao
-from .packed import CODES, Headers, Parts
+from .packed import CODES, Headers, Parts, unreadable
 
 
 FORMATS = (bitsandbytes_4bit, bitsandbytes_8bit, gptq_and_awq, compressed_tensors, torchao, quanto)
@@ -58,7 +58,7 @@ class Decoded(Mapping[str, torch.Tensor]):
         self.shapes: dict[str, Shape] = {name: tuple(headers.shapes[name]) for name in kept}
         self.shapes |= {name: item.shape for name, item in known.items()}
         self.dtypes = {name: headers.dtypes[name] for name in kept} | {name: item.form for name, item in known.items()}
-        self.beside = getattr(origin, "beside", frozenset())
+        self.beside: frozenset[str] = getattr(origin, "beside", frozenset())
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.shapes:
@@ -103,13 +103,14 @@ def decoded(
         # Whoever uses the file may use a plain weight that lies beside the codes: then both are there to be read.
         plain = name in shapes and dtypes[name] not in CODES and shapes[name][1:] != (1,)
         weights[f"{BESIDE}{name}" if plain or name in weights else name] = parts
-    forms = [parts.form for parts in weights.values()]
-    forms += [form for end, form in NAMED.items() if any(name.endswith(end) for name in shapes)]
+    for end, form in NAMED.items():
+        for name in (start + end for start in headers.codes(end)):
+            weights[name] = unreadable(name, form, (name,), "which is not read")
     spent = {name for parts in weights.values() for name in parts.names}
     left = sorted(
         {dtypes[name] for name in shapes if dtypes[name] in CODES and name not in spent and len(shapes[name]) > 1}
     )
-    forms += [f"{kind.lower()} codes" for kind in left]
+    forms = [*(parts.form for parts in weights.values()), *(f"{kind.lower()} codes" for kind in left)]
     found = tensors if not weights else Decoded(tensors, headers, weights)
     return found, ", ".join(dict.fromkeys(forms))
 
