@@ -117,7 +117,7 @@ def _tensors_of(path: Path, max_bytes: int) -> dict[str, Any]:
         raise damaged(path, "GGUF", "it holds no tensors")
     for item in found:
         if len(item.name) > NAME_CHARACTERS or len(item.shape) > RANK or math.prod(_shape(item)) > ELEMENTS:
-            raise damaged(path, "GGUF", f"tensor {shown(item.name)} breaks a limit")
+            raise damaged(path, "GGUF", f"a limit is broken by tensor {shown(item.name)}")
     return {item.name: item for item in found}
 
 

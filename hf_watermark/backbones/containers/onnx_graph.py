@@ -182,7 +182,10 @@ def _attributes(node: Any) -> dict[str, int]:
 
 def _turned(constant: Constant, node: Any) -> Constant:
     """`[in, out]` of a product as the `[out, in]` of a linear layer."""
-    across = "MatMul" in node.op_type or (node.op_type == "Gemm" and not _attributes(node).get("transB", 0))
+    # The packed matrices of `MatMulNBits` are `[out, in]` as they are.
+    across = node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul") or (
+        node.op_type == "Gemm" and not _attributes(node).get("transB", 0)
+    )
     if not across or len(constant.shape) != 2:
         return constant
     return Constant(constant.shape[::-1], constant.kind, constant.form, lambda read: constant.read(read).T)
