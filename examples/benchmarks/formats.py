@@ -5,7 +5,7 @@ Files of a marked model in every form in which somebody may upload it: what the 
 
 Two nets, see `format_nets.py`: a ResNet of 0.31 million parameters on the digits, and a vision transformer of 0.53 million for the formats that store linear layers
 only. Each is stored in a format and read as a folder (`direct`), as a repository by ranges (`range`), and, with its channels permuted first, as a folder beside
-the model before the mark (`aligned`); and the stored net is asked (`answers`). The Hub is a server on this machine. Rows that are there are not measured again.
+the model before the mark (`aligned`); and the stored net is asked (`answers`). `unmarked` is the net before its weights were marked, stored and read as a folder. The Hub is a server on this machine. Rows that are there are not measured again.
 """
 
 import argparse
@@ -45,7 +45,6 @@ class Format:
     Args:
         nets (`str`): Which of the two nets are stored so.
         write (`Callable`): From a model to files in a folder.
-        lossless (`bool`): Whether it keeps the weights to 2 % of the bits.
     """
 
     nets: str
@@ -210,15 +209,17 @@ def seen(read: Callable[[], Evidence]) -> dict[str, Any]:
 def measure(net: MarkedNet, permuted: PreTrainedModel, name: str, hub: HubServer) -> dict[str, Any]:
     white, black = net.keys["white"], net.keys["black"]
     with tempfile.TemporaryDirectory() as place:
-        plain, mixed = Path(place) / "plain", Path(place) / "permuted"
+        plain, mixed, before = (Path(place) / name for name in ("plain", "permuted", "before"))
         FORMATS[name].write(net.model, plain)
         FORMATS[name].write(permuted, mixed)
+        FORMATS[name].write(net.start, before)
         hub.add_folder("you/suspect", plain)
         return {
             "direct": seen(lambda: verify(plain, white)),
             "range": seen(lambda: verify("you/suspect", white)),
             "aligned": seen(lambda: verify(mixed, white, reference=net.start)),
             "answers": seen(lambda: verify(plain, black)),
+            "unmarked": seen(lambda: verify(before, white)),
             "answers, repository": seen(lambda: verify("you/suspect", black)),
         }
 

@@ -70,6 +70,11 @@ def text(raw):
         (gguf_header(entries=2**60), "does not fit|IndexError"),
         # An array of 2^60 numbers that are not there.
         (gguf_header(1, 1, text(b"k") + struct.pack("<IIQ", 9, 0, 2**60)), "entries, or does not fit"),
+        # As many that are there.
+        (
+            gguf_header(1, 1, text(b"k") + struct.pack("<IIQ", 9, 0, 400_000) + bytes(400_000)),
+            "more than 300000 entries",
+        ),
         # Arrays in arrays.
         (gguf_header(1, 1, text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000), "cannot be read"),
         (gguf_header(1, 0, text(b"w") + struct.pack("<IQQIQ", 2, 2**32, 2**32, 0, 0)), "cannot be read"),
