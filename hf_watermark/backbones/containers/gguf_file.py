@@ -14,7 +14,7 @@ from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, W
 
 
 # Each entry of an array in the metadata becomes an object. Vocabularies of language models have more, but nobody looks for a mark there.
-MOST_PARTS = 300_000
+MOST_PARTS = 100_000
 PLAIN = {
     "F32": "F32",
     "F16": "F16",
