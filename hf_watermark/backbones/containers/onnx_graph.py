@@ -83,14 +83,16 @@ def _weights_of(graph: Any, stored: dict[str, Any]) -> Iterator[tuple[str, Const
     """Name, constant and the stored constants that it is made of, for each that a layer multiplies with; then the others that are dequantised."""
     dequantised = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.output}
     biases = _Biases(graph, stored, dequantised)
+    spent: set[str] = set()
     for node in graph.node:
         found = _weight_of(node, stored, dequantised)
         if found is not None:
             constant, parts = found
+            spent.add(parts[0].name)
             yield _name_of(parts[0].name, node, biases), _turned(constant, node), {part.name for part in parts}
     for node in dequantised.values():
         parts = _parts_of(node, stored)
-        if parts:
+        if parts and parts[0].name not in spent:
             yield _own_name(parts[0].name), _affine(node, parts), {part.name for part in parts}
 
 
