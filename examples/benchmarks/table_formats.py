@@ -21,8 +21,8 @@ def formats() -> Section:
         "reason that names the format or what is missing. *Direct*: the folder; *range*: the repository, read by ranges; *aligned*: the folder of the net with its channels "
         "permuted, beside the net before the mark; *answers*: the stored net is run, and asked for its other mark, of `function_coupled`, which a folder and a repository give "
         "alike. *Unmarked*: the net before its weights were marked, in the same form. `resnet` has 0.31 million parameters and learnt the digits, `vit` 0.53 million; formats that store linear "
-        "layers only are tried on `vit`. GGUF and ONNX files are written by their libraries, the others by writers of our own; tests compare these with bitsandbytes, compressed-tensors, torchao and quanto, "
-        "and GPTQ and AWQ with no library. An ONNX graph is read, and not run: where exporters fold constants of other layers, its answers cannot be asked."
+        "layers only are tried on `vit`. GGUF and ONNX files are written by their libraries, the others by writers of our own; tests compare the reader with files of bitsandbytes, compressed-tensors, torchao and quanto, "
+        "but of no library for GPTQ, AWQ and ModelOpt. An ONNX graph is read, and not run: where exporters fold constants of other layers, its answers cannot be asked."
     )
     return Section("Files of other libraries", about, COMMAND, COLUMNS.split(", "), rows)
 
