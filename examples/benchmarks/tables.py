@@ -15,6 +15,7 @@ from pathlib import Path
 import table_adapters
 import table_costs
 import table_coverage
+import table_formats
 import table_matrix
 import table_methods
 import table_settings
@@ -36,13 +37,14 @@ ROOMS = (
     table_written,
     table_adapters,
     table_coverage,
+    table_formats,
 )
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls shipped-nulls seed-search one-verdict",
     "Settings": "settings settings-said forecasts",
-    "Models": "coverage",
+    "Models": "coverage formats",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-first written-folder",

@@ -20,8 +20,8 @@ from ..serialization import UnreadableFormat, shown
 from .carriers import LayoutMismatch
 from .formats import read_float
 from .names import Renamed, Source, ports, prefixes_of
-from .placing import CHANNELS_LAST
 from .sharding import full_parameter, is_sharded
+from .stored.turning import is_turned, turned
 
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _filled(
         if name in attempt.unknown:
             continue
         try:
-            state[name] = _turned(renamed[name], attempt.turned)
+            state[name] = turned(renamed[name]) if attempt.turned else renamed[name]
         except UnreadableFormat as error:
             failures.append(error)
     model, lost, _ = _load(model_class, config, state)
@@ -178,20 +178,12 @@ def _try(model_class: Any, config: Any, sources: dict[str, Source], shapes: Mapp
     base = f"{model_class.base_model_prefix}."
     unknown |= {name for name in sources if base + name in unknown or name.removeprefix(base) in unknown}
     wrong = info["mismatched_keys"]
-    if wrong and all(_is_turned(tuple(there), tuple(wanted)) for _, there, wanted in wrong):
-        turned = {name: _turned(tensor, True) for name, tensor in stand_ins.items()}
-        _, lost_then, _ = _load(model_class, config, turned)
+    if wrong and all(is_turned(tuple(there), tuple(wanted)) for _, there, wanted in wrong):
+        others = {name: turned(tensor) for name, tensor in stand_ins.items()}
+        _, lost_then, _ = _load(model_class, config, others)
         if len(lost_then) < len(lost):
             return Attempt(sources, lost_then, unknown, turned=True)
     return Attempt(sources, lost, unknown)
-
-
-def _is_turned(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(there) == 4 and tuple(there[axis] for axis in CHANNELS_LAST) == wanted
-
-
-def _turned(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
-    return tensor.permute(CHANNELS_LAST) if turned and tensor.ndim == 4 else tensor
 
 
 def _read(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:

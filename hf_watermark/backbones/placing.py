@@ -18,10 +18,9 @@ from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
 from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
+from .stored.turning import CHANNELS_LAST
 
 
-# `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
-CHANNELS_LAST = (0, 3, 1, 2)
 _ROLE = re.compile(r"(.+)\.(\d+)")
 _BY_NAME = {family.name: family for family in FAMILIES}
 

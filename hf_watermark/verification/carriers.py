@@ -4,6 +4,7 @@ import math
 import random
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -41,6 +42,11 @@ MOST_REMOTE_PLACES = 8
 # Weights of the carriers whose rows are kept for all sub-keys, in float32 512 MiB.
 MOST_KEPT = 2**27
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
+
+
+def as_stored(suspect: Suspect) -> Any:
+    """The tensors as they lie in the file or repository, where the suspect's are put together from them."""
+    return getattr(suspect.weights, "origin", suspect.weights)
 
 
 class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
@@ -95,7 +101,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         """
         suspect = self.seen(suspect)
         places = find_places(self.carriers, suspect.shapes)
-        if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
+        if isinstance(as_stored(suspect), RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
             raise LayoutMismatch(
                 f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
             )
@@ -171,12 +177,13 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def _by_range(self, suspect: Suspect) -> bool:
         """Whether rows of the suspect's tensors mean something each for itself."""
-        weights, found = suspect.weights, self.placing(suspect).found
+        weights, found = as_stored(suspect), self.placing(suspect).found
+        dtypes: Any = getattr(suspect.weights, "dtypes", {})
         return (
             isinstance(weights, RemoteSafetensors)
             and not self.of_adapter
             and all(
-                place.axes is None and is_plain(weights.dtypes[name])
+                place.axes is None and is_plain(dtypes[name])
                 for place in found
                 for name in filter(None, (place.weight, place.scale))
             )
@@ -196,8 +203,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 order = random.Random(subkeys[counted[0]].stream("order").bytes(32))
                 members = list(map(self.members, subkeys))
                 found = self.placing(suspect).found
-                assert isinstance(suspect.weights, RemoteSafetensors)
-                reader = RangedReader(suspect.weights, self.carriers, owned, order, members, self.reduce, found)
+                weights = as_stored(suspect)
+                assert isinstance(weights, RemoteSafetensors)
+                reader = RangedReader(weights, self.carriers, owned, order, members, self.reduce, found)
                 parts = read_until_decided(
                     reader, lambda part, place: self.score(part, subkeys[place]), check, counted
                 )

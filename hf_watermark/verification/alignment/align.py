@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...backbones import Carrier, describe, located, read_float
+from ...backbones import Carrier, describe, located, read_float, shapes_in
 from ...backbones.names import Renamed, best_spelling
+from ...backbones.stored.turning import in_order_of
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
 from .sweep import AlignmentReport, Sweep
@@ -92,7 +93,10 @@ class Aligner:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
         """
-        given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
+        sources, shapes = best_spelling(list(suspect), list(self.state)), shapes_in(suspect)
+        there = {name: source.shape(shapes) for name, source in sources.items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        given = Renamed(suspect, sources, in_order_of(wanted, there, read_float))
         # Integers (counters) are the reference's own.
         try:
             folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
