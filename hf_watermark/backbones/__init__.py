@@ -45,6 +45,7 @@ _NAMES = {
     "has_further_blocks": "placing",
     "is_plain": "formats",
     "layout_of": "layout",
+    "level": "carriers",
     "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
     "live_weights": "adapted",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from .carriers import LayoutMismatch as LayoutMismatch
     from .carriers import canonical_form as canonical_form
     from .carriers import describe as describe
+    from .carriers import level as level
     from .carriers import locate as locate
     from .carriers import own_rows as own_rows
     from .carriers import read_carriers as read_carriers

@@ -8,12 +8,14 @@ their own. Nothing here knows an architecture.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+from ..treatment import Treatment
 
 
 Ids = torch.Tensor
@@ -49,11 +51,15 @@ class Use:
 
 @dataclass
 class Value:
-    """An activation (`ids`), a constant (`constant`), or a parameter that was not touched yet (`parameter`)."""
+    """
+    An activation (`ids`), a constant (`constant`), a parameter that was not touched yet (`parameter`), or a weight that is computed from parameters
+    (`computed`, their names).
+    """
 
     ids: Ids | None = None
     constant: Any = None
     parameter: str | None = None
+    computed: tuple[str, ...] = ()
     # The parameter whose elements these are, moved but not computed with.
     origin: str | None = None
     # The layer whose output this is, as long as nothing else reads it; and the normalisation behind which it lies.
@@ -92,7 +98,11 @@ class Trace:
         blocks: Names that one layer wrote.
     """
 
-    def __init__(self, unfoldable: frozenset[str] = frozenset()):
+    def __init__(
+        self, unfoldable: frozenset[str] = frozenset(), treated: Mapping[str, Treatment | None] | None = None
+    ):
+        # Weights of which something else is used than they are, and what.
+        self.treated = {name: how for name, how in (treated or {}).items() if how is not None and not how.direct}
         self.count = 0
         self.links: list[np.ndarray] = []
         self.scale_links: list[np.ndarray] = []
@@ -106,6 +116,8 @@ class Trace:
         self.unfoldable = set(unfoldable)
         self.scalers: dict[str, str] = {}
         self.parameter_ids: dict[str, Ids] = {}
+        # Parameters that an operation without a rule takes whole.
+        self.untouched: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.biases: dict[str, str] = {}
         # Of every weight, at how many places it writes its channels.
@@ -132,6 +144,8 @@ class Trace:
             if name not in self.parameter_ids:
                 shape = self.shapes[name]
                 self.parameter_ids[name] = torch.from_numpy(self.fresh(int(np.prod(shape)))).reshape(shape)
+                if name in self.untouched:
+                    self.mark("fixed", self.parameter_ids[name])
             return self.parameter_ids[name]
         return value.ids
 
@@ -178,6 +192,11 @@ class Trace:
         if value.norm is not None:
             self.unfoldable.add(value.norm)
 
+    def stands_for(self, value: Value, shape: Sequence[int]) -> str | None:
+        """The parameter whose rows and columns a computed weight has."""
+        found = [name for name in value.computed if name in self.treated and self.shapes[name] == tuple(shape)]
+        return found[0] if len(found) == 1 else None
+
     def nonlinear(self, value: Value) -> Value:
         ids = self.ids(value)
         self.consumed(value)
@@ -189,7 +208,9 @@ class Trace:
     def unknown(self, node: Any, values: Iterable[Value]) -> Any:
         """An operation without a rule: nothing that enters it may change."""
         for value in values:
-            if value.ids is not None or value.parameter is not None:
+            if value.parameter is not None and value.parameter not in self.parameter_ids:
+                self.untouched.add(value.parameter)  # names for all its elements would only cost time
+            elif value.ids is not None or value.parameter is not None:
                 self.consumed(value)
                 self.mark("fixed", self.ids(value))
         result = node.meta["val"]
