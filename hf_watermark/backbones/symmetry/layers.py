@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .tracing import Attention, Norm, Trace, Use, Value
+from .tracing import Attention, Norm, Trace, Use, Value, thinned
 
 
 def linear(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
@@ -172,7 +172,8 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
 
 
 def _varies(ids: torch.Tensor, axis: int) -> bool:
-    return not torch.equal(ids, ids.narrow(axis, 0, 1).expand_as(ids))
+    [thin] = thinned(ids)
+    return not torch.equal(thin, thin.narrow(axis, 0, 1).expand_as(thin))
 
 
 def softmax(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:

@@ -151,6 +151,8 @@ class Trace:
 
     def link(self, first: Any, second: Any, scale: bool = True) -> None:
         """Says that names at equal places are the same channel; 0 is no name."""
+        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+            first, second = thinned(first, second)
         pairs = np.stack([np.asarray(first).ravel(), np.asarray(second).ravel()])
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)]
         if not pairs.size:
@@ -162,13 +164,14 @@ class Trace:
             self.scale_links.append(pairs)
 
     def mark(self, kind: str, ids: Any) -> None:
-        names = np.unique(np.asarray(ids))
+        names = np.unique(np.asarray(thinned(ids)[0] if isinstance(ids, torch.Tensor) else ids))
         self.marks[kind].append(names[names > 0])
 
     def along(self, ids: Ids, *axes: int) -> np.ndarray:
         """One name per index of these axes, all others linked to it."""
         axes = tuple(axis % ids.ndim for axis in axes)
         others = [axis for axis in range(ids.ndim) if axis not in axes]
+        ids = thinned(ids, but=axes)[0]
         first = ids.amax(dim=others, keepdim=True) if others else ids
         if not torch.equal(first.expand_as(ids), ids):
             self.link(first.expand_as(ids), ids)
@@ -182,10 +185,11 @@ class Trace:
 
     def relabel(self, ids: Ids) -> Ids:
         """New names for the same channels, whose scales are their own."""
-        names, place = torch.unique(ids, return_inverse=True)
+        [thin] = thinned(ids)
+        names, place = torch.unique(thin, return_inverse=True)
         new = torch.from_numpy(self.fresh(len(names)))
         self.link(names[names > 0], new[names > 0], scale=False)
-        return torch.where(names > 0, new, 0)[place]
+        return torch.where(names > 0, new, 0)[place].expand(ids.shape)
 
     def consumed(self, value: Value) -> None:
         """Something other than a layer read this: a normalisation in front of it cannot be folded."""
@@ -217,6 +221,23 @@ class Trace:
         if isinstance(result, torch.Tensor):
             return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
         return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
+
+
+def thinned(*tensors: Ids, but: Sequence[int] = ()) -> list[Ids]:
+    """Tensors of one shape of which axes have length 1 along which all of them repeat themselves, as their strides say."""
+    for axis in range(tensors[0].ndim):
+        if axis not in but and all(tensor.stride(axis) == 0 for tensor in tensors):
+            tensors = tuple(tensor.narrow(axis, 0, min(1, tensor.shape[axis])) for tensor in tensors)
+    return list(tensors)
+
+
+def repeating(ids: Ids) -> Ids:
+    """The same names with stride 0 along every axis along which they do not change, so that further rules look at few of them."""
+    thin = ids
+    for axis, size in enumerate(ids.shape):
+        if size > 1 and ids.stride(axis) and torch.equal(thin, thin.narrow(axis, 0, 1).expand_as(thin)):
+            thin = thin.narrow(axis, 0, 1)
+    return thin.expand(ids.shape)
 
 
 Rule = Callable[[Trace, Any, tuple, dict], Any]
