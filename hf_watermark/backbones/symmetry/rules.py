@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from .layers import attention, batch_norm, convolution, diagonal, layer_norm, linear, matmul, softmax
@@ -184,10 +183,9 @@ def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
     trace.link(one, two, scale=False)
-    gates = np.unique(np.concatenate([*trace.marks["none"], np.zeros(0, dtype=np.int64)]))
-    if np.isin(thinned(two)[0].numpy(), gates).all():  # a gate without a scale of its own
+    if trace.unscaled(two):  # a gate without a scale of its own
         return Value(ids=one)
-    if np.isin(thinned(one)[0].numpy(), gates).all():
+    if trace.unscaled(one):
         return Value(ids=two)
     trace.mark("none", one)
     trace.mark("none", two)

@@ -107,6 +107,8 @@ class Trace:
         self.links: list[np.ndarray] = []
         self.scale_links: list[np.ndarray] = []
         self.marks: dict[str, list[np.ndarray]] = {kind: [] for kind in ("fixed", "none", "positive", "norm", "tied")}
+        # Of every name so far, whether it is marked `none`.
+        self._unscaled = np.zeros(1024, dtype=bool)
         self.blocks: list[np.ndarray] = []
         self.uses: list[Use] = []
         self.attentions: list[Attention] = []
@@ -165,7 +167,18 @@ class Trace:
 
     def mark(self, kind: str, ids: Any) -> None:
         names = np.unique(np.asarray(thinned(ids)[0] if isinstance(ids, torch.Tensor) else ids))
-        self.marks[kind].append(names[names > 0])
+        names = names[names > 0]
+        self.marks[kind].append(names)
+        if kind == "none" and len(names):
+            missing = self.count + 1 - len(self._unscaled)
+            if missing > 0:
+                self._unscaled = np.pad(self._unscaled, (0, missing + len(self._unscaled)))
+            self._unscaled[names] = True
+
+    def unscaled(self, ids: Ids) -> bool:
+        """Whether no scale passes any of these names."""
+        names = thinned(ids)[0].numpy()
+        return bool(names.max(initial=0) < len(self._unscaled) and self._unscaled[names].all())
 
     def along(self, ids: Ids, *axes: int) -> np.ndarray:
         """One name per index of these axes, all others linked to it."""
