@@ -45,6 +45,7 @@ _NAMES = {
     "has_further_blocks": "placing",
     "is_plain": "formats",
     "layout_of": "layout",
+    "layout_table": "report",
     "level": "carriers",
     "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
@@ -131,5 +132,6 @@ if TYPE_CHECKING:
     from .placing import unexplained as unexplained
     from .reading import canonical_rows as canonical_rows
     from .reading import read_weight as read_weight
+    from .report import layout_table as layout_table
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded
