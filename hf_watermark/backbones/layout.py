@@ -129,8 +129,6 @@ class Writer:
     A weight that writes channels from channels, in the order of the graph.
 
     Args:
-        scale (`str`, *optional*):
-            The vector that multiplies its rows afterwards.
         later (`bool`):
             Whether another weight has written to the same stream before, so that this one is not needed to recognise its channels.
         inner (`bool`):
@@ -138,7 +136,6 @@ class Writer:
     """
 
     weight: str
-    scale: str | None = None
     later: bool = False
     inner: bool = True
 
@@ -147,7 +144,7 @@ def _derived(writer: Writer, shapes: Mapping[str, Shape], seen: Observation) -> 
     """The carrier that a writer is; `None` where what is read could be turned without changing an answer."""
     how = seen.treatments.get(writer.weight, Treatment())
     # The signs of two vectors behind each other can be changed at once, and one number turns all rows.
-    scales = {*seen.behind.get(writer.weight, ()), *filter(None, [writer.scale])}
+    scales = seen.behind.get(writer.weight, ())
     if (
         how is None
         or len(scales) > 1
@@ -176,29 +173,32 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
     matrices = list(dict.fromkeys(use.tensor for use in uses if use.tensor in reads and use.tensor in writes))
     if not matrices:
         raise InvalidInput("the graph shows no weight that reads channels and writes others")
-    behind = {
-        use.ids.tobytes(): use.tensor for use in reversed(uses) if use.flow == "in" and _thin(shapes[use.tensor])
-    }
-    scales = {writer: scale for scale, writer in found.scalers.items()}
     values = _labels(channel, [item.value for item in found.attentions if item.value is not None])
     read = _labels(channel, [use.ids for use in uses if use.flow == "in" and not _thin(shapes[use.tensor])])
     widest: dict[bytes, int] = {}
     for name in matrices:
         stream = channel[writes[name]].tobytes()
         widest[stream] = max(widest.get(stream, 0), found.positions.get(name, 0))
-    written: set[bytes] = set()
+    written: dict[bytes, list[Writer]] = {}
     writers = []
     for number, name in enumerate(matrices):
         stream = channel[writes[name]].tobytes()
-        inner = bool(number and np.isin(channel[writes[name]], read).all())
         # What writes at a few positions only gates the stream instead of adding to it; what reads an attention's values is mixed with them.
-        adds = bool(found.positions.get(name, 0) >= widest[stream] / 8)
+        places = found.positions.get(name, 0)
+        adds = places >= widest[stream] / 8 and (places > 1 or widest[stream] == 1)
         apart = not bool(np.isin(channel[reads[name]], values).any())
-        later = inner and stream in written and adds and apart
-        writers.append(
-            Writer(name, scales.get(name) or behind.get(writes[name].tobytes()), later, inner and adds and apart)
-        )
-        written.add(stream)
+        inner = bool(number and np.isin(channel[writes[name]], read).all()) and adds and apart
+        before = written.setdefault(stream, [])
+        writers.append(Writer(name, later=inner and bool(before), inner=inner))
+        before.append(writers[-1])
+        if (
+            len(before) == 2
+            and before[0].inner
+            and writers[-1].later
+            and math.prod(shapes[before[0].weight]) > math.prod(shapes[name])
+        ):
+            # The smaller one of the two that begin a stream suffices to recognise its channels.
+            before[0].later, before[1].later = True, False
     return writers
 
 

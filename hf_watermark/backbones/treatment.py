@@ -93,7 +93,7 @@ def _observed(model: nn.Module) -> Observation:
         for side in SIDES:
             try:
                 module = form(model)
-                image = example_images(module, side).to(next(module.parameters()).device)
+                image = _example(module, side)
                 record = _Record(module, image)
                 with torch.no_grad(), evaluation_mode(module), record:
                     module(image)
@@ -101,6 +101,13 @@ def _observed(model: nn.Module) -> Observation:
                 continue
             return record.observation()
     return Observation()
+
+
+def _example(module: nn.Module, side: int) -> torch.Tensor:
+    place = next(module.parameters()).device
+    if getattr(module, "main_input_name", "") == "input_ids":  # pictures as sequences of colours
+        return torch.zeros(1, side, dtype=torch.int64, device=place)
+    return example_images(module, side).to(place)
 
 
 def _without_values(model: nn.Module) -> nn.Module:
