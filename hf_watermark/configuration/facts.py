@@ -2,11 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-
-if TYPE_CHECKING:
-    from ..backbones import Carrier
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,8 @@ class MethodFacts:
         """Images that a verifier asks per sub-key; 0 where weights are read."""
         return 0
 
-    def capacity(self, config: Any, carriers: "Sequence[Carrier]") -> Capacity | None:
-        """What a backbone with these places for marks can hold; `None` where its weights do not matter, as for black-box methods."""
+    def capacity(self, config: Any, carriers: Sequence[Any]) -> Capacity | None:
+        """What a backbone with these carriers ([`~backbones.Carrier`]) can hold; `None` where its weights do not matter, as for black-box methods."""
         return None
 
 
