@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .families import is_vector
 from .folding import evaluation_mode, example_images
+from .sharding import is_sharded
 
 
 SIDES = (64, 224, 299)
@@ -39,7 +40,7 @@ PASSES = {
 # Cosine between a row and what is computed from it, from which on both have the same signs.
 SAME = 0.9999
 EQUAL = 1e-3
-_KNOWN: "WeakKeyDictionary[nn.Module, Observation]" = WeakKeyDictionary()
+_KNOWN: "WeakKeyDictionary[nn.Module, tuple[dict[str, torch.Size], Observation]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ def observe(model: nn.Module) -> Observation:
         model (`nn.Module`):
             A vision model. It is not changed, and its numbers say nothing here.
     """
-    if model not in _KNOWN:
-        _KNOWN[model] = _observed(model)
-    return _KNOWN[model]
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    known, seen = _KNOWN.get(model, ({}, Observation()))
+    if known != shapes:
+        # Where each process holds a part, all of them would have to run it at once.
+        seen = Observation() if is_sharded(model) else _observed(model)
+        _KNOWN[model] = shapes, seen
+    return seen
 
 
 def _observed(model: nn.Module) -> Observation:
