@@ -45,6 +45,8 @@ _NAMES = {
     "has_further_blocks": "placing",
     "is_plain": "formats",
     "layout_of": "layout",
+    "layout_table": "report",
+    "level": "carriers",
     "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
     "live_weights": "adapted",
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from .carriers import LayoutMismatch as LayoutMismatch
     from .carriers import canonical_form as canonical_form
     from .carriers import describe as describe
+    from .carriers import level as level
     from .carriers import locate as locate
     from .carriers import own_rows as own_rows
     from .carriers import read_carriers as read_carriers
@@ -129,5 +132,6 @@ if TYPE_CHECKING:
     from .placing import unexplained as unexplained
     from .reading import canonical_rows as canonical_rows
     from .reading import read_weight as read_weight
+    from .report import layout_table as layout_table
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded

@@ -10,7 +10,7 @@ Steps 1 and 2 repeat until 1 finds nothing to do, because 2 changes the unit in 
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import Carrier, example_images, read_carriers, refuse_half_precision, refuse_path
+from ..backbones import Carrier, example_images, level, read_carriers, refuse_half_precision, refuse_path
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding, AutoVerifier
@@ -226,11 +226,16 @@ def write(
     portions = [[carrier] for carrier in carriers] if embedding.streams else [list(carriers)]
     for portion in portions:
         layers = {carrier.name: carrier.name.rpartition(".")[0] for carrier in portion}
-        behind = {name: _takes_shift(model, layer, folds) for name, layer in layers.items()}
+        centred = {carrier.name for carrier in portion if carrier.centred}
+        # Of rows that are standardised nobody knows how far they shift the output.
+        behind = {
+            name: None if name in centred else _takes_shift(model, layer, folds) for name, layer in layers.items()
+        }
         needed = [*layers, *(carrier.scale for carrier in portion), *behind.values()]
         with net.lent(dict.fromkeys(name for name in needed if name is not None)):
             only = portion[0].name if embedding.streams else None
-            _write_portion(embedding, only, {name: inputs[name] for name in layers if name in inputs}, behind, ridge)
+            own = {name: inputs[name] for name in layers if name in inputs}
+            _write_portion(embedding, only, own, behind, centred, ridge)
 
 
 def _write_portion(
@@ -238,6 +243,7 @@ def _write_portion(
     only: str | None,
     inputs: Mapping[str, Inputs],
     behind: Mapping[str, str | None],
+    centred: Collection[str],
     ridge: float,
 ) -> None:
     model = embedding.model
@@ -253,7 +259,10 @@ def _write_portion(
             weight = model.get_parameter(name)
             change = (weight - before[name]).float().reshape(mask.shape)
             change = compensated(change, mask.to(change.device), inputs[name], ridge, keep_mean=behind[name] is None)
-            weight.copy_(before[name] + change.reshape(weight.shape))
+            rows = before[name].float().reshape(mask.shape) + change
+            # Weights that are read without the mean of their row were written into one without a mean.
+            rows = level(rows, mask.to(rows.device)) if name in centred else rows
+            weight.copy_(rows.reshape(weight.shape))
     for name in held:
         taker = behind[name]
         if name in inputs and taker is not None:

@@ -13,7 +13,7 @@ from ...keys import Claim
 from ...serialization import InvalidInput
 from ...training.embedding import Embedding, Moment, Plan, Step, TrainingData
 from .config import WaterMASConfig
-from .replacing import draw_exchanges, find_substitutions
+from .replacing import centre_rows, draw_exchanges, find_substitutions
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
 from .verifier import WaterMASVerifier
 
@@ -76,6 +76,7 @@ class WaterMASEmbedding(Embedding):
         if resumed:
             values = [item.weights.read() for item in self.substitutions]
         else:
+            centre_rows(self.model, self.claim)
             exchanges = draw_exchanges(self.model, self.claim, self.substitutions)
             for exchange in exchanges:
                 exchange.donors.write(exchange.returned)

@@ -79,6 +79,14 @@ class Aligner:
             elif carrier.every_third_input:
                 anchors[name] = tensor.clone()
                 anchors[name][:, 2::3] = 0
+                if carrier.centred:
+                    # Mean and size of the whole row would say something of the carriers in it.
+                    rows = anchors[name]
+                    axes = tuple(range(1, rows.ndim))
+                    anchor = torch.ones_like(rows[:1])
+                    anchor[:, 2::3] = 0
+                    rows = (rows - rows.sum(axes, keepdim=True) / anchor.sum()) * anchor
+                    anchors[name] = rows / rows.square().mean(axes, keepdim=True).sqrt().clamp_min(1e-30)
         return anchors
 
     def align(self, suspect: Mapping[str, torch.Tensor], erase: bool = True) -> AlignedWeights:
@@ -122,6 +130,9 @@ class Aligner:
         for carrier in carriers:
             name = located(carrier, shapes).weight
             random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
+            centre = carrier.centre(decoy[name])
+            if centre is not None:
+                random += centre.reshape(-1, *[1] * (random.ndim - 1)).float()
             if carrier.every_third_input:
                 decoy[name] = decoy[name].clone()
                 decoy[name][:, 2::3] = random[:, 2::3]
