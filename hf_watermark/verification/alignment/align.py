@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 from ...backbones import Carrier, describe, located, read_float
-from ...backbones.names import Renamed, best_spelling
+from ...backbones.names import Renamed
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
+from .blocks import BlockMatching, Blocks, spelled_with_surplus
 from .sweep import AlignmentReport, Sweep
 
 
 Tensors = dict[str, torch.Tensor]
+# A suspect whose carriers are readable to less than this share is looked at once more, by the contents of its blocks.
+ENOUGH = 0.5
 
 
 @dataclass
@@ -92,21 +95,39 @@ class Aligner:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
         """
-        given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
+        renamed = Renamed(suspect, spelled_with_surplus(list(suspect), list(self.state)), read_float)
+        matching = BlockMatching(self.symmetry, self.anchors, self.state, renamed, list(self.held))
+        found = matching.match(differing) if (differing := matching.differing()) else matching.unmoved()
+        best = self._fitted(renamed, found)
+        if not differing and self._readable(best) < ENOUGH and (stacks := matching.of_one_kind()):
+            # As many blocks as there should be, and they do not fit where their names put them.
+            other = matching.match(stacks)
+            if other.moved:
+                run = self._fitted(renamed, other)
+                if self._readable(run) > self._readable(best):
+                    best, found = run, other
+        return self._result(best, found, erase)
+
+    def _fitted(self, renamed: Renamed, found: Blocks) -> Sweep:
         # Integers (counters) are the reference's own.
+        floats = {name: source for name, source in found.sources.items() if self.state[name].is_floating_point()}
         try:
-            folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+            folded = fold(self.symmetry, {name: renamed.of(source) for name, source in floats.items()})
         except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
             raise InvalidInput(
                 f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
             ) from None
         run = Sweep(self.symmetry, self.anchors, folded)
+        run.refuse_another_architecture()
         run.fit()
-        aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
+        return run
+
+    def _result(self, run: Sweep, found: Blocks, erase: bool) -> AlignedWeights:
+        aligned = run.change.apply(self.symmetry, {name: run.suspect[name] for name in run.fitting})
         if erase:
             self._erase(aligned, run)
         report = run.report()
-        report.readable = self._readable(run)
+        report.readable, report.blocks, report.doubts = self._readable(run), found.moved, found.doubts
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
     def with_random_carriers(

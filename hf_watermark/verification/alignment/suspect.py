@@ -31,6 +31,7 @@ class AlignedReading:
     Attributes:
         suspect ([`~suspects.Suspect`]): The same network in the reference's coordinates.
         details (`dict`): The alignment's report.
+        doubts (`list[str]`): Why a mark may be there that is not seen in these coordinates.
 
     Raises:
         [`~serialization.InvalidInput`]: when the reference cannot be traced or the suspect lacks its tensors.
@@ -47,6 +48,7 @@ class AlignedReading:
         module.load_state_dict(aligned.tensors)
         self.suspect = Suspect.of_module(f"{suspect.name}, aligned", module.eval())
         self.details: dict[str, Any] = aligned.report.to_dict()
+        self.doubts = aligned.report.doubts
 
     def control(self) -> dict[str, Any]:
         """Agreement of the suspect with random carriers, see [`decoy_agreement`]."""
