@@ -50,6 +50,8 @@ _NAMES = {
     "live_weights": "adapted",
     "locate": "carriers",
     "located": "placing",
+    "missing_in_words": "surplus",
+    "moved_on": "surplus",
     "logits_of": "folding",
     "named_on_backbone": "filling",
     "own_rows": "carriers",
@@ -61,6 +63,7 @@ _NAMES = {
     "second_names": "live",
     "shapes_in": "filling",
     "slot_rows": "carriers",
+    "surplus_in_words": "surplus",
     "unexplained": "placing",
     "refuse_path": "live",
     "unwrapped": "live",
@@ -127,6 +130,9 @@ if TYPE_CHECKING:
     from .placing import has_further_blocks as has_further_blocks
     from .placing import located as located
     from .placing import unexplained as unexplained
+    from .surplus import missing_in_words as missing_in_words
+    from .surplus import moved_on as moved_on
+    from .surplus import surplus_in_words as surplus_in_words
     from .reading import canonical_rows as canonical_rows
     from .reading import read_weight as read_weight
     from .sharding import full_parameter as full_parameter
