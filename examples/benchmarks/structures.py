@@ -31,7 +31,7 @@ import torch
 from alignment import Results, Row, lively
 from null import GREEDY, GreedyNull, fresh, table
 from scipy.stats import binom
-from timm.models.byobnet import ByobNet, ByoBlockCfg, ByoModelCfg
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from timm.models.densenet import DenseNet
 from timm.models.efficientvit_mit import EfficientVit
 from timm.models.ghostnet import GhostNet

@@ -130,10 +130,10 @@ if TYPE_CHECKING:
     from .placing import has_further_blocks as has_further_blocks
     from .placing import located as located
     from .placing import unexplained as unexplained
-    from .surplus import missing_in_words as missing_in_words
-    from .surplus import moved_on as moved_on
-    from .surplus import surplus_in_words as surplus_in_words
     from .reading import canonical_rows as canonical_rows
     from .reading import read_weight as read_weight
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded
+    from .surplus import missing_in_words as missing_in_words
+    from .surplus import moved_on as moved_on
+    from .surplus import surplus_in_words as surplus_in_words
