@@ -32,6 +32,7 @@ _NAMES = {
     "auto_class": "loading",
     "backbone_config": "loading",
     "backbone_record": "loading",
+    "by_witness": "witness",
     "canonical_form": "carriers",
     "canonical_rows": "reading",
     "describe": "carriers",
@@ -65,6 +66,7 @@ _NAMES = {
     "slot_rows": "carriers",
     "surplus_in_words": "surplus",
     "unexplained": "placing",
+    "witnessed": "witness",
     "refuse_path": "live",
     "unwrapped": "live",
     "wrap_timm": "loading",
@@ -137,3 +139,5 @@ if TYPE_CHECKING:
     from .surplus import missing_in_words as missing_in_words
     from .surplus import moved_on as moved_on
     from .surplus import surplus_in_words as surplus_in_words
+    from .witness import by_witness as by_witness
+    from .witness import witnessed as witnessed

@@ -1,6 +1,7 @@
 """Carriers of one backbone: a public layout fixed once, and canonical rows read by it."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ STEM = "stem"
 MAX_SIZE = 2**24
 MAX_CARRIERS = 4096
 MAX_NAME = 1024
+WITNESS_ROWS = 64
 
 
 class LayoutMismatch(Unreadable):
@@ -46,6 +48,8 @@ class Carrier:
             for it. Names are no part of what makes two layouts equal.
         scale (`str`, *optional*):
             The vector behind it in that model, if there was one.
+        witness (`str`):
+            How its first rows were spread there, a byte each; see `witness.py`. Empty where there is none.
     """
 
     role: str
@@ -57,6 +61,7 @@ class Carrier:
     alike: int = field(default=0, compare=False)
     name: str = field(default="", compare=False)
     scale: str | None = field(default=None, compare=False)
+    witness: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.shape:
@@ -97,6 +102,12 @@ class Carrier:
                 raise InvalidInput(
                     f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters"
                 )
+        if type(data["witness"]) is not str or not re.fullmatch(
+            rf"(?:[0-9a-f]{{2}}){{0,{WITNESS_ROWS}}}", data["witness"]
+        ):
+            raise InvalidInput(
+                f"layout: `witness` of a carrier must be at most {WITNESS_ROWS} bytes in hexadecimal digits"
+            )
         return cls(**data | {"shape": tuple(data["shape"])})
 
     def select(self, matrix: torch.Tensor) -> torch.Tensor:

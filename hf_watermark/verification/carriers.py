@@ -13,6 +13,7 @@ from ..backbones import (
     LayoutMismatch,
     Placing,
     apart_from,
+    by_witness,
     canonical_form,
     canonical_rows,
     find_places,
@@ -111,6 +112,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             places += moved if not remote or len(places) + len(moved) <= MOST_REMOTE_PLACES else []
         if self.of_adapter and suspect.is_whole:
             places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
+        exchanged = self._exchanged(places, suspect)
+        places += exchanged
         parts = self._strongest(places, suspect, check, decoys)
         if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
             if not places[0].by_names:
@@ -127,6 +130,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     f"the suspect has {said}, and {tried if len(places) > 1 else 'those of its numbers do not show it'}: blocks that do nothing may have "
                     "moved the others on. Give the model before the mark as `--reference`, or the suspect without blocks that change no answer"
+                )
+            if exchanged:
+                raise LayoutMismatch(
+                    "the rows of its tensors say that names were exchanged among those of one shape, and the mark is not seen in the order that they say: "
+                    "give the model before the mark as `--reference`, or the suspect under the names of its library"
                 )
             if unexplained(self.carriers, suspect.shapes):
                 raise LayoutMismatch(
@@ -154,6 +162,17 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         return [
             Placing(found) for found in moved_on(self.carriers, places[0].found, suspect.shapes) if found not in known
         ]
+
+    def _exchanged(self, places: list[Placing], suspect: Suspect) -> list[Placing]:
+        """The places that the witnesses of the carriers name, where they are other ones; of a remote suspect they are not looked for."""
+        if self.of_adapter or isinstance(suspect.weights, RemoteSafetensors) or not places[0].by_names:
+            return []
+        known = {place.found for place in places}
+        try:
+            found = by_witness(self.carriers, places[0].found, suspect.weights, suspect.shapes)
+        except UnreadableFormat:  # of a tensor that may be none of the model's
+            return []
+        return [Placing(item) for item in found if item not in known]
 
     def seen(self, suspect: Suspect) -> Suspect:
         """

@@ -19,6 +19,8 @@ SWEEPS = 4
 EXACT = 0.9995
 # A tensor of fewer numbers says nothing about which block it is from.
 FEWEST = 32
+# Channels of an image.
+MOST_INPUTS = 4
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Sweep:
     """
 
     def __init__(self, symmetry: Symmetry, anchors: Tensors, suspect: Tensors, like: "Sweep | None" = None):
-        self.symmetry, self.anchors, self.suspect = symmetry, anchors, suspect
+        self.symmetry, self.anchors, self.suspect = symmetry, dict(anchors), dict(suspect)
+        self._widths = self._with_equal_inputs()
         self.change = Change(sizes=self._sizes())
         self.fits: dict[int, Fit] = {}
         self.warnings: list[str] = []
@@ -86,6 +89,26 @@ class Sweep:
                 dict(like.change.spaces), dict(like.change.factors), self.change.sizes | like.change.sizes
             )
         self._check_shapes()
+
+    def _with_equal_inputs(self) -> dict[str, list[int]]:
+        """
+        A first layer for images of other channels: of fewer (grey ones) both sides are summed over them, of more the first ones are compared.
+        Gives the shapes of what was made.
+        """
+        made = {}
+        for name, shape in self.symmetry.shapes.items():
+            suspect, axes = self.suspect.get(name), self.symmetry.axes.get(name, ())
+            if suspect is None or name not in self.anchors or any(axis.axis == 1 for axis in axes):
+                continue
+            if not suspect.ndim == len(shape) > 2 or suspect.shape[1] == shape[1] or shape[1] > MOST_INPUTS:
+                continue
+            if suspect.shape[1] > shape[1] > 1:
+                self.suspect[name] = suspect[:, : shape[1]]
+            else:
+                sides = (self.anchors[name], suspect)
+                self.anchors[name], self.suspect[name] = (side.sum(dim=1, keepdim=True) for side in sides)
+            made[name] = list(self.anchors[name].shape)
+        return made
 
     def _sizes(self) -> dict[int, int]:
         """
@@ -109,7 +132,7 @@ class Sweep:
         for name, shape in shapes.items():
             if name not in self.suspect:
                 continue
-            wanted = list(shape)
+            wanted = self._widths.get(name, list(shape)).copy()
             for axis in self.symmetry.axes.get(name, ()):
                 wanted[axis.axis] = sum(self.change.size(segment) for segment in axis.segments)
             if list(self.suspect[name].shape) == wanted:
