@@ -92,7 +92,8 @@ def _moved(
         )
 
     # The largest offset of each block from which the later ones can still go on, so that there are no dead ends.
-    latest, reach = most, []
+    latest = most
+    reach: list[int] = []
     for number in reversed(own):
         latest = next((further for further in range(latest, -1, -1) if fitting(number, number + further)), -1)
         reach.insert(0, latest)

@@ -150,7 +150,7 @@ def test_images_of_other_channels_and_a_new_head(net, inputs):
     head = next(name for name in state if name in ("head.weight", "fc.weight"))
     state |= {stem: INPUTS[inputs](state[stem]), head: torch.randn(7, state[head].shape[1])}
     evidence = net.look(state, reference=net.start)
-    assert evidence.found and evidence.rate > 0.95, (evidence.reason, evidence.details["alignment"])
+    assert evidence.found and evidence.rate > 0.95, (evidence.reason, evidence.details.get("alignment"))
 
 
 # --- Nothing of this makes a mark appear

@@ -23,6 +23,8 @@ from .sweep import AlignmentReport, Sweep
 Tensors = dict[str, torch.Tensor]
 # A suspect whose carriers are readable to less than this share is looked at once more, by the contents of its blocks.
 ENOUGH = 0.5
+# One of which so many channels are the reference's stems from it; where so little of what carries is readable, that it shows no mark means nothing.
+SOME, LITTLE = 0.25, 0.1
 
 
 @dataclass
@@ -112,7 +114,10 @@ class Aligner:
         # Integers (counters) are the reference's own.
         floats = {name: source for name, source in found.sources.items() if self.state[name].is_floating_point()}
         try:
-            folded = fold(self.symmetry, {name: renamed.of(source) for name, source in floats.items()})
+            given = {name: renamed.of(source) for name, source in floats.items()}
+            folded = fold(
+                self.symmetry, {name: item for name, item in given.items() if self._has_the_labels(name, item)}
+            )
         except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
             raise InvalidInput(
                 f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
@@ -122,12 +127,26 @@ class Aligner:
         run.fit()
         return run
 
+    def _has_the_labels(self, name: str, tensor: torch.Tensor) -> bool:
+        """Whether a tensor has as many channels where these cannot change: a head for other labels says nothing, and goes with nothing."""
+        for axis in self.symmetry.axes.get(name, ()):
+            if all(self.symmetry.spaces[segment.space].kind == "fixed" for segment in axis.segments):
+                size = sum(segment.size * segment.repeat for segment in axis.segments)
+                if axis.axis < tensor.ndim and tensor.shape[axis.axis] != size:
+                    return False
+        return True
+
     def _result(self, run: Sweep, found: Blocks, erase: bool) -> AlignedWeights:
         aligned = run.change.apply(self.symmetry, {name: run.suspect[name] for name in run.fitting})
         if erase:
             self._erase(aligned, run)
         report = run.report()
-        report.readable, report.blocks, report.doubts = self._readable(run), found.moved, found.doubts
+        report.readable, report.blocks, report.doubts = self._readable(run), found.moved, list(found.doubts)
+        if report.recognised > SOME and report.readable < LITTLE:
+            report.doubts.append(
+                f"{report.recognised:.0%} of its channels are the reference's, and {report.readable:.0%} of what carries could be put in place: the rest was "
+                "changed in a way that is not known"
+            )
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
     def with_random_carriers(
