@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...backbones import Carrier, describe, located, read_float
+from ...backbones import Carrier, layout_of, located, read_float
 from ...backbones.names import Renamed
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
@@ -49,7 +49,7 @@ class Aligner:
         reference (`nn.Module`):
             The owner's model.
         carriers (`list[Carrier]`, *optional*):
-            Tensors that never enter the fit; all carriers of the backbone's family by default.
+            Tensors that never enter the fit; all carriers of the model by default.
         images (`torch.Tensor`, *optional*):
             One image to trace the model with.
 
@@ -63,7 +63,7 @@ class Aligner:
         self.symmetry: Symmetry = symmetry_of(reference, images)
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-        self.carriers = describe(shapes) if carriers is None else carriers
+        self.carriers = layout_of(reference) if carriers is None else carriers
         self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
@@ -171,10 +171,15 @@ class Aligner:
     def _masks(self, run: Sweep) -> Iterator[tuple[str, torch.Tensor]]:
         """Which weights of every carrier are readable, `[rows, columns]`."""
         for name in self.held:
-            rows, columns = (
-                torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
-                for axis in sorted(self.symmetry.axes[name], key=lambda axis: axis.axis)
-            )
+            shape = self.symmetry.shapes.get(name) or tuple(self.state[name].shape)
+            rows, columns = torch.ones(shape[0], dtype=torch.bool), torch.ones(shape[1], dtype=torch.bool)
+            # An axis that is not listed is that of the images, say, and stays as it is.
+            for axis in self.symmetry.axes.get(name, ()):
+                known = torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
+                if axis.axis == 0:
+                    rows = rows & known
+                elif axis.axis == 1:
+                    columns = columns & known
             yield name, rows[:, None] & columns[None, :]
 
     def _erase(self, aligned: Tensors, run: Sweep) -> None:

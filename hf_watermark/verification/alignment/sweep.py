@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...backbones.symmetry import Axis, Change, Mixed, Moved, Symmetry
+from ...backbones.symmetry.folding import HUGE
 from ...serialization import InvalidInput
 from .attention import Heads, fit_heads
 from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation, unit_rows, without_wild_columns
@@ -76,7 +77,9 @@ class Sweep:
     """
 
     def __init__(self, symmetry: Symmetry, anchors: Tensors, suspect: Tensors, like: "Sweep | None" = None):
-        self.symmetry, self.anchors, self.suspect = symmetry, dict(anchors), dict(suspect)
+        self.symmetry, self.anchors = symmetry, dict(anchors)
+        # A normalisation that is not there has no channels; and a root of what a stranger wrote need not exist.
+        self.suspect = {name: tensor.nan_to_num(0, HUGE, -HUGE) for name, tensor in suspect.items() if tensor.numel()}
         self._widths = self._with_equal_inputs()
         self.change = Change(sizes=self._sizes())
         self.fits: dict[int, Fit] = {}

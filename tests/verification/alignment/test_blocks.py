@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from structures import renumbered, with_block, without_block
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from timm.models.mlp_mixer import MlpMixer
 from zoo import lively
 
@@ -139,3 +140,23 @@ def test_blocks_are_assigned_only_where_they_stand_out():
     assert assigned(scores, torch.ones(3, 4)) == ({0: 1, 1: 3, 2: 0}, [])
     scores[0, 2] = 0.88  # a second one like it, and as loud
     assert assigned(scores, torch.ones(3, 4))[1] == [0]
+
+
+def test_a_normalisation_of_its_own_that_is_not_there():
+    """RepVGG's identity is a BatchNorm behind no layer; where the suspect has none, nothing is known of it and nothing fails."""
+    torch.manual_seed(0)
+    blocks = (ByoBlockCfg("rep", d=2, c=32, s=2), ByoBlockCfg("rep", d=2, c=32, s=2))
+    model = lively(ByobNet(ByoModelCfg(blocks=blocks, stem_type="rep", stem_chs=16), num_classes=10))
+    state = {name: tensor for name, tensor in model.state_dict().items() if ".identity." not in name}
+    aligned = Aligner(model).align(state)
+    assert aligned.report.recognised > 0.9
+
+
+def test_variances_below_zero_are_no_obstacle():
+    """Their roots do not exist, so a suspect that has them says nothing there."""
+    torch.manual_seed(0)
+    build, prefix, silent = NETS["resnet"]
+    model = lively(build())
+    state = {name: -tensor if "running_var" in name else tensor for name, tensor in model.state_dict().items()}
+    for suspect in (state, with_block(state, prefix, 1, 2, silent)):
+        assert Aligner(model).align(suspect).report.readable == 0.0
