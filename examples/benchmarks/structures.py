@@ -47,6 +47,7 @@ from hf_watermark.backbones.symmetry import Change, Moved, Symmetry, change_stor
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.suspects import Suspect
 from hf_watermark.verification.alignment import Aligner
+from hf_watermark.verification.alignment.suspect import images_for
 
 
 SECTIONS = ("nulls", "keys", "families")
@@ -58,7 +59,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "watermas": {"method": "watermas", "bits": 160, "subkeys": 2},
 }
 # Models of more parameters are not aligned here.
-MOST_PARAMETERS = 30_000_000
+MOST_PARAMETERS = 8_000_000
 State = dict[str, torch.Tensor]
 
 
@@ -306,6 +307,9 @@ def families(options: argparse.Namespace, results: Results) -> None:
     summary = {
         "files": len(rows),
         "permuted and rescaled, all bits back": full,
+        "permuted and rescaled, 98 % of the bits back": sum(
+            row.get("moved", {}).get("aligned", 0) >= 0.98 for row in rows
+        ),
         "also split": len(grown),
         "split, all bits back": sum(share == 1.0 for share in grown),
         "others": {
@@ -323,12 +327,9 @@ def family_row(name: str) -> Row:
     try:
         torch.manual_seed(0)
         model = lively(timm.create_model(name, num_classes=10))
-        side = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))[-1]
-        images = torch.randn(4, 3, side, side)
-        marked, key = mark_model(
-            model, {"method": "greedy_residuals", "subkeys": 1}, Owner.create(), images, ANY_BUDGET
-        )
-        symmetry = symmetry_of(marked, images[:1])
+        config = {"method": "greedy_residuals", "subkeys": 2, "bits": 256}
+        marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
+        symmetry = symmetry_of(marked, images_for(marked))
     except Exception as error:  # what an exporter raises can be anything
         return {"reason": f"{type(error).__name__}: {error}"[:200]}
     state = marked.state_dict()

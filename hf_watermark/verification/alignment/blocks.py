@@ -295,6 +295,7 @@ def assigned(scores: torch.Tensor, written: torch.Tensor) -> tuple[dict[int, int
     """
     if not scores.numel():
         return {}, []
+    scores, written = scores.nan_to_num(0.0), written.nan_to_num(0.0, 1e30)
     usual = float(scores.median())
     best = scores.amax(dim=1, keepdim=True)
     known = (best - usual) > RECOGNISED * (1 - usual)

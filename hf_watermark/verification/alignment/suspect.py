@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import Carrier, canonical_rows, describe
+from ...backbones import Carrier, canonical_rows, describe, evaluation_mode, example_images
 from ...backbones.symmetry import Untraceable
 from ...evidence import CONTROL_LIMIT
 from ...serialization import InvalidInput, named_tensors_digest
@@ -40,7 +40,7 @@ class AlignedReading:
     def __init__(self, suspect: Suspect, reference: nn.Module, carriers: list[Carrier]):
         self.reference, self.tensors = reference, suspect.tensors()
         try:
-            self.aligner = Aligner(reference, _with_family(reference, carriers))
+            self.aligner = Aligner(reference, _with_family(reference, carriers), images_for(reference))
         except Untraceable as error:
             raise InvalidInput(f"the reference cannot be aligned to: {error}") from None
         aligned = self.aligner.align(self.tensors)
@@ -53,6 +53,19 @@ class AlignedReading:
     def control(self) -> dict[str, Any]:
         """Agreement of the suspect with random carriers, see [`decoy_agreement`]."""
         return decoy_agreement(self.aligner, self.tensors)
+
+
+@torch.no_grad()
+def images_for(model: nn.Module) -> torch.Tensor:
+    """One black image that the model takes: a small one, or where it takes none as its library says that it was trained with."""
+    images = example_images(model).to(next(model.parameters()))
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    try:
+        with evaluation_mode(model):
+            model(images)
+    except Exception:  # code of any library
+        return images if size is None else images.new_zeros(1, images.shape[1], *size[-2:])
+    return images
 
 
 def decoy_agreement(

@@ -223,6 +223,7 @@ class Sweep:
         if any(segment.space not in self.known for axis in axes for segment in axis.segments):
             return None
         own, theirs = self.anchors[name].flatten(), self.change.apply_to(self.suspect[name], axes).flatten()
+        theirs = theirs.nan_to_num(0, HUGE, -HUGE)
         return max(0.0, float(unit_rows(own[None])[0] @ unit_rows(theirs[None])[0]))
 
     def features(self, number: int, readers: bool) -> Iterator[Feature]:
@@ -239,7 +240,9 @@ class Sweep:
             suspect = self.change.apply_to(self.suspect[name], self.symmetry.axes[name], skip=axis.axis)
             for own, theirs, segment in self._parts(axis, self.anchors[name], suspect):
                 if segment.space == number:
-                    theirs, own = without_wild_columns(self._divided(theirs, one_by_one, number), own)
+                    # What a stranger wrote may be too large to be multiplied.
+                    theirs = self._divided(theirs, one_by_one, number).nan_to_num(0, HUGE, -HUGE)
+                    theirs, own = without_wild_columns(theirs, own)
                     yield Feature(theirs, own, axis.flow, segment.scale)
 
     def _divided(self, rows: torch.Tensor, one_by_one: list[Axis], number: int) -> torch.Tensor:

@@ -160,3 +160,14 @@ def test_variances_below_zero_are_no_obstacle():
     state = {name: -tensor if "running_var" in name else tensor for name, tensor in model.state_dict().items()}
     for suspect in (state, with_block(state, prefix, 1, 2, silent)):
         assert Aligner(model).align(suspect).report.readable == 0.0
+
+
+def test_numbers_that_are_too_large_to_be_multiplied(net):
+    start, state, key, prefix, silent = net
+    longer = with_block(state, prefix, 1, 2, silent)
+    huge = {
+        name: tensor * 1e38 if name.startswith(f"{prefix}1.") and tensor.is_floating_point() else tensor
+        for name, tensor in longer.items()
+    }
+    evidence = found_in(net, huge)
+    assert evidence.verdict is not Verdict.NOT_FOUND, evidence.reason
