@@ -327,7 +327,7 @@ def family_row(name: str) -> Row:
     try:
         torch.manual_seed(0)
         model = lively(timm.create_model(name, num_classes=10))
-        config = {"method": "greedy_residuals", "subkeys": 2, "bits": 256}
+        config = {"method": "greedy_residuals", "subkeys": 1, "bits": 128, "group_size": 16}
         marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
         symmetry = symmetry_of(marked, images_for(marked))
     except Exception as error:  # what an exporter raises can be anything

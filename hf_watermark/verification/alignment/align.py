@@ -142,9 +142,10 @@ class Aligner:
             self._erase(aligned, run)
         report = run.report()
         report.readable, report.blocks, report.doubts = self._readable(run), found.moved, list(found.doubts)
-        if report.recognised > SOME and report.readable < LITTLE:
+        kin = run.kinship()
+        if kin > SOME and report.readable < LITTLE:
             report.doubts.append(
-                f"{report.recognised:.0%} of its channels are the reference's, and {report.readable:.0%} of what carries could be put in place: the rest was "
+                f"{kin:.0%} of its channels are the reference's, and {report.readable:.0%} of what carries could be put in place: the rest was "
                 "changed in a way that is not known"
             )
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)

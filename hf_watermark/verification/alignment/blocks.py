@@ -181,20 +181,25 @@ class BlockMatching:
                     self._place(prefix, number, like[0], result)
 
     def _fits(self, prefix: str, number: int, other: int, exact: bool = False) -> bool:
-        """Whether a suspect's block has what the reference's has; `exact`: as many channels too."""
-        theirs = self.theirs[prefix].blocks[other]
-        for rest in self.own[prefix].blocks[number]:
-            if rest not in theirs:
-                return False
-            own, shape = tuple(self.state[f"{prefix}{number}{rest}"].shape), self.shapes[f"{prefix}{other}{rest}"]
-            if len(own) != len(shape) or (exact and own != shape):
+        """Whether a suspect's block has most of what the reference's has; `exact`: all, and as many channels."""
+        own = self.own[prefix].blocks[number]
+        both = own & self.theirs[prefix].blocks[other]
+        if len(both) < (len(own) if exact else len(own) / 2):
+            return False
+        for rest in both:
+            wanted, shape = tuple(self.state[f"{prefix}{number}{rest}"].shape), self.shapes[f"{prefix}{other}{rest}"]
+            if len(wanted) != len(shape) or (exact and wanted != shape):
                 return False
         return True
 
+    def _renamed(self, prefix: str, number: int, other: int) -> dict[str, Source]:
+        """The tensors of a suspect's block under the names of the reference's."""
+        both = self.own[prefix].blocks[number] & self.theirs[prefix].blocks[other]
+        return {f"{prefix}{number}{rest}": self.suspect.sources[f"{prefix}{other}{rest}"] for rest in sorted(both)}
+
     def _place(self, prefix: str, number: int, other: int, result: Blocks) -> None:
         self.numbers[prefix][number] = other
-        for rest in self.own[prefix].blocks[number]:
-            result.sources[f"{prefix}{number}{rest}"] = self.suspect.sources[f"{prefix}{other}{rest}"]
+        result.sources |= self._renamed(prefix, number, other)
 
     def _by_contents(self, prefix: str, result: Blocks) -> None:
         taken = set(self.numbers[prefix].values())
@@ -253,10 +258,7 @@ class BlockMatching:
 
     def _likeness(self, run: Sweep, prefix: str, number: int, other: int) -> tuple[float, float]:
         """How much the anchors of a suspect's block resemble those of the reference's, and how much its carriers write."""
-        tensors = {
-            f"{prefix}{number}{rest}": self.suspect[f"{prefix}{other}{rest}"]
-            for rest in self.own[prefix].blocks[number]
-        }
+        tensors = {name: self.suspect.of(source) for name, source in self._renamed(prefix, number, other).items()}
         folded = {
             name: item for name, item in fold(self.symmetry, tensors).items() if name.startswith(f"{prefix}{number}.")
         }

@@ -171,3 +171,16 @@ def test_numbers_that_are_too_large_to_be_multiplied(net):
     }
     evidence = found_in(net, huge)
     assert evidence.verdict is not Verdict.NOT_FOUND, evidence.reason
+
+
+def test_what_is_recognised_and_cannot_be_read_is_no_verdict(net):
+    """Anchors that are all the reference's, and carriers that are gone: the suspect stems from it, and no mark could have been seen."""
+    start, state, key, _, _ = net
+    layout = read_carriers(key.claims()[0].assignment.layout)
+    if any(carrier.every_third_input for carrier in layout):
+        pytest.skip("its carriers are most of what it has")
+    gone = {carrier.name for carrier in layout}
+    whole = Aligner(start, layout).align({name: tensor for name, tensor in state.items() if name not in gone})
+    assert whole.report.readable == 0.0
+    assert any("of its channels are the reference's" in doubt for doubt in whole.report.doubts)
+    assert not Aligner(start, layout).align(state).report.doubts
