@@ -45,6 +45,7 @@ from hf_watermark.attacks.symmetric import random_factors
 from hf_watermark.backbones import layout_of
 from hf_watermark.backbones.symmetry import Change, Moved, Symmetry, change_stored, fold, symmetry_of, unfold
 from hf_watermark.evaluation.digits import load_digits_data
+from hf_watermark.methods.greedy_residuals.residuals import groups_per_slot
 from hf_watermark.suspects import Suspect
 from hf_watermark.verification.alignment import Aligner
 from hf_watermark.verification.alignment.suspect import images_for
@@ -215,9 +216,11 @@ def keys(options: argparse.Namespace, results: Results) -> None:
     (images, labels), folder = digits("train"), options.output.parent / "structures"
     for family in options.models or NETS:
         start = trained(family, 0, images, labels, folder)
+        carriers = layout_of(start)
+        if groups_per_slot(carriers, GREEDY.group_size, 1) < GREEDY.bits:  # too small for these keys
+            continue
 
         def measure() -> Row:
-            carriers = layout_of(start)
             models = [trained(family, number, images, labels, folder) for number in range(1, 5)]
             aligner = Aligner(start, carriers)
             for model in models[:2]:

@@ -82,7 +82,7 @@ def spelled_with_surplus(names: Sequence[str], wanted: Sequence[str]) -> dict[st
     used = {name for source in sources.values() for name in source.names}
     if not sources or len(used) == len(set(names)):
         return sources
-    further = {}
+    further: dict[str, None] = {}
     for stack in stacks_of(wanted):
         shapes_of_blocks = set(stack.blocks.values())
         first = max(stack.blocks) + 1
