@@ -32,6 +32,7 @@ _NAMES = {
     "auto_class": "loading",
     "backbone_config": "loading",
     "backbone_record": "loading",
+    "by_witness": "witness",
     "canonical_form": "carriers",
     "canonical_rows": "reading",
     "describe": "carriers",
@@ -52,6 +53,8 @@ _NAMES = {
     "live_weights": "adapted",
     "locate": "carriers",
     "located": "placing",
+    "missing_in_words": "surplus",
+    "moved_on": "surplus",
     "logits_of": "folding",
     "named_on_backbone": "filling",
     "own_rows": "carriers",
@@ -63,7 +66,9 @@ _NAMES = {
     "second_names": "live",
     "shapes_in": "filling",
     "slot_rows": "carriers",
+    "surplus_in_words": "surplus",
     "unexplained": "placing",
+    "witnessed": "witness",
     "refuse_path": "live",
     "unwrapped": "live",
     "wrap_timm": "loading",
@@ -135,3 +140,8 @@ if TYPE_CHECKING:
     from .report import layout_table as layout_table
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded
+    from .surplus import missing_in_words as missing_in_words
+    from .surplus import moved_on as moved_on
+    from .surplus import surplus_in_words as surplus_in_words
+    from .witness import by_witness as by_witness
+    from .witness import witnessed as witnessed

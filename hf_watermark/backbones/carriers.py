@@ -1,6 +1,7 @@
 """Carriers of one backbone: a public layout fixed once, and canonical rows read by it."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ STEM = "stem"
 MAX_SIZE = 2**24
 MAX_CARRIERS = 4096
 MAX_NAME = 1024
+WITNESS_ROWS = 64
 
 
 class LayoutMismatch(Unreadable):
@@ -48,6 +50,8 @@ class Carrier:
             The vector behind it in that model, if there was one.
         centred (`bool`):
             Rows are read without their mean, because the forward pass subtracts it (weight standardisation).
+        witness (`str`):
+            How its first rows were spread there, a byte each; see `witness.py`. Empty where there is none.
     """
 
     role: str
@@ -60,6 +64,7 @@ class Carrier:
     name: str = field(default="", compare=False)
     scale: str | None = field(default=None, compare=False)
     centred: bool = False
+    witness: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.shape:
@@ -104,6 +109,12 @@ class Carrier:
                 raise InvalidInput(
                     f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters"
                 )
+        if type(data["witness"]) is not str or not re.fullmatch(
+            rf"(?:[0-9a-f]{{2}}){{0,{WITNESS_ROWS}}}", data["witness"]
+        ):
+            raise InvalidInput(
+                f"layout: `witness` of a carrier must be at most {WITNESS_ROWS} bytes in hexadecimal digits"
+            )
         return cls(**data | {"shape": tuple(data["shape"])})
 
     def select(self, matrix: torch.Tensor) -> torch.Tensor:

@@ -103,6 +103,9 @@ def _filled(
     model_class: Any = model_class_of(config)
     shapes = shapes_in(tensors)
     attempt = _fitting(model_class, config, shapes)
+    if attempt.lost and whole and (classes := _other_classes(model_class, config, attempt, shapes)):
+        config.num_labels = classes
+        attempt = _fitting(model_class, config, shapes)
     if attempt.lost and whole:
         raise LayoutMismatch(
             f"the suspect's tensors do not fit the owner's architecture or label count: {len(attempt.lost)} tensors are missing or "
@@ -119,6 +122,25 @@ def _filled(
             failures.append(error)
     model, lost, _ = _load(model_class, config, state)
     return model, lost, failures
+
+
+def _other_classes(model_class: Any, config: Any, attempt: Attempt, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many classes the suspect has, if its head alone does not fit, and fits with another number of them; else 0."""
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    base = f"{model_class.base_model_prefix}."
+    numbers = set()
+    for name in attempt.lost:
+        source = next(
+            (attempt.sources[key] for key in (name, name.removeprefix(base), base + name) if key in attempt.sources),
+            None,
+        )
+        own = wanted.get(name, wanted.get(base + name, ()))
+        there = () if source is None else source.shape(shapes)
+        if not own or not there or own[0] != config.num_labels or own[1:] != there[1:]:
+            return 0
+        numbers.add(there[0])
+    return numbers.pop() if len(numbers) == 1 else 0
 
 
 def gathered_model(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:

@@ -91,7 +91,10 @@ class Renamed(Mapping[str, torch.Tensor]):
         self.tensors, self.sources, self.read = tensors, dict(sources), read or (lambda tensors, name: tensors[name])
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        source = self.sources[name]
+        return self.of(self.sources[name])
+
+    def of(self, source: "Source") -> torch.Tensor:
+        """What lies there in the suspect."""
         parts = [self.read(self.tensors, part) for part in source.names]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole if source.third is None else whole.chunk(3)[source.third]

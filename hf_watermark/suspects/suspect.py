@@ -1,7 +1,7 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from ..backbones import (
     unwrapped,
 )
 from ..evidence import Access
-from ..serialization import InvalidInput, Unreadable
+from ..keys.context import class_names
+from ..serialization import InvalidInput, Unreadable, read_json
 from ..serialization.kinds import is_adapter
 from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
 from .answers import AccessError, LabelsOnly
@@ -100,6 +101,7 @@ class Suspect(Askable):
         self.base: Base | None = None
         self._changes: Any = None  # by the base's names, or why they cannot be read
         self._changed: Suspect | None = None
+        self._labels: Callable[[], Mapping[str, Any]] = dict  # the config that says how its classes are called
         self._named: Callable[[], Mapping[str, torch.Tensor]] = lambda: {}  # by the names of the owner's architecture
 
     @classmethod
@@ -160,7 +162,9 @@ class Suspect(Askable):
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
         tensors = files_at(path)
-        return cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
+        suspect = cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
+        suspect._labels = lambda: config_beside(path)
+        return suspect
 
     @classmethod
     def _open_repo(
@@ -259,11 +263,28 @@ class Suspect(Askable):
             name, weights, shapes_in(weights), _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare))
         )
         suspect.stored_as = forms
+        suspect._labels = lambda: {"id2label": getattr(getattr(bare, "config", None), "id2label", None)}
         if made := changes(bare):
             suspect._changes = LiveChanges(made)
         elif adapter_layers(bare):
             suspect.unread = UNKNOWN
         return suspect
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is answered by a module at hand, and not by a function or a service."""
+        return self._module is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What its own config says its classes are called, in the order of its answers; empty where it says nothing. Nothing else is read from there."""
+        return tuple(class_names(self._labels()))
+
+    def reordered(self, places: Sequence[int]) -> "Suspect":
+        """[`Askable.reordered`]; a test that changes its weights would see the order that they are in, and is left out."""
+        other = super().reordered(places)
+        other._module = None
+        return other
 
     @property
     def is_whole(self) -> bool:
@@ -384,6 +405,14 @@ class Suspect(Askable):
                 f"{self.name} is no model whose weights can be changed; only plain answers can be checked"
             )
         return self._module()
+
+
+def config_beside(path: Path) -> Mapping[str, Any]:
+    """The config of a folder of tensors, of which only names of classes are used; empty where there is none that can be read."""
+    try:
+        return read_json(path / "config.json", allow_floats=True) if path.is_dir() else {}
+    except InvalidInput:
+        return {}
 
 
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:

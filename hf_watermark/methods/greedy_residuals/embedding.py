@@ -22,6 +22,7 @@ from ...backbones import (
     located,
     read_carriers,
     refuse_other_shapes,
+    witnessed,
 )
 from ...keys import Claim
 from ...serialization import InvalidInput
@@ -86,6 +87,8 @@ class GreedyResidualsEmbedding(Embedding):
                 f"{subkeys} sub-key(s) x {config.bits} bits do not fit: changes of these ranks bear about {most} bits in all; lower `bits` or `subkeys`, "
                 "or raise `r` or the number of `target_modules` of the adapter"
             )
+        if not made:
+            carriers = witnessed(carriers, live_weights(model))
         layout: dict[str, Any] = {"carriers": [carrier.to_dict() for carrier in carriers]}
         return Plan(layout | ({"adapter": True} if made else {}), subkeys)
 

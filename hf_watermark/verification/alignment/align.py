@@ -12,15 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...backbones import Carrier, describe, located, read_float, shapes_in
-from ...backbones.names import Renamed, best_spelling
+from ...backbones import Carrier, layout_of, located, read_float, shapes_in
+from ...backbones.names import Renamed
 from ...backbones.stored.turning import in_order_of
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
+from .blocks import BlockMatching, Blocks, spelled_with_surplus
 from .sweep import AlignmentReport, Sweep
 
 
 Tensors = dict[str, torch.Tensor]
+# A suspect whose carriers are readable to less than this share is looked at once more, by the contents of its blocks.
+ENOUGH = 0.5
+# One of which so many channels are the reference's stems from it; where so little of what carries is readable, that it shows no mark means nothing.
+SOME, LITTLE = 0.25, 0.1
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Aligner:
         reference (`nn.Module`):
             The owner's model.
         carriers (`list[Carrier]`, *optional*):
-            Tensors that never enter the fit; all carriers of the backbone's family by default.
+            Tensors that never enter the fit; all carriers of the model by default.
         images (`torch.Tensor`, *optional*):
             One image to trace the model with.
 
@@ -59,7 +64,7 @@ class Aligner:
         self.symmetry: Symmetry = symmetry_of(reference, images)
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-        self.carriers = describe(shapes) if carriers is None else carriers
+        self.carriers = layout_of(reference) if carriers is None else carriers
         self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
@@ -101,24 +106,60 @@ class Aligner:
         Raises:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
         """
-        sources, shapes = best_spelling(list(suspect), list(self.state)), shapes_in(suspect)
+        sources, shapes = spelled_with_surplus(list(suspect), list(self.state)), shapes_in(suspect)
         there = {name: source.shape(shapes) for name, source in sources.items()}
         wanted = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-        given = Renamed(suspect, sources, in_order_of(wanted, there, read_float))
+        renamed = Renamed(suspect, sources, in_order_of(wanted, there, read_float))
+        matching = BlockMatching(self.symmetry, self.anchors, self.state, renamed, list(self.held))
+        found = matching.match(differing) if (differing := matching.differing()) else matching.unmoved()
+        best = self._fitted(renamed, found)
+        if not differing and self._readable(best) < ENOUGH and (stacks := matching.of_one_kind()):
+            # As many blocks as there should be, and they do not fit where their names put them.
+            other = matching.match(stacks)
+            if other.moved:
+                run = self._fitted(renamed, other)
+                if self._readable(run) > self._readable(best):
+                    best, found = run, other
+        return self._result(best, found, erase)
+
+    def _fitted(self, renamed: Renamed, found: Blocks) -> Sweep:
         # Integers (counters) are the reference's own.
+        floats = {name: source for name, source in found.sources.items() if self.state[name].is_floating_point()}
         try:
-            folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+            given = {name: renamed.of(source) for name, source in floats.items()}
+            folded = fold(
+                self.symmetry, {name: item for name, item in given.items() if self._has_the_labels(name, item)}
+            )
         except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
             raise InvalidInput(
                 f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
             ) from None
         run = Sweep(self.symmetry, self.anchors, folded)
+        run.refuse_another_architecture()
         run.fit()
-        aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
+        return run
+
+    def _has_the_labels(self, name: str, tensor: torch.Tensor) -> bool:
+        """Whether a tensor has as many channels where these cannot change: a head for other labels says nothing, and goes with nothing."""
+        for axis in self.symmetry.axes.get(name, ()):
+            if all(self.symmetry.spaces[segment.space].kind == "fixed" for segment in axis.segments):
+                size = sum(segment.size * segment.repeat for segment in axis.segments)
+                if axis.axis < tensor.ndim and tensor.shape[axis.axis] != size:
+                    return False
+        return True
+
+    def _result(self, run: Sweep, found: Blocks, erase: bool) -> AlignedWeights:
+        aligned = run.change.apply(self.symmetry, {name: run.suspect[name] for name in run.fitting})
         if erase:
             self._erase(aligned, run)
         report = run.report()
-        report.readable = self._readable(run)
+        report.readable, report.blocks, report.doubts = self._readable(run), found.moved, list(found.doubts)
+        kin = run.kinship()
+        if kin > SOME and report.readable < LITTLE:
+            report.doubts.append(
+                f"{kin:.0%} of its channels are the reference's, and {report.readable:.0%} of what carries could be put in place: the rest was "
+                "changed in a way that is not known"
+            )
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
     def with_random_carriers(
@@ -146,10 +187,15 @@ class Aligner:
     def _masks(self, run: Sweep) -> Iterator[tuple[str, torch.Tensor]]:
         """Which weights of every carrier are readable, `[rows, columns]`."""
         for name in self.held:
-            rows, columns = (
-                torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
-                for axis in sorted(self.symmetry.axes[name], key=lambda axis: axis.axis)
-            )
+            shape = self.symmetry.shapes.get(name) or tuple(self.state[name].shape)
+            rows, columns = torch.ones(shape[0], dtype=torch.bool), torch.ones(shape[1], dtype=torch.bool)
+            # An axis that is not listed is that of the images, say, and stays as it is.
+            for axis in self.symmetry.axes.get(name, ()):
+                known = torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
+                if axis.axis == 0:
+                    rows = rows & known
+                elif axis.axis == 1:
+                    columns = columns & known
             yield name, rows[:, None] & columns[None, :]
 
     def _erase(self, aligned: Tensors, run: Sweep) -> None:
