@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice, product
 
@@ -18,6 +18,7 @@ from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
 from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
+from .porting import in_other_spellings
 
 
 # `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
@@ -58,6 +59,8 @@ def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> lis
     """
     places = _distinct(Placing(found) for found in _by_names(carriers, shapes))
     if not places:
+        places = _distinct(Placing(found) for found in _by_ports(carriers, shapes))
+    if not places:
         places = _distinct(Placing(found, by_names=False) for found in by_shapes(carriers, shapes))
     if not places:
         raise _mismatch(carriers, shapes)
@@ -75,7 +78,7 @@ def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
     Raises:
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
-    found = next(_by_names([carrier], shapes), None)
+    found = next(_by_names([carrier], shapes), None) or next(_by_ports([carrier], shapes), None)
     if found is None:
         raise _mismatch([carrier], shapes)
     return found[0]
@@ -95,6 +98,23 @@ def _axes(
             return None
         axes.append(CHANNELS_LAST if turned else None)
     return axes
+
+
+# --- By ports
+
+
+def _by_ports(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    """Every way in which the names of another library and its shapes fit."""
+    for sources, scales in in_other_spellings(carriers, shapes):
+        given = {f"{number}": source.shape(shapes) for number, source in enumerate(sources)}
+        axes = _axes(list(given), carriers, given)
+        if axes is None:
+            continue
+        for found in _with_scales(carriers, [source.names[0] for source in sources], scales, axes, shapes):
+            yield tuple(
+                replace(item, more=source.names[1:], part=source.part, of=source.of)
+                for item, source in zip(found, sources, strict=True)
+            )
 
 
 # --- By names

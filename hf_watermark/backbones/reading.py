@@ -31,5 +31,8 @@ def canonical_rows(
 
 def read_weight(weights: Mapping[str, torch.Tensor], found: Found) -> torch.Tensor:
     """The weight of one carrier as numbers, `[out, in, height, width]` or `[out, in]`."""
-    weight = read_float(weights, found.weight)
+    parts = [read_float(weights, name) for name in (found.weight, *found.more)]
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if found.of > 1:
+        weight = weight.chunk(found.of)[found.part]
     return weight if found.axes is None else weight.permute(found.axes)

@@ -176,7 +176,7 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             isinstance(weights, RemoteSafetensors)
             and not self.of_adapter
             and all(
-                place.axes is None and is_plain(weights.dtypes[name])
+                place.is_stored and is_plain(weights.dtypes[name])
                 for place in found
                 for name in filter(None, (place.weight, place.scale))
             )
