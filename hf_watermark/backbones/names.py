@@ -2,6 +2,7 @@
 Finds a model's tensors in a suspect under other names: any prefix, and the spellings of other libraries that `ports.toml` knows.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,6 +64,27 @@ class Source(NamedTuple):
             return first
         rows = sum(shapes[name][0] if shapes[name] else 1 for name in self.names)
         return (rows // self.of, *first[1:])
+
+
+def in_form_of(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """
+    The same numbers in the form in which another library stores them: a linear layer as a convolution of 1 x 1, a vector with sizes of 1 around it.
+    What cannot be told from another tensor stays as it is.
+
+    Args:
+        shape (`Sequence[int]`):
+            Of the tensor there, which may have other channels.
+    """
+    if tensor.ndim == len(shape) or not tensor.ndim:
+        return tensor
+    if tensor.numel() == math.prod(shape):
+        return tensor.reshape(tuple(shape))
+    sizes = [size for size in tensor.shape if size > 1]
+    places = [place for place, size in enumerate(shape) if size > 1]
+    if len(sizes) != len(places):
+        return tensor
+    known = dict(zip(places, sizes, strict=True))
+    return tensor.reshape([known.get(place, 1) for place in range(len(shape))])
 
 
 def best_spelling(names: Sequence[str], wanted: Sequence[str]) -> dict[str, Source]:

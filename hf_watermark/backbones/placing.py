@@ -17,6 +17,7 @@ from itertools import islice, product
 from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
 from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
+from .merging import in_merged_copies
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 from .porting import in_other_spellings
 
@@ -38,12 +39,15 @@ class Placing:
         by_names (`bool`):
             Whether names say so. Else only shapes and order do, and that the mark is not seen there means nothing.
         scaled (`bool`):
-            Of a merged model from which a base is taken away: whether its rows may have been scaled since.
+            Of a model with a merged adapter from which a base is taken away: whether its rows may have been scaled since.
+        merged (`bool`):
+            Whether branches beside the carriers are summed into the same tensors. Then too it means nothing that the mark is not seen.
     """
 
     found: tuple[Found, ...]
     by_names: bool = True
     scaled: bool = False
+    merged: bool = False
 
 
 def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> list[Placing]:
@@ -60,6 +64,8 @@ def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> lis
     places = _distinct(Placing(found) for found in _by_names(carriers, shapes))
     if not places:
         places = _distinct(Placing(found) for found in _by_ports(carriers, shapes))
+    if not places:
+        places = _distinct(Placing(found, merged=shared) for found, shared in in_merged_copies(carriers, shapes))
     if not places:
         places = _distinct(Placing(found, by_names=False) for found in by_shapes(carriers, shapes))
     if not places:
@@ -79,6 +85,8 @@ def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
     found = next(_by_names([carrier], shapes), None) or next(_by_ports([carrier], shapes), None)
+    if found is None:
+        found = next((found for found, _ in in_merged_copies([carrier], shapes)), None)
     if found is None:
         raise _mismatch([carrier], shapes)
     return found[0]

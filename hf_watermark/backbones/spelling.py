@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 TABLE = Path(__file__).with_name("ports.toml")
-HERE = "timm"
+HERE, MERGED = "timm", "merged"
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 # Deeper than this no library nests, and no library counts as far as this.
 MOST_DOTS, MOST_DIGITS = 24, 5
@@ -194,15 +194,19 @@ def _values(
 
 
 @cache
-def _table() -> dict[str, dict[str, dict[str, str | list[str]]]]:
+def _table() -> dict[str, Any]:
     return tomllib.loads(TABLE.read_text(encoding="utf-8"))
+
+
+def _architectures() -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    return [(name, libraries) for name, libraries in _table().items() if name != MERGED]
 
 
 @cache
 def _bases() -> dict[tuple[str, str], tuple[str, ...]]:
     return {
         (architecture, library): tuple(f"{base}." for base in lines.get("base", ()))
-        for architecture, libraries in _table().items()
+        for architecture, libraries in _architectures()
         for library, lines in libraries.items()
     }
 
@@ -219,7 +223,7 @@ def _without_base(prefix: str, architecture: str, library: str) -> str:
 def _index() -> dict[str, dict[tuple[str, str], tuple[Spelling, ...]]]:
     """By skeleton (a name with `#` for every number) and library, the spellings that have it."""
     index: dict[str, dict[tuple[str, str], dict[Spelling, None]]] = {}
-    for architecture, libraries in _table().items():
+    for architecture, libraries in _architectures():
         for library, lines in libraries.items():
             for role, others in lines.items():
                 if role == "base":
@@ -235,6 +239,16 @@ def _index() -> dict[str, dict[tuple[str, str], tuple[Spelling, ...]]]:
                         spelling = Spelling(library, name, numbers, slots, number, len(parts), rank, literal)
                         index.setdefault(skeleton, {}).setdefault((architecture, where), {})[spelling] = None
     return {skeleton: {place: tuple(found) for place, found in places.items()} for skeleton, places in index.items()}
+
+
+def merged_names(name: str) -> Iterator[tuple[str, bool]]:
+    """What a weight may be called where its module, or one around it, was merged into one layer; and whether other branches are in it."""
+    names = _table()[MERGED]
+    pieces = name.split(".")
+    for end in range(len(pieces) - 2, 0, -1):
+        module = ".".join(pieces[:end])
+        yield from ((f"{module}.{branch}", True) for branch in names["branches"])
+        yield from ((f"{module}.{layer}", False) for layer in names["layer"])
 
 
 def read_template(text: str) -> tuple[str, tuple[Slot, ...]]:

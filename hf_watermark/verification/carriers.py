@@ -108,6 +108,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
                     "not the ones that are meant. Give the suspect under the names of its library"
                 )
+            if places[0].merged:
+                raise LayoutMismatch(
+                    "reparameterised: branches were merged into one convolution, in which the mark is not seen; give `--reference` with the "
+                    "original, or the suspect as it was before"
+                )
             copies = len({place.found[0].weight for place in places})
             if has_further_blocks(self.carriers, suspect.shapes, copies):
                 raise LayoutMismatch(
@@ -175,10 +180,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         return (
             isinstance(weights, RemoteSafetensors)
             and not self.of_adapter
+            and all(place.is_stored for place in found)
             and all(
-                place.is_stored and is_plain(weights.dtypes[name])
-                for place in found
-                for name in filter(None, (place.weight, place.scale))
+                is_plain(weights.dtypes[name]) for place in found for name in filter(None, (place.weight, place.scale))
             )
         )
 
@@ -234,6 +238,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         places = self.placing(suspect).found
         with torch.no_grad():
             for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
+                if place.lost:
+                    kept.zero_()
+                    continue
                 scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
                 weight = read_weight(suspect.weights, place)[own.start : own.stop]
                 rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...backbones import Carrier, describe, located, read_float
-from ...backbones.names import Renamed, best_spelling
+from ...backbones import Carrier, Found, describe, located, read_float
+from ...backbones.names import Renamed, best_spelling, in_form_of
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
 from .sweep import AlignmentReport, Sweep
@@ -59,7 +59,12 @@ class Aligner:
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         self.carriers = describe(shapes) if carriers is None else carriers
-        self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
+        # Which weights of a row are held out, `[1, in, height, width]` or `[1, in]`.
+        self.held: dict[str, torch.Tensor] = {}
+        for carrier in self.carriers:
+            found = located(carrier, shapes)
+            part = held_out(carrier, found, shapes[found.weight])
+            self.held[found.weight] = self.held.get(found.weight, part) | part
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
             if not self.state[name].is_floating_point():
@@ -72,12 +77,11 @@ class Aligner:
     def _without_carriers(self, folded: Tensors) -> Tensors:
         anchors = {}
         for name, tensor in folded.items():
-            carrier = self.held.get(name)
-            if carrier is None:
+            held = self.held.get(name)
+            if held is None:
                 anchors[name] = tensor
-            elif carrier.every_third_input:
-                anchors[name] = tensor.clone()
-                anchors[name][:, 2::3] = 0
+            elif not held.all():
+                anchors[name] = torch.where(held.to(tensor.device), 0, tensor)
         return anchors
 
     def align(self, suspect: Mapping[str, torch.Tensor], erase: bool = True) -> AlignedWeights:
@@ -95,12 +99,15 @@ class Aligner:
         given = Renamed(suspect, best_spelling(list(suspect), list(self.state)), read_float)
         # Integers (counters) are the reference's own.
         try:
-            folded = fold(self.symmetry, {n: given[n] for n in given if self.state[n].is_floating_point()})
+            folded = fold(
+                self.symmetry,
+                {n: in_form_of(given[n], self.state[n].shape) for n in given if self.state[n].is_floating_point()},
+            )
         except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
             raise InvalidInput(
                 f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
             ) from None
-        run = Sweep(self.symmetry, self.anchors, folded)
+        run = Sweep(self.symmetry, self.anchors, self._as_seen(folded))
         run.fit()
         aligned = run.change.apply(self.symmetry, {name: folded[name] for name in run.fitting})
         if erase:
@@ -109,6 +116,17 @@ class Aligner:
         report.readable = self._readable(run)
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
+    def _as_seen(self, folded: Tensors) -> Tensors:
+        """The suspect's tensors without what is held out of every input alike: the middle of a kernel, whatever the order of its channels."""
+        seen = dict(folded)
+        for name, held in self.held.items():
+            tensor = folded.get(name)
+            if tensor is not None and tensor.ndim == held.ndim > 2 and tensor.shape[2:] == held.shape[2:]:
+                alike = held[:, :1]
+                if (held == alike).all() and not held.all():
+                    seen[name] = torch.where(alike.to(tensor.device), 0, tensor)
+        return seen
+
     def with_random_carriers(
         self, carriers: list[Carrier], suspect: Mapping[str, torch.Tensor], seed: int
     ) -> tuple[Tensors, AlignedWeights]:
@@ -116,13 +134,10 @@ class Aligner:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         decoy, generator = dict(self.state), torch.Generator().manual_seed(seed)
         for carrier in carriers:
-            name = located(carrier, shapes).weight
+            found = located(carrier, shapes)
+            name = found.weight
             random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
-            if carrier.every_third_input:
-                decoy[name] = decoy[name].clone()
-                decoy[name][:, 2::3] = random[:, 2::3]
-            else:
-                decoy[name] = random
+            decoy[name] = torch.where(held_out(carrier, found, shapes[name]), random, decoy[name])
         other = copy.copy(self)
         other.state = decoy
         other.anchors = other._without_carriers(fold(self.symmetry, decoy))
@@ -131,10 +146,15 @@ class Aligner:
     def _masks(self, run: Sweep) -> Iterator[tuple[str, torch.Tensor]]:
         """Which weights of every carrier are readable, `[rows, columns]`."""
         for name in self.held:
-            rows, columns = (
-                torch.cat([run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments])
-                for axis in sorted(self.symmetry.axes[name], key=lambda axis: axis.axis)
-            )
+            known = {
+                axis.axis: torch.cat(
+                    [run.recognised(s.space, s.size).repeat_interleave(s.repeat) for s in axis.segments]
+                )
+                for axis in self.symmetry.axes[name]
+            }
+            # The channels of a picture have no axis of their own: nobody can reorder them.
+            whole = self.state[name].shape
+            rows, columns = (known.get(axis, torch.ones(whole[axis], dtype=torch.bool)) for axis in (0, 1))
             yield name, rows[:, None] & columns[None, :]
 
     def _erase(self, aligned: Tensors, run: Sweep) -> None:
@@ -150,3 +170,14 @@ class Aligner:
     def _readable(self, run: Sweep) -> float:
         shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]
         return sum(kept for kept, _ in shares) / max(1, sum(size for _, size in shares))
+
+
+def held_out(carrier: Carrier, found: Found, shape: tuple[int, ...]) -> torch.Tensor:
+    """Which weights of each row of a tensor the mark may lie in, `[1, in, height, width]` or `[1, in]`; in doubt all."""
+    held = torch.zeros(1, *shape[1:], dtype=torch.bool)
+    inputs = slice(2, None, 3) if carrier.every_third_input and not found.lost else slice(None)
+    if found.middle:
+        held[:, inputs, shape[2] // 2, shape[3] // 2] = True
+    else:
+        held[:, inputs] = True
+    return held
