@@ -20,6 +20,7 @@ from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_bl
 from .merging import in_merged_copies
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
 from .porting import in_other_spellings
+from .spelling import Group, groups_of
 
 
 # `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
@@ -310,12 +311,22 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
         for prefix, names in spelled_in(dialect, shapes).items()
         for name in names.values()
     }
+    other = _other_spelling(carriers, shapes)
+    if other is not None:
+        known = {name for _, name in other.words.values()}
     if any(carrier.role in shapes or not _ROLE.fullmatch(carrier.role) for carrier in carriers):
         return False
     others = Counter(core_shape(shape) for name, shape in shapes.items() if name not in known)
     return all(
         others[kind] >= count for kind, count in Counter(core_shape(carrier.shape) for carrier in carriers).items()
     )
+
+
+def _other_spelling(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Group | None:
+    """What a suspect's names say, where it is another library's names that say where the carriers lie."""
+    if next(_by_names(carriers, shapes), None) is not None:
+        return None
+    return next(iter(groups_of(shapes)), None)
 
 
 def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape], copies: int = 1) -> bool:
@@ -325,7 +336,10 @@ def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape],
     """
     marked = Counter(filter(None, (_family_of(carrier, shapes) for carrier in carriers)))
     kinds = {core_shape(carrier.shape) for carrier in carriers}
-    there = Counter(map(core_shape, shapes.values()))
+    # Queries, keys and values that the key's library stores in one tensor are no blocks.
+    other = _other_spelling(carriers, shapes)
+    parts = {name for word, (_, name) in other.words.items() if word.of > 1} if other is not None else set()
+    there = Counter(core_shape(shape) for name, shape in shapes.items() if name not in parts)
     if any(carrier.alike and there[core_shape(carrier.shape)] > copies * carrier.alike for carrier in carriers):
         return True
     return any(

@@ -7,13 +7,12 @@ from functools import cache
 
 import pytest
 import torch
-from pairs import PAIRS, images_of
+from pairs import PAIRS, images_of, ported
 from safetensors.torch import save_file
-from torch import nn
 from zoo import lively, logits
 
 from hf_watermark import GreedyResidualsConfig, Owner, mark_model, verify
-from hf_watermark.backbones.names import Renamed, Source, best_spelling, in_form_of
+from hf_watermark.backbones.names import Renamed, Source, best_spelling
 from hf_watermark.backbones.spelling import read_template
 from hf_watermark.evidence import Verdict
 
@@ -47,18 +46,6 @@ def shapes_of(name: str, library: str) -> dict[str, tuple[int, ...]]:
 
 def core(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size > 1)
-
-
-def ported(model: nn.Module, target: nn.Module) -> nn.Module:
-    """The other library's model with the weights of this one."""
-    given, wanted = model.state_dict(), target.state_dict()
-    moved = Renamed(given, best_spelling(list(given), list(wanted)))
-    state = {
-        name: in_form_of(moved[name], tensor.shape) if name in moved else tensor for name, tensor in wanted.items()
-    }
-    fitting = {name: tensor if tensor.shape == wanted[name].shape else wanted[name] for name, tensor in state.items()}
-    target.load_state_dict(fitting, assign=True)
-    return target.eval()
 
 
 @cache

@@ -11,6 +11,8 @@ from torchvision import models as tv
 from torchvision.models import convnext, regnet, swin_transformer
 from torchvision.models.vision_transformer import VisionTransformer
 
+from hf_watermark.backbones.names import Renamed, best_spelling, in_form_of
+
 
 Build = Callable[[], nn.Module]
 CLASSES = 4
@@ -294,3 +296,16 @@ def images_of(name: str, count: int = 16) -> torch.Tensor:
     """Images `[n, 3, side, side]` that every model of an architecture takes."""
     side = SIDES.get(name, SIDE)
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def ported(model: nn.Module, target: nn.Module) -> nn.Module:
+    """The other library's model with the weights of this one."""
+    given, wanted = model.state_dict(), target.state_dict()
+    moved = Renamed(given, best_spelling(list(given), list(wanted)))
+    state = {
+        name: in_form_of(moved[name], tensor.shape) if name in moved else tensor for name, tensor in wanted.items()
+    }
+    fitting = {name: tensor if tensor.shape == wanted[name].shape else wanted[name] for name, tensor in state.items()}
+    wanted.update(fitting)  # it says of which version it is
+    target.load_state_dict(wanted, assign=True)
+    return target.eval()
