@@ -1,17 +1,20 @@
 """What the files of a suspect say about how its weights are stored, and its tensors as the weights that are meant."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import is_offline_mode
 
 from ..backbones.containers import container_in, open_container
 from ..backbones.stored import decoded
 from ..backbones.stored.view import holds_codes, why_not_read
-from ..serialization import InvalidInput, SafetensorsFolder
-from ..serialization.kinds import names_in
+from ..serialization import InvalidInput, SafetensorsFolder, read_json
+from ..serialization.kinds import is_adapter, names_in
 from ..serialization.tensors import WEIGHT_BYTES
+from .errors import HubError
+from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source
 
 
@@ -105,3 +108,39 @@ def _said_by(tensors: Any) -> Mapping[str, Any]:
 def live_as_meant(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], str]:
     """The same for the tensors of a live model."""
     return decoded(state)
+
+
+def tensors_of_repo(
+    repo: str, token: str | bool | None
+) -> tuple[str, Any, Callable[[], Mapping[str, torch.Tensor]], Source | None]:
+    """
+    A repository's name, its tensors, what gives all of them at hand, and where the other files of an adapter are read. Ranges are read where the server
+    gives them.
+    """
+    if is_offline_mode():
+        cached = cached_folder(repo)
+        return repo, cached, lambda: cached, None
+    try:
+        tensors = RemoteSafetensors(repo, token)
+    except RangesIgnored:
+        source = Source.open(repo, token)
+        whole = source.weights()
+        return repo, whole, lambda: whole, source
+    except HubError:
+        raise
+    except InvalidInput:
+        found = container_of(repo, token)
+        if found is None:
+            raise
+        return repo, found, lambda: found, None
+    files = Source.open(tensors.name, token) if is_adapter(tensors.beside) else None
+    # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
+    return tensors.name, tensors, tensors.download, files
+
+
+def config_beside(path: Path) -> Mapping[str, Any]:
+    """The config of a folder of tensors, of which only names of classes are used; empty where there is none that can be read."""
+    try:
+        return read_json(path / "config.json", allow_floats=True) if path.is_dir() else {}
+    except InvalidInput:
+        return {}

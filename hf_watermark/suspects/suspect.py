@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import is_offline_mode
 from torch import nn
 
 from ..backbones import (
@@ -26,16 +25,14 @@ from ..backbones import (
 )
 from ..evidence import Access
 from ..keys.context import class_names
-from ..serialization import InvalidInput, Unreadable, read_json
+from ..serialization import InvalidInput, Unreadable
 from ..serialization.kinds import is_adapter
 from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
 from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
-from .errors import HubError
 from .pictures import Function, PictureSuspect
-from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo, refuse_missing_file
-from .stored import as_meant, container_of, files_at, live_as_meant
+from .stored import as_meant, config_beside, files_at, live_as_meant, tensors_of_repo
 
 
 if TYPE_CHECKING:
@@ -170,25 +167,8 @@ class Suspect(Askable):
     def _open_repo(
         cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None, base: Base | None
     ) -> "Suspect":
-        if is_offline_mode():
-            cached = cached_folder(repo)
-            return cls._of_files(repo, cached, backbone, lambda: cached, base)
-        try:
-            tensors = RemoteSafetensors(repo, token)
-        except RangesIgnored:
-            source = Source.open(repo, token)
-            whole = source.weights()
-            return cls._of_files(repo, whole, backbone, lambda: whole, base, source)
-        except HubError:
-            raise
-        except InvalidInput:
-            found = container_of(repo, token)
-            if found is None:
-                raise
-            return cls._of_files(repo, found, backbone, lambda: found, base)
-        files = Source.open(tensors.name, token) if is_adapter(tensors.beside) else None
-        # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
-        return cls._of_files(tensors.name, tensors, backbone, tensors.download, base, files)
+        name, tensors, get_all, source = tensors_of_repo(repo, token)
+        return cls._of_files(name, tensors, backbone, get_all, base, source)
 
     @classmethod
     def _of_files(
@@ -405,14 +385,6 @@ class Suspect(Askable):
                 f"{self.name} is no model whose weights can be changed; only plain answers can be checked"
             )
         return self._module()
-
-
-def config_beside(path: Path) -> Mapping[str, Any]:
-    """The config of a folder of tensors, of which only names of classes are used; empty where there is none that can be read."""
-    try:
-        return read_json(path / "config.json", allow_floats=True) if path.is_dir() else {}
-    except InvalidInput:
-        return {}
 
 
 def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:

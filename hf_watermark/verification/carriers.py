@@ -127,6 +127,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
                     "not the ones that are meant. Give the suspect under the names of its library"
                 )
+            if places[0].merged:
+                raise LayoutMismatch(
+                    "reparameterised: branches were merged into one convolution, in which the mark is not seen; give `--reference` with the "
+                    "original, or the suspect as it was before"
+                )
             if further:
                 said = (
                     surplus_in_words(places[0].found, suspect.shapes)
@@ -171,7 +176,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def _exchanged(self, places: list[Placing], suspect: Suspect) -> list[Placing]:
         """The places that the witnesses of the carriers name, where they are other ones; of a remote suspect they are not looked for."""
-        if self.of_adapter or isinstance(as_stored(suspect), RemoteSafetensors) or not places[0].by_names:
+        named = places[0].by_names and all(place.is_stored for place in places[0].found)
+        if self.of_adapter or isinstance(as_stored(suspect), RemoteSafetensors) or not named:
             return []
         known = {place.found for place in places}
         try:
@@ -235,11 +241,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         return (
             isinstance(weights, RemoteSafetensors)
             and not self.of_adapter
-            and all(
-                place.axes is None and is_plain(dtypes[name])
-                for place in found
-                for name in filter(None, (place.weight, place.scale))
-            )
+            and all(place.is_stored for place in found)
+            and all(is_plain(dtypes[name]) for place in found for name in filter(None, (place.weight, place.scale)))
         )
 
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
@@ -295,6 +298,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         places = self.placing(suspect).found
         with torch.no_grad():
             for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
+                if place.lost:
+                    kept.zero_()
+                    continue
                 scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
                 weight = read_weight(suspect.weights, place)[own.start : own.stop]
                 rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...backbones import Carrier, layout_of, located, read_float, shapes_in
-from ...backbones.names import Renamed
+from ...backbones import Carrier, Found, layout_of, located, read_float, shapes_in
+from ...backbones.names import Renamed, in_form_of
 from ...backbones.stored.turning import in_order_of
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
@@ -65,7 +65,14 @@ class Aligner:
         self.state = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         self.carriers = layout_of(reference) if carriers is None else carriers
-        self.held = {located(carrier, shapes).weight: carrier for carrier in self.carriers}
+        # Which weights of a row are held out, `[1, in, height, width]` or `[1, in]`; and of which weights a row is read without its mean.
+        self.held: dict[str, torch.Tensor] = {}
+        self.centred: set[str] = set()
+        for carrier in self.carriers:
+            found = located(carrier, shapes)
+            part = held_out(carrier, found, shapes[found.weight])
+            self.held[found.weight] = self.held.get(found.weight, part) | part
+            self.centred |= {found.weight} if carrier.centred else set()
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
             if not self.state[name].is_floating_point():
@@ -78,19 +85,16 @@ class Aligner:
     def _without_carriers(self, folded: Tensors) -> Tensors:
         anchors = {}
         for name, tensor in folded.items():
-            carrier = self.held.get(name)
-            if carrier is None:
+            held = self.held.get(name)
+            if held is None:
                 anchors[name] = tensor
-            elif carrier.every_third_input:
-                anchors[name] = tensor.clone()
-                anchors[name][:, 2::3] = 0
-                if carrier.centred:
+            elif not held.all():
+                held = held.to(tensor.device)
+                anchors[name] = torch.where(held, 0, tensor)
+                if name in self.centred:
                     # Mean and size of the whole row would say something of the carriers in it.
-                    rows = anchors[name]
-                    axes = tuple(range(1, rows.ndim))
-                    anchor = torch.ones_like(rows[:1])
-                    anchor[:, 2::3] = 0
-                    rows = (rows - rows.sum(axes, keepdim=True) / anchor.sum()) * anchor
+                    rows, axes = anchors[name], tuple(range(1, tensor.ndim))
+                    rows = torch.where(held, 0, rows - rows.sum(axes, keepdim=True) / (~held).sum())
                     anchors[name] = rows / rows.square().mean(axes, keepdim=True).sqrt().clamp_min(1e-30)
         return anchors
 
@@ -112,21 +116,22 @@ class Aligner:
         renamed = Renamed(suspect, sources, in_order_of(wanted, there, read_float))
         matching = BlockMatching(self.symmetry, self.anchors, self.state, renamed, list(self.held))
         found = matching.match(differing) if (differing := matching.differing()) else matching.unmoved()
-        best = self._fitted(renamed, found)
+        best, folded = self._fitted(renamed, found)
         if not differing and self._readable(best) < ENOUGH and (stacks := matching.of_one_kind()):
             # As many blocks as there should be, and they do not fit where their names put them.
             other = matching.match(stacks)
             if other.moved:
-                run = self._fitted(renamed, other)
+                run, given = self._fitted(renamed, other)
                 if self._readable(run) > self._readable(best):
-                    best, found = run, other
-        return self._result(best, found, erase)
+                    best, folded, found = run, given, other
+        return self._result(best, folded, found, erase)
 
-    def _fitted(self, renamed: Renamed, found: Blocks) -> Sweep:
+    def _fitted(self, renamed: Renamed, found: Blocks) -> tuple[Sweep, Tensors]:
+        """The fit, and the suspect's tensors, folded, with what the fit does not see."""
         # Integers (counters) are the reference's own.
         floats = {name: source for name, source in found.sources.items() if self.state[name].is_floating_point()}
         try:
-            given = {name: renamed.of(source) for name, source in floats.items()}
+            given = {name: in_form_of(renamed.of(source), self.state[name].shape) for name, source in floats.items()}
             folded = fold(
                 self.symmetry, {name: item for name, item in given.items() if self._has_the_labels(name, item)}
             )
@@ -134,10 +139,10 @@ class Aligner:
             raise InvalidInput(
                 f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
             ) from None
-        run = Sweep(self.symmetry, self.anchors, folded)
+        run = Sweep(self.symmetry, self.anchors, self._as_seen(folded))
         run.refuse_another_architecture()
         run.fit()
-        return run
+        return run, folded
 
     def _has_the_labels(self, name: str, tensor: torch.Tensor) -> bool:
         """Whether a tensor has as many channels where these cannot change: a head for other labels says nothing, and goes with nothing."""
@@ -148,8 +153,14 @@ class Aligner:
                     return False
         return True
 
-    def _result(self, run: Sweep, found: Blocks, erase: bool) -> AlignedWeights:
-        aligned = run.change.apply(self.symmetry, {name: run.suspect[name] for name in run.fitting})
+    def _result(self, run: Sweep, folded: Tensors, found: Blocks, erase: bool) -> AlignedWeights:
+        whole = {
+            name: folded[name]
+            if name in self.held and folded[name].shape == run.suspect[name].shape
+            else run.suspect[name]
+            for name in run.fitting
+        }
+        aligned = run.change.apply(self.symmetry, whole)
         if erase:
             self._erase(aligned, run)
         report = run.report()
@@ -162,6 +173,17 @@ class Aligner:
             )
         return AlignedWeights(unfold(self.symmetry, aligned, self.state), report)
 
+    def _as_seen(self, folded: Tensors) -> Tensors:
+        """The suspect's tensors without what is held out of every input alike: the middle of a kernel, whatever the order of its channels."""
+        seen = dict(folded)
+        for name, held in self.held.items():
+            tensor = folded.get(name)
+            if tensor is not None and tensor.ndim == held.ndim > 2 and tensor.shape[2:] == held.shape[2:]:
+                alike = held[:, :1]
+                if (held == alike).all() and not held.all():
+                    seen[name] = torch.where(alike.to(tensor.device), 0, tensor)
+        return seen
+
     def with_random_carriers(
         self, carriers: list[Carrier], suspect: Mapping[str, torch.Tensor], seed: int
     ) -> tuple[Tensors, AlignedWeights]:
@@ -169,16 +191,13 @@ class Aligner:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         decoy, generator = dict(self.state), torch.Generator().manual_seed(seed)
         for carrier in carriers:
-            name = located(carrier, shapes).weight
+            found = located(carrier, shapes)
+            name = found.weight
             random = torch.randn(decoy[name].shape, generator=generator) * decoy[name].float().std()
             centre = carrier.centre(decoy[name])
             if centre is not None:
                 random += centre.reshape(-1, *[1] * (random.ndim - 1)).float()
-            if carrier.every_third_input:
-                decoy[name] = decoy[name].clone()
-                decoy[name][:, 2::3] = random[:, 2::3]
-            else:
-                decoy[name] = random
+            decoy[name] = torch.where(held_out(carrier, found, shapes[name]), random, decoy[name])
         other = copy.copy(self)
         other.state = decoy
         other.anchors = other._without_carriers(fold(self.symmetry, decoy))
@@ -211,3 +230,14 @@ class Aligner:
     def _readable(self, run: Sweep) -> float:
         shares = [(int(mask.sum()) * (name in run.fitting), mask.numel()) for name, mask in self._masks(run)]
         return sum(kept for kept, _ in shares) / max(1, sum(size for _, size in shares))
+
+
+def held_out(carrier: Carrier, found: Found, shape: tuple[int, ...]) -> torch.Tensor:
+    """Which weights of each row of a tensor the mark may lie in, `[1, in, height, width]` or `[1, in]`; in doubt all."""
+    held = torch.zeros(1, *shape[1:], dtype=torch.bool)
+    inputs = slice(2, None, 3) if carrier.every_third_input and not found.lost else slice(None)
+    if found.middle:
+        held[:, inputs, shape[2] // 2, shape[3] // 2] = True
+    else:
+        held[:, inputs] = True
+    return held

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...backbones import Carrier, canonical_rows, describe, evaluation_mode, example_images
+from ...backbones.merging import alike_merged
 from ...backbones.symmetry import Untraceable
 from ...evidence import CONTROL_LIMIT
 from ...serialization import InvalidInput, named_tensors_digest
@@ -38,7 +39,9 @@ class AlignedReading:
     """
 
     def __init__(self, suspect: Suspect, reference: nn.Module, carriers: list[Carrier]):
-        self.reference, self.tensors = reference, suspect.tensors()
+        self.tensors = suspect.tensors()
+        # A copy for inference is compared with one of the reference.
+        reference = self.reference = alike_merged(reference, list(self.tensors))
         try:
             self.aligner = Aligner(reference, _with_family(reference, carriers), images_for(reference))
         except Untraceable as error:
