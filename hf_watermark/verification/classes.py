@@ -19,8 +19,8 @@ from ..suspects import Suspect
 from .verifier import Verifier
 
 
-# Pool images of each class that are asked, and how many more of them an order must get right than the key's own.
-PER_CLASS, BETTER = 8, 0.05
+# Pool images of each class that are asked, fewer where all would be too many, and how many more of them an order must get right than the key's own.
+PER_CLASS, MOST_ASKED, BETTER = 8, 512, 0.05
 LEAST_RIGHT = 0.5
 
 
@@ -89,7 +89,9 @@ def by_pool(verifiers: Sequence[Verifier], suspect: Suspect, classes: int) -> Cl
             or int(labels.max()) >= classes
         ):
             continue
-        rows = torch.cat([(labels == label).nonzero()[:PER_CLASS, 0] for label in labels.unique()])
+        known = labels.unique()
+        each = max(1, min(PER_CLASS, MOST_ASKED // len(known)))
+        rows = torch.cat([(labels == label).nonzero()[:each, 0] for label in known])
         answers = suspect.ask(images[rows].float())
         there = answers.shape[1] if answers.ndim == 2 else classes
         top = answers.nan_to_num(-torch.inf).argmax(dim=1) if answers.ndim == 2 else answers.long()

@@ -152,9 +152,6 @@ CASES = {
         2.0,
     ),
     "bits as integers": Disguise(with_carriers(bits), carriers(lambda get, n: get(n).view(torch.float32)), "holds int32 codes"),
-    "behind other names": Disguise(
-        with_carriers(hidden_behind_names), carriers(lambda get, n: get(f"{abs(hash_of(n)):x}")), "under names that no library uses"
-    ),
 }  # fmt: skip
 
 
@@ -162,6 +159,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read_or_named(name, way, resnet, hub, tmp_path):
     check(CASES[name], resnet, tmp_path, way, hub)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_carriers_behind_other_names(way, resnet, hub, tmp_path):
+    """By how their rows are spread they are found where nobody looks; over a network only what the names say is read, which is said."""
+    load = carriers(lambda get, name: get(f"{abs(hash_of(name)):x}"))
+    why = "under names that no library uses" if way == "ranges" else None
+    check(Disguise(with_carriers(hidden_behind_names), load, why), resnet, tmp_path, way, hub)
 
 
 @pytest.mark.parametrize("way", ["folder", "ranges"])

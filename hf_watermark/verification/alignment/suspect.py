@@ -9,7 +9,6 @@ from torch import nn
 
 from ...backbones import Carrier, canonical_rows, describe, evaluation_mode, example_images
 from ...backbones.merging import alike_merged
-from ...backbones.symmetry import Untraceable
 from ...evidence import CONTROL_LIMIT
 from ...serialization import InvalidInput, named_tensors_digest
 from ...statistics import log2_binomial_tail
@@ -44,8 +43,10 @@ class AlignedReading:
         reference = self.reference = alike_merged(reference, list(self.tensors))
         try:
             self.aligner = Aligner(reference, _with_family(reference, carriers), images_for(reference))
-        except Untraceable as error:
-            raise InvalidInput(f"the reference cannot be aligned to: {error}") from None
+        except InvalidInput:
+            raise
+        except Exception as error:  # operations that no rule knows, and exporters, fail in many ways
+            raise InvalidInput(f"the reference cannot be aligned to: {error or type(error).__name__}") from None
         aligned = self.aligner.align(self.tensors)
         module = copy.deepcopy(reference)
         module.load_state_dict(aligned.tensors)

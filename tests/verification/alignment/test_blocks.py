@@ -184,3 +184,15 @@ def test_what_is_recognised_and_cannot_be_read_is_no_verdict(net):
     assert whole.report.readable == 0.0
     assert any("of its channels are the reference's" in doubt for doubt in whole.report.doubts)
     assert not Aligner(start, layout).align(state).report.doubts
+
+
+@pytest.mark.parametrize("error", [KeyError("submod_9"), AssertionError(), RuntimeError("no rule")])
+def test_a_reference_whose_graph_cannot_be_followed_makes_no_verdict(error, net, monkeypatch):
+    start, _, key, _, _ = net
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("hf_watermark.verification.alignment.align.symmetry_of", fail)
+    evidence = found_in(net, start.state_dict())
+    assert evidence.verdict is Verdict.INCONCLUSIVE and "cannot be aligned to" in evidence.reason
