@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ..evidence import Access, Check, Evidence
+from ..evidence import MOST_UNUSABLE, Access, Check, Evidence
 from ..serialization import InvalidInput
 from ..suspects import Suspect
 from .verifier import Verifier
@@ -37,12 +37,16 @@ class ClassOrder:
     places: tuple[int, ...]
     why: str
 
+    @property
+    def missing(self) -> int:
+        """How many of the key's classes the suspect does not have."""
+        return sum(place < 0 for place in self.places)
+
     def note(self) -> str:
         """For a reader of the evidence."""
-        missing = sum(place < 0 for place in self.places)
         lost = (
-            f"; {missing} of the key's classes are missing, and triggers that ask for them cannot be answered"
-            if missing
+            f"; {self.missing} of the key's classes are missing, and triggers that ask for them cannot be answered"
+            if self.missing
             else ""
         )
         return (
@@ -151,4 +155,9 @@ def read_in_orders(
     if not found:
         assert failure is not None
         raise failure
-    return min(found, key=lambda evidence: (evidence.trials == 0, evidence.log2_p))
+    best = min(found, key=lambda evidence: (evidence.trials == 0, evidence.log2_p))
+    lost = max(order.missing for order in orders)
+    if lost > MOST_UNUSABLE * len(orders[0].places) and not best.unread:
+        best.unread = f"the suspect lacks {lost} of the key's {len(orders[0].places)} classes, so that much of the mark cannot be seen in its answers"
+        best.decide()
+    return best

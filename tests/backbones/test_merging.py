@@ -70,9 +70,8 @@ def test_the_mark_is_read_from_it_without_a_reference(case, request):
     _, marked, key = case
     evidence = verify(merged_copy(marked), key)
     if "mobileone" in request.node.name:  # sums of equal branches keep two bits in three, too few for these 256
-        assert (
-            evidence.verdict is Verdict.INCONCLUSIVE and "reparameterised" in f"{evidence.warnings}{evidence.unread}"
-        )
+        assert evidence.verdict is Verdict.INCONCLUSIVE
+        assert evidence.log2_p <= -20 or "reparameterised" in f"{evidence.warnings}{evidence.unread}"
     else:
         assert evidence.found and evidence.log2_p <= -64 and evidence.rate > 0.85
 

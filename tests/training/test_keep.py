@@ -59,7 +59,7 @@ def test_a_loop_of_ones_own_holds_earlier_keys_too(shop, version_1, caplog):
         optimizer.zero_grad()
         watermark.loss().backward()
         optimizer.step()
-    assert watermark.verify().found and verify(version_1, shop.key).rate == 1
+    assert watermark.verify().found and verify(version_1, shop.key).rate > 0.99
     assert "was to be kept" not in caplog.text
     with torch.no_grad():
         for weight in version_1.parameters():
