@@ -6,6 +6,7 @@ Alignment and null tables are imported where there is a reference or a table: im
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .mapping import AutoVerifier
 from .serialization import InvalidInput, Unreadable
 from .suspects import Suspect
 from .suspects.adapters import Base
+from .verification.classes import class_orders, read_in_orders
 from .verification.reference import open_reference
 from .verification.sequential import SequentialResult, run_sequentially
 from .verification.verifier import Verifier, invalid_claim, unreadable, verify_claims
@@ -134,13 +136,13 @@ def run_check(
         given = open_reference(reference, key.backbone)
         later = lambda: given  # noqa: E731
     opened = opened.within(check.budget)
+    read = partial(verify_claims, verifiers)
     if aligns and later is not None:
         from .verification.aligned import verify_aligned
 
         check = replace(check, looks=2 * check.looks)
-        evidence = verify_aligned(verifiers, opened, check, later, key.context.start)
-    else:
-        evidence = verify_claims(verifiers, opened, check)
+        read = partial(verify_aligned, verifiers, open_reference=later, start=key.context.start)
+    evidence = read_in_orders(read, opened, check, class_orders(verifiers, opened))
     if reference is not None or later is not None:
         _say_not_aligned(evidence, verifiers)
     if null_table is None:
@@ -214,7 +216,15 @@ def verify_sequentially(
     prepared = _prepare(suspect, key, check, base)
     if isinstance(prepared, Evidence):
         return SequentialResult(prepared, 0, budget)
-    return run_sequentially(*prepared, check, before_asking)
+    verifiers, opened = prepared
+    orders = class_orders(verifiers, opened)
+    if orders:
+        # What its answers to the pool's images say goes before names, which say what whoever wrote them likes.
+        check = replace(check, looks=2 * check.looks)
+        opened = opened.reordered(orders[0].places)
+    result = run_sequentially(verifiers, opened, check, before_asking)
+    result.evidence.warnings += [order.note() for order in orders[:1]]
+    return result
 
 
 def _prepare(

@@ -72,6 +72,46 @@ except ConnectionError as error:
 else:
     raise SystemExit("nobody listens there")
 """
+READ = """
+from pathlib import Path
+
+from hf_watermark import WatermarkKey, verify
+from hf_watermark.serialization import SafetensorsFolder
+
+Path("out").mkdir(exist_ok=True)
+tensors = {name: tensor.numpy() for name, tensor in SafetensorsFolder("model").items() if tensor.is_floating_point()}
+"""
+FOUND = """
+assert verify(file, WatermarkKey.load("key")).found
+"""
+GGUF = (
+    READ
+    + """
+import gguf
+
+file = "out/model.gguf"
+writer = gguf.GGUFWriter(file, "clip")
+for name, tensor in tensors.items():
+    writer.add_tensor(name, tensor)
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
+    + FOUND
+)
+ONNX = (
+    READ
+    + """
+import onnx
+from onnx import numpy_helper
+
+file = "out/model.onnx"
+constants = [numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()]
+onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "net", [], [], constants)), file)
+"""
+    + FOUND
+)
 DEMO = """
 from hf_watermark.demo import build_demo
 
@@ -91,6 +131,8 @@ USES: dict[str, list[str]] = {
     "signing": [
         "hf-watermark publish model --key key --owner owner.json --repo-id me/my-model --dry-run --sign signer.pem"
     ],
+    "gguf": [GGUF],
+    "onnx": [ONNX],
     "endpoints": [GRADIO_APP],
     "demo": [DEMO],
     "attacks": [

@@ -56,21 +56,24 @@ def layout(build: Any) -> Row:
         model = build()
     except Exception as error:
         return {"not_built": f"{type(error).__name__}: {error}"[:200]}
-    started = time.perf_counter()
+    modules = sum(1 for _ in model.modules())
+    started = time.process_time()
     try:
         carriers = layout_of(model)
     except InvalidInput as error:
-        return {"reason": str(error)[:200]}
+        return {"reason": str(error)[:200], "modules": modules, "seconds": round(time.process_time() - started, 2)}
     thirds = sum(carrier.every_third_input for carrier in carriers)
     derived = carriers[0].role == carriers[0].name
     return {
         "found_by": "family" if not derived else "streams" if thirds < len(carriers) else "thirds",
         "carriers": len(carriers),
         "every_third_input": thirds,
+        "centred": sum(carrier.centred for carrier in carriers),
         "weights": sum(carrier.rows * carrier.eligible for carrier in carriers),
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
         "subkeys": fitting_subkeys(carriers, GreedyResidualsConfig()),
-        "seconds": round(time.perf_counter() - started, 2),
+        "modules": modules,
+        "seconds": round(time.process_time() - started, 2),
     }
 
 
@@ -97,19 +100,26 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     results = Results(options.output)
-    models = timm_models()
+    files = timm_models()
+    sizes = {
+        name: results.row("sizes", name, lambda name=name: parameters(name)).get("parameters", 0) for name in files
+    }
+    by_file: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for name, file in files.items():
+        by_file[file].append((sizes[name] or 10**12, name))
+    smallest = [min(found)[1] for found in by_file.values()]
+    for name in smallest:
+        measure_timm(results, name, files[name])
     for name, build in transformers_models():
         results.row("transformers", name, lambda build=build: layout(build))
-    if options.smallest:
-        by_file: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for name, file in models.items():
-            size = results.row("sizes", name, lambda name=name: parameters(name)).get("parameters")
-            if size:
-                by_file[file].append((size, name))
-        models = {min(found)[1]: file for file, found in by_file.items()}
-    for name, file in models.items():
-        results.row("timm", name, lambda name=name, file=file: {"file": file} | layout(lambda: on_meta(name)))
+    for name in [] if options.smallest else sorted(files, key=lambda name: sizes[name]):
+        measure_timm(results, name, files[name])
+
+
+def measure_timm(results: Results, name: str, file: str) -> None:
+    results.row("timm", name, lambda: {"file": file} | layout(lambda: on_meta(name)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from hf_watermark import (
     Owner,
     stack_trainers,
 )
-from hf_watermark.backbones import canonical_rows, describe, own_rows
+from hf_watermark.backbones import Carrier, canonical_rows, describe, own_rows
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.evaluation.nulls import null_scores
 from hf_watermark.forgery import search_keys
@@ -77,10 +77,10 @@ def fresh() -> SubKey:
 class GreedyNull:
     """Matches of one key on many models at once: the groups are placed once and read from all of them."""
 
-    def __init__(self, models: list[torch.nn.Module]):
+    def __init__(self, models: list[torch.nn.Module], carriers: list[Carrier] | None = None):
         state = models[0].state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        self.carriers = describe(shapes)
+        self.carriers = describe(shapes) if carriers is None else carriers
         self.rows = [
             own_rows(
                 {carrier.role: canonical_rows(carrier, model.state_dict(), shapes) for carrier in self.carriers}, 0, 1

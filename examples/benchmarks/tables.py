@@ -15,10 +15,12 @@ from pathlib import Path
 import table_adapters
 import table_costs
 import table_coverage
+import table_formats
 import table_matrix
 import table_methods
 import table_settings
 import table_soft_label
+import table_structures
 import table_watermas
 import table_written
 from table_section import Section
@@ -36,22 +38,24 @@ ROOMS = (
     table_written,
     table_adapters,
     table_coverage,
+    table_structures,
+    table_formats,
 )
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
-    "False positives": "laws nulls shipped-nulls seed-search one-verdict",
+    "False positives": "laws nulls structure-nulls structure-keys shipped-nulls seed-search one-verdict",
     "Settings": "settings settings-said forecasts",
-    "Models": "coverage",
+    "Models": "coverage ports formats",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
-    "Without training": "written written-survival written-folder",
+    "Without training": "written written-survival written-first written-folder",
     "Adapters": "adapters",
     "Certified": "certificates certified-attacks certify-speed certified-schedules",
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
     "mirrored tracing latency",
     "WaterMAS": "watermas-fidelity watermas-attacks sharpening interception capacity choice-watermas imperceptibility",
-    "Alignment": "aligned-large aligned-trained aligned-nulls rebasin",
+    "Alignment": "structure-families aligned-large aligned-trained aligned-nulls rebasin",
 }
 INTRODUCTION = """<!-- Written by `python examples/benchmarks/tables.py --write`; edit that and not this page. -->
 # What was measured

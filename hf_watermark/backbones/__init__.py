@@ -32,6 +32,7 @@ _NAMES = {
     "auto_class": "loading",
     "backbone_config": "loading",
     "backbone_record": "loading",
+    "by_witness": "witness",
     "canonical_form": "carriers",
     "canonical_rows": "reading",
     "describe": "carriers",
@@ -45,11 +46,15 @@ _NAMES = {
     "has_further_blocks": "placing",
     "is_plain": "formats",
     "layout_of": "layout",
+    "layout_table": "report",
+    "level": "carriers",
     "refuse_other_shapes": "carriers",
     "is_sharded": "sharding",
     "live_weights": "adapted",
     "locate": "carriers",
     "located": "placing",
+    "missing_in_words": "surplus",
+    "moved_on": "surplus",
     "logits_of": "folding",
     "named_on_backbone": "filling",
     "own_rows": "carriers",
@@ -61,7 +66,9 @@ _NAMES = {
     "second_names": "live",
     "shapes_in": "filling",
     "slot_rows": "carriers",
+    "surplus_in_words": "surplus",
     "unexplained": "placing",
+    "witnessed": "witness",
     "refuse_path": "live",
     "unwrapped": "live",
     "wrap_timm": "loading",
@@ -90,6 +97,7 @@ if TYPE_CHECKING:
     from .carriers import LayoutMismatch as LayoutMismatch
     from .carriers import canonical_form as canonical_form
     from .carriers import describe as describe
+    from .carriers import level as level
     from .carriers import locate as locate
     from .carriers import own_rows as own_rows
     from .carriers import read_carriers as read_carriers
@@ -129,5 +137,11 @@ if TYPE_CHECKING:
     from .placing import unexplained as unexplained
     from .reading import canonical_rows as canonical_rows
     from .reading import read_weight as read_weight
+    from .report import layout_table as layout_table
     from .sharding import full_parameter as full_parameter
     from .sharding import is_sharded as is_sharded
+    from .surplus import missing_in_words as missing_in_words
+    from .surplus import moved_on as moved_on
+    from .surplus import surplus_in_words as surplus_in_words
+    from .witness import by_witness as by_witness
+    from .witness import witnessed as witnessed

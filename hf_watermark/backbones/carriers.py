@@ -1,8 +1,9 @@
 """Carriers of one backbone: a public layout fixed once, and canonical rows read by it."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ STEM = "stem"
 MAX_SIZE = 2**24
 MAX_CARRIERS = 4096
 MAX_NAME = 1024
+WITNESS_ROWS = 64
 
 
 class LayoutMismatch(Unreadable):
@@ -46,6 +48,10 @@ class Carrier:
             for it. Names are no part of what makes two layouts equal.
         scale (`str`, *optional*):
             The vector behind it in that model, if there was one.
+        centred (`bool`):
+            Rows are read without their mean, because the forward pass subtracts it (weight standardisation).
+        witness (`str`):
+            How its first rows were spread there, a byte each; see `witness.py`. Empty where there is none.
     """
 
     role: str
@@ -57,6 +63,8 @@ class Carrier:
     alike: int = field(default=0, compare=False)
     name: str = field(default="", compare=False)
     scale: str | None = field(default=None, compare=False)
+    centred: bool = False
+    witness: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.shape:
@@ -88,8 +96,12 @@ class Carrier:
             raise InvalidInput(f"layout: rows, columns and stride {sizes} of a carrier do not describe a weight")
         if type(data["alike"]) is not int or not 0 <= data["alike"] <= MAX_SIZE:
             raise InvalidInput("layout: `alike` of a carrier must be a whole number")
-        if type(data["role"]) is not str or type(data["every_third_input"]) is not bool:
-            raise InvalidInput("layout: `role` of a carrier must be text and `every_third_input` true or false")
+        if type(data["role"]) is not str or not all(
+            type(data[name]) is bool for name in ("every_third_input", "centred")
+        ):
+            raise InvalidInput(
+                "layout: `role` of a carrier must be text, `every_third_input` and `centred` true or false"
+            )
         _refuse_shape(data)
         for field_name in ("name", "scale"):
             text = data[field_name]
@@ -97,6 +109,12 @@ class Carrier:
                 raise InvalidInput(
                     f"layout: `{field_name}` of a carrier must be text of at most {MAX_NAME} characters"
                 )
+        if type(data["witness"]) is not str or not re.fullmatch(
+            rf"(?:[0-9a-f]{{2}}){{0,{WITNESS_ROWS}}}", data["witness"]
+        ):
+            raise InvalidInput(
+                f"layout: `witness` of a carrier must be at most {WITNESS_ROWS} bytes in hexadecimal digits"
+            )
         return cls(**data | {"shape": tuple(data["shape"])})
 
     def select(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -105,6 +123,10 @@ class Carrier:
             return matrix
         inputs = matrix.reshape(len(matrix), -1, self.stride)
         return inputs[:, 2::3][:, : inputs.shape[1] // 3].flatten(1)
+
+    def centre(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """Mean of every row of `[rows, in, ...]` that is taken away before it is read, `[rows, 1]`; `None` where nothing is."""
+        return weight.detach().flatten(1).mean(dim=1, keepdim=True, dtype=torch.float64) if self.centred else None
 
 
 def read_carriers(layout: Mapping[str, Any]) -> list[Carrier]:
@@ -142,7 +164,8 @@ def refuse_other_shapes(carriers: Iterable[Carrier], shapes: Mapping[str, Shape]
         [`LayoutMismatch`]: when a key's carriers are not the tensors that its roles name in this model.
     """
     for carrier in carriers:
-        if carrier_at(carrier.role, locate(carrier.role, shapes), shapes, carrier.every_third_input) != carrier:
+        found = carrier_at(carrier.role, locate(carrier.role, shapes), shapes, carrier.every_third_input)
+        if replace(found, centred=carrier.centred) != carrier:
             raise LayoutMismatch(
                 "the key was made for another backbone: the weights that it marks have other shapes here; make a fresh key"
             )
@@ -170,8 +193,9 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
 
     A row is divided by its root mean square and multiplied by the sign of the BatchNorm weight or LayerScale that follows. This is
     the folded weight up to a positive factor per row, so row scaling and sign flips across BatchNorm, which cost a thief
-    nothing, leave it unchanged. A dead row (zero scale, zero weights, or any that are not finite) is all zero. Differentiable in the
-    weights, with the row's scale held constant.
+    nothing, leave it unchanged. Rows that the forward pass standardises lose their mean first, but what is zero stays zero and says nothing. A
+    dead row (zero scale, zero weights, or any that are not finite) is all zero. Differentiable in the weights, with the row's mean and scale
+    held constant.
 
     Args:
         weight (`torch.Tensor`):
@@ -179,8 +203,10 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
         scale (`torch.Tensor`, *optional*):
             The vector behind these rows.
     """
-    rows = carrier.select(weight.reshape(len(weight), -1))
+    rows, centre = carrier.select(weight.reshape(len(weight), -1)), carrier.centre(weight)
     rows = rows if rows.dtype == torch.float64 else rows.float()
+    if centre is not None:
+        rows = torch.where(rows == 0, 0, rows.double() - centre)
     stored = rows.detach()
     least, most = torch.aminmax(stored, dim=1, keepdim=True)
     largest = torch.maximum(most, -least)
@@ -193,6 +219,12 @@ def canonical_form(carrier: Carrier, weight: torch.Tensor, scale: torch.Tensor |
     if scale is not None:
         rows = rows * scale.detach().float().flatten().sign().nan_to_num(0)[:, None]
     return _with_what_was_lost(rows, stored)
+
+
+def level(rows: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    """`[rows, columns]` whose mean is zero, all of it taken out of the weights that are not `held`."""
+    free = (~held).sum(dim=1, keepdim=True)
+    return torch.where(held | (free == 0), rows, rows - rows.sum(dim=1, keepdim=True) / free.clamp_min(1))
 
 
 def _norms(rows: torch.Tensor) -> torch.Tensor:

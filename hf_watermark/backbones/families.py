@@ -159,11 +159,32 @@ class Found:
     Args:
         axes (`tuple[int, ...]`, *optional*):
             How the stored axes have to be permuted to `[out, in, height, width]`; `None` where they are in this order.
+        more (`tuple[str, ...]`, *optional*):
+            Tensors whose rows follow, where the weight is stored in several.
+        part, of (`int`, *optional*):
+            Which of how many equal parts of the stored rows it is.
+        middle (`bool`, *optional*):
+            Whether it is the middle of a larger kernel.
+        hollow (`bool`, *optional*):
+            Whether the middle of its kernel belongs to another carrier, and is left out.
+        lost (`bool`, *optional*):
+            Whether it went into this tensor, in which it has no place of its own.
     """
 
     weight: str
     scale: str | None
     axes: tuple[int, ...] | None = None
+    more: tuple[str, ...] = ()
+    part: int = 0
+    of: int = 1
+    middle: bool = False
+    hollow: bool = False
+    lost: bool = False
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the weight is one tensor of the file as it is."""
+        return self.axes is None and not self.more and self.of == 1 and not (self.middle or self.hollow or self.lost)
 
 
 def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]]:

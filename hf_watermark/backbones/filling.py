@@ -20,8 +20,8 @@ from ..serialization import UnreadableFormat, shown
 from .carriers import LayoutMismatch
 from .formats import read_float
 from .names import Renamed, Source, ports, prefixes_of
-from .placing import CHANNELS_LAST
 from .sharding import full_parameter, is_sharded
+from .stored.turning import is_turned, turned
 
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ def _filled(
     model_class: Any = model_class_of(config)
     shapes = shapes_in(tensors)
     attempt = _fitting(model_class, config, shapes)
+    if attempt.lost and whole and (classes := _other_classes(model_class, config, attempt, shapes)):
+        config.num_labels = classes
+        attempt = _fitting(model_class, config, shapes)
     if attempt.lost and whole:
         raise LayoutMismatch(
             f"the suspect's tensors do not fit the owner's architecture or label count: {len(attempt.lost)} tensors are missing or "
@@ -114,11 +117,30 @@ def _filled(
         if name in attempt.unknown:
             continue
         try:
-            state[name] = _turned(renamed[name], attempt.turned)
+            state[name] = turned(renamed[name]) if attempt.turned else renamed[name]
         except UnreadableFormat as error:
             failures.append(error)
     model, lost, _ = _load(model_class, config, state)
     return model, lost, failures
+
+
+def _other_classes(model_class: Any, config: Any, attempt: Attempt, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many classes the suspect has, if its head alone does not fit, and fits with another number of them; else 0."""
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    base = f"{model_class.base_model_prefix}."
+    numbers = set()
+    for name in attempt.lost:
+        source = next(
+            (attempt.sources[key] for key in (name, name.removeprefix(base), base + name) if key in attempt.sources),
+            None,
+        )
+        own = wanted.get(name, wanted.get(base + name, ()))
+        there = () if source is None else source.shape(shapes)
+        if not own or not there or own[0] != config.num_labels or own[1:] != there[1:]:
+            return 0
+        numbers.add(there[0])
+    return numbers.pop() if len(numbers) == 1 else 0
 
 
 def gathered_model(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
@@ -178,20 +200,12 @@ def _try(model_class: Any, config: Any, sources: dict[str, Source], shapes: Mapp
     base = f"{model_class.base_model_prefix}."
     unknown |= {name for name in sources if base + name in unknown or name.removeprefix(base) in unknown}
     wrong = info["mismatched_keys"]
-    if wrong and all(_is_turned(tuple(there), tuple(wanted)) for _, there, wanted in wrong):
-        turned = {name: _turned(tensor, True) for name, tensor in stand_ins.items()}
-        _, lost_then, _ = _load(model_class, config, turned)
+    if wrong and all(is_turned(tuple(there), tuple(wanted)) for _, there, wanted in wrong):
+        others = {name: turned(tensor) for name, tensor in stand_ins.items()}
+        _, lost_then, _ = _load(model_class, config, others)
         if len(lost_then) < len(lost):
             return Attempt(sources, lost_then, unknown, turned=True)
     return Attempt(sources, lost, unknown)
-
-
-def _is_turned(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(there) == 4 and tuple(there[axis] for axis in CHANNELS_LAST) == wanted
-
-
-def _turned(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
-    return tensor.permute(CHANNELS_LAST) if turned and tensor.ndim == 4 else tensor
 
 
 def _read(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:

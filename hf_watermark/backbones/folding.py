@@ -138,6 +138,9 @@ class FoldedNet:
 
 def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
     """Every BatchNorm with running statistics, and the layer whose output object it is given."""
+    from .treatment import Treatment, observe  # which needs this module
+
+    seen = observe(model).treatments
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     outputs: dict[int, tuple[str, int]] = {}
     kept, pairs = [], {}
@@ -161,7 +164,8 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
     hooks += [
         module.register_forward_hook(remember(name))
         for name, module in model.named_modules()
-        if isinstance(module, FOLDABLE)
+        # Nothing can be folded into rows that are normalised themselves before they are used.
+        if isinstance(module, FOLDABLE) and seen.get(f"{name}.weight", Treatment()) == Treatment()
     ]
     try:
         with torch.no_grad(), evaluation_mode(model):

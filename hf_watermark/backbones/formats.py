@@ -11,6 +11,7 @@ import torch
 
 from ..serialization import UnreadableFormat, shown
 from .sharding import full_parameter
+from .stored.packed import group_size
 
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -27,7 +28,7 @@ SCALES = (
     "{1}.scale",
     "{1}.scales",
     "{1}_scale",
-    "{1}.SCB",
+    "{1}.scale_weight",
 )
 ZEROS = ("{0}_zero_point", "{0}_zero_points", "{0}_zeros", "{0}.zero_point", "{0}.zeros", "{1}.zero_point", "{1}.zeros", "{1}_zero_point")  # fmt: skip
 
@@ -116,15 +117,19 @@ def _spread(factors: torch.Tensor, shape: tuple[int, ...], name: str) -> torch.T
     rows, columns = shape[0], math.prod(shape[1:])
     if factors.numel() == 1:
         return factors.reshape(())
-    if factors.numel() == rows and max(factors.shape) == rows:
+    # `[1, n]` belongs to the columns, for whoever multiplies by it as it is.
+    for_columns = tuple(factors.shape) == (1, columns) and rows == columns
+    if factors.numel() == rows and max(factors.shape) == rows and not for_columns:
         return factors.reshape(rows, *[1] * (len(shape) - 1))
     if tuple(factors.shape) == shape:
         return factors
-    if factors.ndim == 2 and factors.shape[0] <= rows and factors.shape[1] <= columns:
-        for axis, size in enumerate((rows, columns)):
-            block = -(-size // factors.shape[axis])
-            factors = factors.repeat_interleave(block, dim=axis).narrow(axis, 0, size)
-        return factors.reshape(shape)
+    if factors.ndim == 2 and not for_columns:
+        sizes = [group_size(size, count) for size, count in zip((rows, columns), factors.shape, strict=True)]
+        for axis, (size, whole) in enumerate(zip(sizes, (rows, columns), strict=True)):
+            if size is not None:
+                factors = factors.repeat_interleave(size, dim=axis).narrow(axis, 0, whole)
+        if None not in sizes:
+            return factors.reshape(shape)
     raise UnreadableFormat(
         f"{shown(name)} of shape {list(factors.shape)} does not say which of {list(shape)} codes it scales"
     )

@@ -20,6 +20,7 @@ from .carriers import Carrier, carrier_at, describe
 from .families import Found, Shape, is_vector
 from .folding import evaluation_mode, example_images
 from .ordering import core_shape
+from .treatment import Observation, Treatment, observe
 
 
 # Weights of later writers below which other weights have to help: two sub-keys of 512 bits in groups of 64, thrice over.
@@ -48,13 +49,18 @@ def layout_of(model: nn.Module, layers: Iterable[str] | None = None) -> list[Car
         [`~serialization.InvalidInput`]: when no weight of the model can carry a mark, or a layer does not exist.
     """
     shapes = {name: tuple(weight.shape) for name, weight in live_weights(model).items()}
+    seen = observe(model)
     if layers is not None:
-        return describe(shapes, layers)
+        return [_as_used(carrier, seen) for carrier in describe(shapes, layers)]
     try:
         named = describe(shapes)
     except InvalidInput:  # no family, or names that several parts share
         named = []
-    if named and _size(named) >= LEAST_SHARE * sum(math.prod(shape) for shape in shapes.values()):
+    if (
+        named
+        and all(_is_plain(carrier, seen) for carrier in named)
+        and _size(named) >= LEAST_SHARE * sum(math.prod(shape) for shape in shapes.values())
+    ):
         return named
     known, found = _DERIVED.get(model, ({}, []))
     if known != shapes:
@@ -63,15 +69,35 @@ def layout_of(model: nn.Module, layers: Iterable[str] | None = None) -> list[Car
     return found
 
 
+def _is_plain(carrier: Carrier, seen: Observation) -> bool:
+    """Whether the forward pass uses a carrier as its name says."""
+    scale = () if carrier.scale is None else (carrier.scale,)
+    return (
+        seen.treatments.get(carrier.name, Treatment()) == Treatment() and seen.behind.get(carrier.name, scale) == scale
+    )
+
+
+def _as_used(carrier: Carrier, seen: Observation) -> Carrier:
+    """A carrier that was chosen by hand."""
+    how, behind = seen.treatments.get(carrier.name, Treatment()), seen.behind.get(carrier.name, ())
+    if how is None:
+        raise InvalidInput(
+            f"`layers` names {carrier.name!r}, of which the forward pass uses something else than its rows (normalised, rounded, or added to another one), so "
+            "a mark in it could be changed without changing an answer; name other layers"
+        )
+    return replace(carrier, centred=how.centred, scale=behind[0] if len(behind) == 1 else carrier.scale)
+
+
 def derived(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Carrier]:
     """The carriers that the graph of a model shows; those that its modules show where it cannot be traced."""
+    seen = observe(model)
     try:
         writers = _traced(model, shapes)
     except Exception:  # control flow, operations on numbers, code of the user's: exporters fail in many ways
         writers = _declared(model, shapes)
-    found = _chosen(writers, shapes)
+    found = _chosen(writers, shapes, seen)
     if _size(found) < ENOUGH:  # much of the graph is of operations without a rule
-        found = max(found, _chosen(_declared(model, shapes), shapes), key=_size)
+        found = max(found, _chosen(_declared(model, shapes), shapes, seen), key=_size)
     if not found:
         raise InvalidInput(
             f"no weight of this {type(model).__name__} can carry a mark: it has no linear layer or convolution of at least {FEWEST_INPUTS} inputs "
@@ -81,15 +107,15 @@ def derived(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Carrier]:
     return [replace(carrier, alike=alike[core_shape(carrier.shape)]) for carrier in found]
 
 
-def _chosen(writers: Sequence["Writer"], shapes: Mapping[str, Shape]) -> list[Carrier]:
-    found = [_derived(writer, shapes, third=False) for writer in writers if writer.later]
+def _chosen(writers: Sequence["Writer"], shapes: Mapping[str, Shape], seen: Observation) -> list[Carrier]:
     whole = sum(math.prod(shapes[writer.weight]) for writer in writers)
+    able = [writer for writer in writers if writer.later or writer.inner and shapes[writer.weight][1] >= FEWEST_INPUTS]
+    carriers = {writer.weight: _derived(writer, shapes, seen) for writer in able}
+    found = [carrier for writer in able if writer.later and (carrier := carriers[writer.weight])]
     if _size(found) >= max(ENOUGH, SHARE * whole):
         return found
     return [
-        _derived(writer, shapes, third=not writer.later)
-        for writer in writers
-        if writer.later or writer.inner and shapes[writer.weight][1] >= FEWEST_INPUTS
+        replace(carrier, every_third_input=not writer.later) for writer in able if (carrier := carriers[writer.weight])
     ]
 
 
@@ -103,8 +129,6 @@ class Writer:
     A weight that writes channels from channels, in the order of the graph.
 
     Args:
-        scale (`str`, *optional*):
-            The vector that multiplies its rows afterwards.
         later (`bool`):
             Whether another weight has written to the same stream before, so that this one is not needed to recognise its channels.
         inner (`bool`):
@@ -112,14 +136,23 @@ class Writer:
     """
 
     weight: str
-    scale: str | None = None
     later: bool = False
     inner: bool = True
 
 
-def _derived(writer: Writer, shapes: Mapping[str, Shape], third: bool) -> Carrier:
-    scale = writer.scale if writer.scale and is_vector(shapes.get(writer.scale), shapes[writer.weight][0]) else None
-    return carrier_at(writer.weight, Found(writer.weight, scale), shapes, third)
+def _derived(writer: Writer, shapes: Mapping[str, Shape], seen: Observation) -> Carrier | None:
+    """The carrier that a writer is; `None` where what is read could be turned without changing an answer."""
+    how = seen.treatments.get(writer.weight, Treatment())
+    # The signs of two vectors behind each other can be changed at once, and one number turns all rows.
+    scales = seen.behind.get(writer.weight, ())
+    if (
+        how is None
+        or len(scales) > 1
+        or not all(is_vector(shapes.get(scale), shapes[writer.weight][0]) for scale in scales)
+    ):
+        return None
+    carrier = carrier_at(writer.weight, Found(writer.weight, next(iter(scales), None)), shapes, False)
+    return replace(carrier, centred=how.centred)
 
 
 # --- From the graph
@@ -130,7 +163,8 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
     from .symmetry.structure import components
 
     with evaluation_mode(model):
-        found = trace(model, example_images(model, _side(model)).to(next(model.parameters()).device))
+        image = example_images(model, _side(model)).to(next(model.parameters()).device)
+        found = trace(model, image, observe(model).treatments)
     channel = components(found.links, found.count)
     uses = [use for use in found.uses if use.tensor in shapes]
     reads = {use.tensor: use.ids for use in uses if use.flow == "in" and use.axis == 1}
@@ -139,29 +173,32 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
     matrices = list(dict.fromkeys(use.tensor for use in uses if use.tensor in reads and use.tensor in writes))
     if not matrices:
         raise InvalidInput("the graph shows no weight that reads channels and writes others")
-    behind = {
-        use.ids.tobytes(): use.tensor for use in reversed(uses) if use.flow == "in" and _thin(shapes[use.tensor])
-    }
-    scales = {writer: scale for scale, writer in found.scalers.items()}
     values = _labels(channel, [item.value for item in found.attentions if item.value is not None])
     read = _labels(channel, [use.ids for use in uses if use.flow == "in" and not _thin(shapes[use.tensor])])
     widest: dict[bytes, int] = {}
     for name in matrices:
         stream = channel[writes[name]].tobytes()
         widest[stream] = max(widest.get(stream, 0), found.positions.get(name, 0))
-    written: set[bytes] = set()
+    written: dict[bytes, list[Writer]] = {}
     writers = []
     for number, name in enumerate(matrices):
         stream = channel[writes[name]].tobytes()
-        inner = bool(number and np.isin(channel[writes[name]], read).all())
         # What writes at a few positions only gates the stream instead of adding to it; what reads an attention's values is mixed with them.
-        adds = bool(found.positions.get(name, 0) >= widest[stream] / 8)
+        places = found.positions.get(name, 0)
+        adds = places >= widest[stream] / 8 and (places > 1 or widest[stream] == 1)
         apart = not bool(np.isin(channel[reads[name]], values).any())
-        later = inner and stream in written and adds and apart
-        writers.append(
-            Writer(name, scales.get(name) or behind.get(writes[name].tobytes()), later, inner and adds and apart)
-        )
-        written.add(stream)
+        inner = bool(number and np.isin(channel[writes[name]], read).all()) and adds and apart
+        before = written.setdefault(stream, [])
+        writers.append(Writer(name, later=inner and bool(before), inner=inner))
+        before.append(writers[-1])
+        if (
+            len(before) == 2
+            and before[0].inner
+            and writers[-1].later
+            and math.prod(shapes[before[0].weight]) > math.prod(shapes[name])
+        ):
+            # The smaller one of the two that begin a stream suffices to recognise its channels.
+            before[0].later, before[1].later = True, False
     return writers
 
 
@@ -185,19 +222,20 @@ def _thin(shape: Shape) -> bool:
 
 
 def _declared(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
+    known = observe(model).treatments
     names = [
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(module, "groups", 1) == 1
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+        and getattr(module, "groups", 1) == 1
+        # Of a model that cannot be run, those of torch's own layers are known to be used as they are.
+        and (known or type(module).forward in (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward))
     ]
     names = [name for name in names if name in shapes and math.prod(shapes[name][1:]) > 1]
-    if len(names) <= 2:  # layers of the user's own: any matrix that is no table of embeddings
-        tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-        names = [
-            name
-            for name, shape in shapes.items()
-            if len(shape) in (2, 4) and min(shape[:2]) > 1 and name not in tables
-        ]
+    if known and len(names) <= 2:  # layers of the user's own: any matrix that meets an activation
+        names = [name for name, shape in shapes.items() if len(shape) in (2, 4) and min(shape[:2]) > 1]
+    if known:
+        names = [name for name in names if known.get(name) is not None]
     # The first one is the stem; the last one is the head, and there may be others of as many classes.
     return [
         Writer(name, inner=number > 0 and shapes[name][0] != shapes[names[-1]][0]) for number, name in enumerate(names)

@@ -1,75 +1,20 @@
 """
-Finds a model's tensors in a suspect under other names: any prefix, what older versions of transformers wrote to disk, and the ports between
-timm and transformers. Both sides are spelled in one neutral way, close to timm's, and equal spellings belong together.
+Finds a model's tensors in a suspect under other names: any prefix, and the spellings of other libraries that `ports.toml` knows.
 """
 
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
-
-Rewrite = tuple[str, str | Callable[[re.Match], str]]
-PREFIX = r"(?:module\.|_orig_mod\.|model\.|timm_model\.|vit\.|resnet\.|swin\.|convnext\.|mobilenet_v2\.|mobilevit\.|segformer\.)*"
+from .spelling import Group, Word, groups_of
 
 
-def _next(template: str) -> Callable[[re.Match], str]:
-    """A replacement in which `{0}` is the first group and `{0+1}` its successor."""
-
-    def replace(match: re.Match) -> str:
-        numbers = {f"{i}": group for i, group in enumerate(match.groups())}
-        numbers |= {
-            f"{i}+1": str(int(group) + 1) for i, group in enumerate(match.groups()) if group and group.isdigit()
-        }
-        return re.sub(r"\{([^}]+)\}", lambda item: numbers[item[1]], template)
-
-    return replace
-
-
-# Applied in this order; every pattern belongs to one library's spelling of one family.
-REWRITES: tuple[Rewrite, ...] = (
-    (rf"^{PREFIX}", ""),
-    # ResNet
-    (r"^embedder\.embedder\.convolution\.", "conv1."),
-    (r"^embedder\.embedder\.normalization\.", "bn1."),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.", _next("layer{0+1}.{1}.conv{2+1}.")),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.", _next("layer{0+1}.{1}.bn{2+1}.")),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.", _next("layer{0+1}.{1}.downsample.0.")),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.", _next("layer{0+1}.{1}.downsample.1.")),
-    # ConvNeXt
-    (r"^embeddings\.patch_embeddings\.(weight|bias)$", r"stem.0.\1"),
-    (r"^embeddings\.layernorm\.", "stem.1."),
-    (r"^encoder\.stages\.(\d+)\.downsampling_layer\.(\d)\.", r"stages.\1.downsample.\2."),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layer_scale_parameter", r"stages.\1.blocks.\2.gamma"),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layernorm\.", r"stages.\1.blocks.\2.norm."),
-    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.pwconv(\d)\.", r"stages.\1.blocks.\2.mlp.fc\3."),
-    # Swin
-    (r"^encoder\.layers\.(\d+)\.downsample\.", _next("layers.{0+1}.downsample.")),
-    (r"^encoder\.layers\.(\d+)\.blocks\.", r"layers.\1.blocks."),
-    (r"relative_position_bias\.relative_position_bias_table", "relative_position_bias_table"),
-    # ViT, and what it shares with Swin
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.norm\.", "patch_embed.norm."),
-    (r"^embeddings\.cls_token", "cls_token"),
-    (r"^embeddings\.position_embeddings", "pos_embed"),
-    (r"^(?:encoder\.layer|layers)\.(\d+)\.(?=attention|intermediate|output|layernorm|mlp)", r"blocks.\1."),
-    (r"\.attention\.(?:attention|self)\.(query|key|value)\.", lambda match: f".attn.{match[1][0]}."),
-    (r"\.attention\.self\.", ".attn."),
-    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
-    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.attention\.", ".attn."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"^layernorm\.", "norm."),
-    # Heads
-    (r"^(?:classifier\.1|classifier|fc|head\.fc|head)\.(weight|bias)$", r"head.\1"),
-    (r"^head\.norm\.", "norm."),
-)  # fmt: skip
+# Queries, keys and values; keys and values.
+PARTS = (2, 3)
+# Ways to read a list of names that are compared.
+MOST_GROUPS = 6
 
 
 class Renamed(Mapping[str, torch.Tensor]):
@@ -91,10 +36,13 @@ class Renamed(Mapping[str, torch.Tensor]):
         self.tensors, self.sources, self.read = tensors, dict(sources), read or (lambda tensors, name: tensors[name])
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        source = self.sources[name]
+        return self.of(self.sources[name])
+
+    def of(self, source: "Source") -> torch.Tensor:
+        """What lies there in the suspect."""
         parts = [self.read(self.tensors, part) for part in source.names]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return whole if source.third is None else whole.chunk(3)[source.third]
+        return whole if source.of == 1 else whole.chunk(source.of)[source.part]
 
     def __contains__(self, name: object) -> bool:
         return name in self.sources
@@ -107,26 +55,47 @@ class Renamed(Mapping[str, torch.Tensor]):
 
 
 class Source(NamedTuple):
-    """Tensors that are laid end to end, and which third of that is meant (all of it by default)."""
+    """Tensors that are laid end to end, and which of how many equal parts of that is meant (all of it by default)."""
 
     names: tuple[str, ...]
-    third: int | None = None
+    part: int = 0
+    of: int = 1
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         first = tuple(shapes[self.names[0]])
         if not first:
             return first
         rows = sum(shapes[name][0] if shapes[name] else 1 for name in self.names)
-        return (rows if self.third is None else rows // 3, *first[1:])
+        return (rows // self.of, *first[1:])
+
+
+def in_form_of(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """
+    The same numbers in the form in which another library stores them: a linear layer as a convolution of 1 x 1, a vector with sizes of 1 around it.
+    What cannot be told from another tensor stays as it is.
+
+    Args:
+        shape (`Sequence[int]`):
+            Of the tensor there, which may have other channels.
+    """
+    if tensor.ndim == len(shape) or not tensor.ndim:
+        return tensor
+    if tensor.numel() == math.prod(shape):
+        return tensor.reshape(tuple(shape))
+    sizes = [size for size in tensor.shape if size > 1]
+    places = [place for place, size in enumerate(shape) if size > 1]
+    if len(sizes) != len(places):
+        return tensor
+    known = dict(zip(places, sizes, strict=True))
+    return tensor.reshape([known.get(place, 1) for place in range(len(shape))])
 
 
 def best_spelling(names: Sequence[str], wanted: Sequence[str]) -> dict[str, Source]:
     """Of the prefixes under which the suspect has most of the wanted names, the shallowest; in the library's own spelling if possible."""
-    exact = [(prefix, under_prefix(names, wanted, prefix)) for prefix in prefixes_of(names, wanted)[:1]]
-    if exact and len(exact[0][1]) > len(wanted) / 2:
-        return exact[0][1]
-    ported = [(len(found), found) for _, found in ports(names, wanted)]
-    return max([(len(found), found) for _, found in exact] + ported, key=lambda item: item[0], default=(0, {}))[1]
+    exact = [under_prefix(names, wanted, prefix) for prefix in prefixes_of(names, wanted)[:1]]
+    if exact and len(exact[0]) == len(wanted):
+        return exact[0]
+    return max([*exact, *(found for _, found in ports(names, wanted))], key=len, default={})
 
 
 def prefixes_of(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -147,50 +116,71 @@ def under_prefix(names: Iterable[str], wanted: Iterable[str], prefix: str) -> di
 
 def ports(names: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, dict[str, Source]]]:
     """The wanted tensors in other spellings, by the prefix they stand under, that with most of them first."""
-    by_neutral = {neutral(name): name for name in wanted}
-    parts = {part for name in by_neutral for part in _thirds(name)} | {_whole(name)[0] for name in by_neutral}
-    spelled: dict[str, dict[str, str]] = {}
-    for name in names:
-        for start in _starts(name):
-            tail = neutral(name[start:])
-            if tail in by_neutral or tail in parts:
-                spelled.setdefault(name[:start], {}).setdefault(tail, name)
-    found = [(prefix, _sources(by_neutral, own)) for prefix, own in spelled.items()]
-    return sorted(found, key=lambda item: (-len(item[1]), item[0].count("."), item[0]))
+    there: dict[str, list[Group]] = {}
+    for group in groups_of(names):
+        there.setdefault(group.architecture, []).append(group)
+    best: dict[str, dict[str, Source]] = {}
+    for own in groups_of(wanted)[:MOST_GROUPS]:
+        for other in there.get(own.architecture, ())[:MOST_GROUPS]:
+            if len(best.get(other.prefix, ())) < len(wanted):
+                found = pair(own, other)
+                if len(found) > len(best.get(other.prefix, ())):
+                    best[other.prefix] = found
+    return sorted(best.items(), key=lambda item: (-len(item[1]), item[0].count("."), item[0]))
 
 
-def _sources(by_neutral: Mapping[str, str], found: Mapping[str, str]) -> dict[str, Source]:
-    sources = {}
-    for tail, name in by_neutral.items():
-        whole, third = _whole(tail)
-        if tail in found:
-            sources[name] = Source((found[tail],))
-        elif _thirds(tail) and all(part in found for part in _thirds(tail)):
-            sources[name] = Source(tuple(found[part] for part in _thirds(tail)))
-        elif whole and whole in found:
-            sources[name] = Source((found[whole],), third)
-    return sources
+def pair(wanted: Group, there: Group) -> dict[str, Source]:
+    """The tensors of one model's spelling in another's: by wanted name, where it lies."""
+    order, other_order = order_of(wanted), order_of(there)
+    known: dict[Place, tuple[int, str]] = {}
+    for word, (rank, name) in there.words.items():
+        for place in places_of(word, other_order):
+            known[place] = min((rank, name), known.get(place, (rank, name)))
+    sources: dict[str, tuple[int, Source]] = {}
+    for word, (rank, name) in wanted.words.items():
+        for place in places_of(word, order):
+            source = source_of(place, known)
+            if source is not None and rank <= sources.get(name, (rank, source))[0]:
+                sources[name] = rank, source
+    return {name: source for name, (_, source) in sources.items()}
+
+
+class Place(NamedTuple):
+    """A word, with its block by number or in order, so that two libraries mean the same."""
+
+    word: Word
+    order: int | None
+
+
+def order_of(group: Group) -> dict[tuple[int, ...], int]:
+    """Number of each block in the order of the model."""
+    return {block: number for number, block in enumerate(sorted({word.block for word in group.words if word.block}))}
+
+
+def places_of(word: Word, order: Mapping[tuple[int, ...], int]) -> list[Place]:
+    if not word.block:
+        return [Place(word, None)]
+    # A sequence says by itself where it begins.
+    number = word.block[0] if len(word.block) == 1 and not word.ordered else order[word.block]
+    found = [Place(word._replace(block=()), number)]
+    return found if word.ordered else [Place(word, None), *found]
+
+
+def source_of(place: Place, known: Mapping[Place, tuple[int, str]]) -> Source | None:
+    """The tensor itself, the parts that it is laid together from, or the whole of which it is a part."""
+    if place in known:
+        return Source((known[place][1],))
+    if place.word.of > 1:
+        whole = place._replace(word=place.word.whole)
+        return Source((known[whole][1],), place.word.part, place.word.of) if whole in known else None
+    for of in PARTS:
+        parts = [place._replace(word=place.word._replace(part=part, of=of)) for part in range(of)]
+        if all(part in known for part in parts):
+            return Source(tuple(known[part][1] for part in parts))
+    return None
 
 
 def _starts(name: str) -> list[int]:
     """Where a name without a prefix may begin. Deeper than this no library nests."""
     dots = [place + 1 for place, letter in enumerate(name) if letter == "."]
     return [0, *dots][:24]
-
-
-@lru_cache(maxsize=65536)
-def neutral(name: str) -> str:
-    for pattern, replacement in REWRITES:
-        name = re.sub(pattern, replacement, name, count=1)
-    return name
-
-
-def _thirds(name: str) -> list[str]:
-    """Queries, keys and values of a joint projection."""
-    return [name.replace(".attn.qkv.", f".attn.{part}.") for part in "qkv"] if ".attn.qkv." in name else []
-
-
-def _whole(name: str) -> tuple[str, int | None]:
-    """The joint projection that a name is a third of, and which."""
-    match = re.search(r"\.attn\.([qkv])\.", name)
-    return (name.replace(match[0], ".attn.qkv."), "qkv".index(match[1])) if match else ("", None)

@@ -10,18 +10,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice, product
 
 from ..serialization import InvalidInput, shown
 from .carriers import STEM, Carrier, LayoutMismatch, locate
 from .families import FAMILIES, Family, Found, Shape, is_vector, last_of_each_block, scale_behind, spelled_in
+from .merging import in_merged_copies
 from .ordering import MOST_PLACES, by_shapes, core_shape, fits
+from .porting import in_other_spellings
+from .spelling import Group, groups_of
+from .stored.turning import CHANNELS_LAST
 
 
-# `[out, height, width, in]` (MLX, TensorFlow Lite) to `[out, in, height, width]`.
-CHANNELS_LAST = (0, 3, 1, 2)
 _ROLE = re.compile(r"(.+)\.(\d+)")
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -37,12 +39,15 @@ class Placing:
         by_names (`bool`):
             Whether names say so. Else only shapes and order do, and that the mark is not seen there means nothing.
         scaled (`bool`):
-            Of a merged model from which a base is taken away: whether its rows may have been scaled since.
+            Of a model with a merged adapter from which a base is taken away: whether its rows may have been scaled since.
+        merged (`bool`):
+            Whether branches beside the carriers are summed into the same tensors. Then too it means nothing that the mark is not seen.
     """
 
     found: tuple[Found, ...]
     by_names: bool = True
     scaled: bool = False
+    merged: bool = False
 
 
 def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> list[Placing]:
@@ -57,6 +62,10 @@ def find_places(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> lis
         [`LayoutMismatch`]: when there is none, or too many to tell.
     """
     places = _distinct(Placing(found) for found in _by_names(carriers, shapes))
+    if not places:
+        places = _distinct(Placing(found) for found in _by_ports(carriers, shapes))
+    if not places:
+        places = _distinct(Placing(found, merged=shared) for found, shared in in_merged_copies(carriers, shapes))
     if not places:
         places = _distinct(Placing(found, by_names=False) for found in by_shapes(carriers, shapes))
     if not places:
@@ -75,7 +84,9 @@ def located(carrier: Carrier, shapes: Mapping[str, Shape]) -> Found:
     Raises:
         [`LayoutMismatch`]: when the suspect lacks the tensor or it has another shape.
     """
-    found = next(_by_names([carrier], shapes), None)
+    found = next(_by_names([carrier], shapes), None) or next(_by_ports([carrier], shapes), None)
+    if found is None:
+        found = next((found for found, _ in in_merged_copies([carrier], shapes)), None)
     if found is None:
         raise _mismatch([carrier], shapes)
     return found[0]
@@ -95,6 +106,23 @@ def _axes(
             return None
         axes.append(CHANNELS_LAST if turned else None)
     return axes
+
+
+# --- By ports
+
+
+def _by_ports(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Iterator[tuple[Found, ...]]:
+    """Every way in which the names of another library and its shapes fit."""
+    for sources, scales in in_other_spellings(carriers, shapes):
+        given = {f"{number}": source.shape(shapes) for number, source in enumerate(sources)}
+        axes = _axes(list(given), carriers, given)
+        if axes is None:
+            continue
+        for found in _with_scales(carriers, [source.names[0] for source in sources], scales, axes, shapes):
+            yield tuple(
+                replace(item, more=source.names[1:], part=source.part, of=source.of)
+                for item, source in zip(found, sources, strict=True)
+            )
 
 
 # --- By names
@@ -282,12 +310,22 @@ def unexplained(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> boo
         for prefix, names in spelled_in(dialect, shapes).items()
         for name in names.values()
     }
+    other = _other_spelling(carriers, shapes)
+    if other is not None:
+        known = {name for _, name in other.words.values()}
     if any(carrier.role in shapes or not _ROLE.fullmatch(carrier.role) for carrier in carriers):
         return False
     others = Counter(core_shape(shape) for name, shape in shapes.items() if name not in known)
     return all(
         others[kind] >= count for kind, count in Counter(core_shape(carrier.shape) for carrier in carriers).items()
     )
+
+
+def _other_spelling(carriers: Sequence[Carrier], shapes: Mapping[str, Shape]) -> Group | None:
+    """What a suspect's names say, where it is another library's names that say where the carriers lie."""
+    if next(_by_names(carriers, shapes), None) is not None:
+        return None
+    return next(iter(groups_of(shapes)), None)
 
 
 def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape], copies: int = 1) -> bool:
@@ -297,7 +335,10 @@ def has_further_blocks(carriers: Sequence[Carrier], shapes: Mapping[str, Shape],
     """
     marked = Counter(filter(None, (_family_of(carrier, shapes) for carrier in carriers)))
     kinds = {core_shape(carrier.shape) for carrier in carriers}
-    there = Counter(map(core_shape, shapes.values()))
+    # Queries, keys and values that the key's library stores in one tensor are no blocks.
+    other = _other_spelling(carriers, shapes)
+    parts = {name for word, (_, name) in other.words.items() if word.of > 1} if other is not None else set()
+    there = Counter(core_shape(shape) for name, shape in shapes.items() if name not in parts)
     if any(carrier.alike and there[core_shape(carrier.shape)] > copies * carrier.alike for carrier in carriers):
         return True
     return any(

@@ -25,11 +25,21 @@ def canonical_rows(
         [`~serialization.UnreadableFormat`]: when its numbers cannot be told from what is stored.
     """
     found = found or located(carrier, shapes)
+    if found.lost:
+        return torch.zeros(carrier.rows, carrier.eligible)
     scale = None if found.scale is None else read_float(weights, found.scale)
     return canonical_form(carrier, read_weight(weights, found), scale)
 
 
 def read_weight(weights: Mapping[str, torch.Tensor], found: Found) -> torch.Tensor:
     """The weight of one carrier as numbers, `[out, in, height, width]` or `[out, in]`."""
-    weight = read_float(weights, found.weight)
+    parts = [read_float(weights, name) for name in (found.weight, *found.more)]
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if found.of > 1:
+        weight = weight.chunk(found.of)[found.part]
+    if found.middle:
+        weight = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
+    if found.hollow:
+        weight = weight.clone()
+        weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = 0
     return weight if found.axes is None else weight.permute(found.axes)

@@ -15,25 +15,48 @@ from .loading import silence_loading
 from .options import JsonOption
 from .passphrase import PassphraseFd, PassphraseFile, open_secret, read_passphrase
 from .progress import begin
-from .secrets import KeyOption
 
 
-EXAMPLE = "Example:\n\nhf-watermark inspect suspect-folder --key keys/my-model"
+EXAMPLE = (
+    "Examples:\n\nhf-watermark inspect suspect-folder --key keys/my-model\n\nhf-watermark inspect my-model --layout\n\n"
+    "hf-watermark inspect timm:regnety_002 --layout"
+)
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Model folder or .safetensors file to read.")],
-    key: KeyOption,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model folder or .safetensors file to read; for --layout also owner/name[@revision] or timm:ARCHITECTURE."
+        ),
+    ],
+    key: Annotated[Path | None, typer.Option("--key", metavar="DIR", help="The owner's key folder.")] = None,
+    layout: Annotated[
+        bool,
+        typer.Option(
+            "--layout", help="Say where marks in weights would lie in this model, and how much fits. Needs no key."
+        ),
+    ] = False,
     json: JsonOption = False,
     passphrase_fd: PassphraseFd = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """
-    Read a multi-bit mark: the payload that error correction recovers, bit errors by layer, and the p-value.
+    Read a multi-bit mark: the payload that error correction recovers, bit errors by layer, and the p-value. With --layout: which weights carry a mark,
+    which ones only align, and how many sub-keys fit; of the model only its config is read.
 
     Exit status: 0 mark found, 1 not found, 2 bad usage or unreadable input, 3 inconclusive, 4 invalid claim.
     """
+    if (key is None) != layout:
+        raise InvalidInput("give exactly one of --key DIR, to read a mark, and --layout, to see where one would lie")
     begin(f"Reading {model}")
+    if key is None:
+        from .layouts import layout_of_model, show_layout
+
+        silence_loading()
+        places = layout_of_model(model)
+        typer.echo(json_format.dumps(places, indent=2)) if json else show_layout(places)
+        return
     passphrase = read_passphrase(passphrase_fd, passphrase_file)
 
     from ..keys import WatermarkKey
@@ -41,7 +64,7 @@ def inspect(
     silence_loading()
     secret = open_secret(lambda words: WatermarkKey.load(key, words), passphrase)
     with Console(stderr=True).status("Reading ..."):
-        found = read_marks(model, secret)
+        found = read_marks(Path(model), secret)
     if json:
         typer.echo(json_format.dumps(found, indent=2))
     else:

@@ -4,6 +4,7 @@ Reading a model folder of the user's own.
 transformers is imported where a model is built: most commands read weights only.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def silence_loading() -> None:
 
     # Read when transformers is imported, which most commands never do.
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    # torch tells of types of torchao that it knows by itself by now.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     disable_progress_bars()
     imported = sys.modules.get("transformers.utils.logging")
     if imported is not None:

@@ -26,7 +26,13 @@ MOST_IMAGES = 256
 
 
 def mark(
-    model: Annotated[Path, typer.Argument(help="Folder of your own finished model. It is not changed; keep it.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder of your own finished model, or user/repo[@revision] on the Hub. It is not changed; keep it.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="New folder for the marked model.")],
     owner: OwnerOption = None,
     key: Annotated[
@@ -72,7 +78,7 @@ def mark(
 
     Exit status: 0 marked and read back, 1 not read back, 2 bad usage or unreadable input.
     """
-    begin(f"Reading {model}")
+    begin(f"Reading {source}")
     folder = output.with_name(f"{output.name}-key") if key is None else key
     refuse_existing(output)
     refuse_existing(folder, "--key")
@@ -87,11 +93,13 @@ def mark(
 
     from transformers import AutoImageProcessor
 
+    from ..marking.nets import model_folder
     from ..marking.writing import mark_net
     from ..publishing.cost import write_cost
     from ..publishing.precommit import public_files, write_public_files
     from ..verifying import verify
 
+    model = model_folder(source)
     processor: Any = None
     if (model / PREPROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(model, local_files_only=True, trust_remote_code=False)
@@ -110,7 +118,7 @@ def mark(
     evidence = verify(output, secret)
     write_public_files(output, public_files(secret, evidence.found))
     write_cost(output, marked.fidelity.to_dict())
-    typer.echo(f"wrote {output}; its key is {folder}: keep both and {model}, and publish only the first")
+    typer.echo(f"wrote {output}; its key is {folder}: keep both and {source}, and publish only the first")
     if passphrase is None:
         typer.echo(
             f"warning: {folder} is not encrypted, only its file mode protects it; --passphrase-file FILE encrypts it",

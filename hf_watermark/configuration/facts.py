@@ -1,6 +1,6 @@
 """`MethodFacts`: what a method says about itself. Methods are listed and planned without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,8 +93,8 @@ class MethodFacts:
         """Images that a verifier asks per sub-key; 0 where weights are read."""
         return 0
 
-    def capacity(self, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Capacity | None:
-        """What a backbone of these parameters can hold; `None` where its weights do not matter, as for black-box methods."""
+    def capacity(self, config: Any, carriers: Sequence[Any]) -> Capacity | None:
+        """What a backbone with these carriers ([`~backbones.Carrier`]) can hold; `None` where its weights do not matter, as for black-box methods."""
         return None
 
 

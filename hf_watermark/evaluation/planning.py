@@ -148,9 +148,13 @@ def capacity_of(method: str, model: Any, bits: int) -> dict[str, Any] | None:
     black-box methods, whose room are the classes and images. Shapes are enough, nothing is trained.
     """
     entry = method_entry(method)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if entry.access != "weights":
+        return None
+
+    from ..backbones import layout_of
+
     config = entry.load("Config")(**entry.facts.fields(bits, model.config.num_labels))
-    found = entry.facts.capacity(config, shapes)
+    found = entry.facts.capacity(config, layout_of(model))
     if found is None:
         return None
     return {"parameters": model.num_parameters(), "most_bits": found.most_units, "subkeys": found.subkeys}

@@ -1,7 +1,7 @@
 """`Watermark`: marks in whatever loop calls it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,8 @@ from ..keys import Owner, WatermarkKey, refuse_keys_inside, refuse_unloaded
 from ..mapping import AutoEmbedding
 from ..publishing.precommit import public_files, write_public_files
 from ..serialization import InvalidInput
-from ..training.embedding import Change, Embedding, Moment, unchanged
+from ..training.embedding import Change, Embedding, Moment, TrainingData, unchanged
+from ..training.keeping import kept_embeddings, warn_of_lost
 from ..training.marks import Marks, key_for_all, process_count, process_rank
 from ..training.preflight import refuse_uncarried
 from .batches import LABELS, answers, as_mapping, in_form_of, training_data
@@ -55,6 +56,8 @@ class Watermark:
             How many optimizer steps the training will take: needed by methods that begin or rise at a share of them.
         processor (*optional*):
             Image processor of the model: its normalisation is committed.
+        keep (`Sequence[WatermarkKey]`, *optional*):
+            Earlier keys whose marks the model carries, with methods among the configs: they are held, and [`verify`] says when one is lost.
 
     Attributes:
         key ([`WatermarkKey`]): Save it: it is in no checkpoint.
@@ -98,6 +101,7 @@ class Watermark:
         data: Any = None,
         steps: int = 0,
         processor: Any = None,
+        keep: Sequence[WatermarkKey] = (),
     ):
         if (owner is None) == (key is None):
             raise ValueError(
@@ -119,6 +123,8 @@ class Watermark:
             raise ValueError("`data` is missing: give the training data that the triggers of this key were made from")
         kinds = [AutoEmbedding.for_method(item.method) for item in configs]
         self._marks = Marks(self.key, bare, kinds, configs, given)
+        self._kinds, self._kept = kinds, tuple(keep)
+        self._marks.embeddings += kept_embeddings(self._kept, kinds, bare, TrainingData(self.data, given.collate))
         self._loop = Loop(self._marks.embeddings, steps)
         self._in_step = self._own_steps = False
         self._rows = 0  # of the batch that `extend` returned, until its loss is asked for
@@ -348,6 +354,7 @@ class Watermark:
                 "; ".join([evidence.reason, *self._loop.problems(), *self._loop.unfinished()]),
                 f"Train longer, or raise {self._marks.stronger()}.",
             )
+        warn_of_lost(self._kept, self._kinds, self._marks.whole_model())
         return evidence
 
     def whole_model(self) -> nn.Module:

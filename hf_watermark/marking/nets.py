@@ -16,11 +16,13 @@ from ..backbones import example_images, unwrapped
 from ..backbones.names import Renamed, Source
 from ..publishing.files import JSON_NAMES, LABELS, TERMS
 from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest
+from ..suspects.source import RepoSource, parse_repo
 from .fidelity import answers, relative_change
 from .pictures import usual_side
 from .stored import NotStreamed, Weights, empty_model, hollow
 
 
+CONFIG = "config.json"
 RESULTS = "_results.json"  # of the model before the mark
 
 
@@ -193,12 +195,45 @@ class StoredNet:
         os.replace(self._draft, folder)
 
 
+def model_folder(source: str | Path) -> Path:
+    """
+    Where a model lies on this machine: a folder as it is; of a repository on the Hub (`user/repo[@revision]`) what is marked and copied is fetched.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the repository cannot be read, or holds no safetensors or no config.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark.marking.nets import model_folder
+
+    >>> model_folder("my-model").name
+    'my-model'
+    ```
+    """
+    named = parse_repo(source) if isinstance(source, str) and not Path(source).exists() else None
+    if named is None:
+        return Path(source)
+    repo = RepoSource(*named)
+    if CONFIG not in repo.sizes:
+        raise InvalidInput(f"{repo.name}: has no {CONFIG}, so it does not say what model its weights belong to")
+    repo.weights()
+    for name in repo.sizes:
+        if _is_known(name):
+            repo.path(name)
+    return repo.path(CONFIG).parent
+
+
 def _is_copied(path: Path) -> bool:
     """Files beside the weights that are as true of the marked model."""
     if path.is_symlink() or not path.is_file():
-        return path.is_symlink() and path.name in JSON_NAMES  # as in the Hub's cache
-    known = path.name in JSON_NAMES or LABELS.fullmatch(path.name) or TERMS.fullmatch(path.name)
-    return bool(known) and not path.name.endswith(RESULTS)
+        return path.is_symlink() and _is_known(path.name)  # as in the Hub's cache
+    return _is_known(path.name)
 
 
-__all__ = ["LoadedNet", "Net", "NotStreamed", "StoredNet"]
+def _is_known(name: str) -> bool:
+    known = name in JSON_NAMES or LABELS.fullmatch(name) or TERMS.fullmatch(name)
+    return bool(known) and not name.endswith(RESULTS)
+
+
+__all__ = ["LoadedNet", "Net", "NotStreamed", "StoredNet", "model_folder"]

@@ -10,7 +10,7 @@ Steps 1 and 2 repeat until 1 finds nothing to do, because 2 changes the unit in 
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import Carrier, example_images, read_carriers, refuse_half_precision, refuse_path
+from ..backbones import Carrier, example_images, level, read_carriers, refuse_half_precision, refuse_path
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding, AutoVerifier
 from ..serialization import InvalidInput
+from ..suspects.source import parse_repo
 from ..training.embedding import Embedding, TrainingData
 from ..training.keeping import read_back, unread_keys
 from ..training.planning import make_key
 from .fidelity import FidelityReport, measure_fidelity
 from .inputs import Inputs, layer_inputs
 from .keys import configs_of
-from .nets import LoadedNet, Net, NotStreamed, StoredNet
+from .nets import LoadedNet, Net, NotStreamed, StoredNet, model_folder
 from .pictures import dead_leaves, usual_side
 from .rows import compensated, output_shift
 
@@ -83,7 +84,7 @@ def mark_model(
         model (`nn.Module`, `str` or `Path`):
             A classifier, a segmentation model or a backbone, in float32. It is not changed: keep it, the key commits to it as the reference
             that aligned readings take. Or a folder of such a model with `config.json` and safetensors: it is never loaded in full, so it may be
-            larger than the memory, and the marked copy has the same shards.
+            larger than the memory, and the marked copy has the same shards. Or `user/repo[@revision]` on the Hub, which is fetched into its cache.
         config ([`WatermarkConfig`], `str` or `dict`):
             `"greedy_residuals"` or `"watermas"`, or a config of these. Without `subkeys`, there are as many as the `budget` allows, and at least
             2 where they fit: one is opened on purpose when the model is published.
@@ -99,7 +100,7 @@ def mark_model(
         seed (`bytes`, *optional*):
             32 secret bytes from which the key follows; drawn anew by default.
         output (`str` or `Path`, *optional*):
-            For a folder: the folder of the marked copy, which must not exist.
+            For a folder or a repository: the folder of the marked copy, which must not exist.
         keep (`Sequence[WatermarkKey]`, *optional*):
             Earlier keys whose marks the model carries, of any method. They are read back from the marked copy.
 
@@ -124,10 +125,10 @@ def mark_model(
             raise InvalidInput("`output` is for a folder; save the marked model with `save_pretrained`")
         return mark_net(LoadedNet(model), config, owner, images, budget, processor, seed, keep)
     if output is None:
-        if not os.path.isdir(model):
+        if not os.path.isdir(model) and parse_repo(str(model)) is None:
             refuse_path(model)
-        raise InvalidInput("`model` is a folder: give `output`, a new folder for the marked model")
-    with StoredNet(model, output) as net:
+        raise InvalidInput("`model` is a folder or a repository: give `output`, a new folder for the marked model")
+    with StoredNet(model_folder(model), output) as net:
         marked = mark_net(net, config, owner, images, budget, processor, seed, keep)
         net.save(Path(output))
     return Marked.of(Path(output), marked[1], marked.fidelity)
@@ -225,11 +226,16 @@ def write(
     portions = [[carrier] for carrier in carriers] if embedding.streams else [list(carriers)]
     for portion in portions:
         layers = {carrier.name: carrier.name.rpartition(".")[0] for carrier in portion}
-        behind = {name: _takes_shift(model, layer, folds) for name, layer in layers.items()}
+        centred = {carrier.name for carrier in portion if carrier.centred}
+        # Of rows that are standardised nobody knows how far they shift the output.
+        behind = {
+            name: None if name in centred else _takes_shift(model, layer, folds) for name, layer in layers.items()
+        }
         needed = [*layers, *(carrier.scale for carrier in portion), *behind.values()]
         with net.lent(dict.fromkeys(name for name in needed if name is not None)):
             only = portion[0].name if embedding.streams else None
-            _write_portion(embedding, only, {name: inputs[name] for name in layers if name in inputs}, behind, ridge)
+            own = {name: inputs[name] for name in layers if name in inputs}
+            _write_portion(embedding, only, own, behind, centred, ridge)
 
 
 def _write_portion(
@@ -237,6 +243,7 @@ def _write_portion(
     only: str | None,
     inputs: Mapping[str, Inputs],
     behind: Mapping[str, str | None],
+    centred: Collection[str],
     ridge: float,
 ) -> None:
     model = embedding.model
@@ -252,7 +259,10 @@ def _write_portion(
             weight = model.get_parameter(name)
             change = (weight - before[name]).float().reshape(mask.shape)
             change = compensated(change, mask.to(change.device), inputs[name], ridge, keep_mean=behind[name] is None)
-            weight.copy_(before[name] + change.reshape(weight.shape))
+            rows = before[name].float().reshape(mask.shape) + change
+            # Weights that are read without the mean of their row were written into one without a mean.
+            rows = level(rows, mask.to(rows.device)) if name in centred else rows
+            weight.copy_(rows.reshape(weight.shape))
     for name in held:
         taker = behind[name]
         if name in inputs and taker is not None:

@@ -1,10 +1,10 @@
 """Model folders of safetensors: which files hold the model, and its tensors read one at a time."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .documents import read_json
 from .files import InvalidInput, naming, open_regular
@@ -28,6 +28,28 @@ if TYPE_CHECKING:
 SHARDS = 2_048
 LARGE = 2**20
 INDEX_NAME = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+# What stands before `.safetensors` in variants of one model, the best first; the model without such a word is the one that libraries load.
+PRECISIONS = (
+    "",
+    "fp32",
+    "float32",
+    "non_ema",
+    "ema",
+    "bf16",
+    "bfloat16",
+    "fp16",
+    "float16",
+    "half",
+    "fp8",
+    "int8",
+    "8bit",
+    "int4",
+    "4bit",
+)
+_VARIANT = re.compile(
+    rf"(?P<stem>.*?)(?:\.(?P<variant>{'|'.join(PRECISIONS[1:])}))?(?:-\d{{5}}-of-\d{{5}})?\.safetensors", re.DOTALL
+)
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 
 
@@ -41,8 +63,11 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         path (`str` or `Path`): A `.safetensors` file, or a folder with `model.safetensors`, with
             `model.safetensors.index.json` and its shards, or with any `.safetensors` shards.
         max_bytes (`int`, *optional*, defaults to 16 GiB): Largest accepted sum of file sizes.
+        partial (`bool`, *optional*, defaults to `False`): Accept a sharded model of which shards are missing.
 
     Attributes:
+        left_out (`tuple[str, ...]`): Weight files beside those that are read, such as another precision of the model.
+        lacking (`str`): Which shards are missing, in words; empty for none.
         infos (`dict[str, TensorInfo]`): Header entry of each tensor.
         shapes (`dict[str, tuple[int, ...]]`): Shape of each tensor.
         beside (`frozenset[str]`): Names of everything in the folder.
@@ -53,16 +78,20 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         [`UnreadableFormat`]: on reading a tensor of a type that cannot be read, with NaN or infinite values, or that two files hold.
     """
 
-    def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES):
+    def __init__(self, path: str | Path, max_bytes: int = WEIGHT_BYTES, partial: bool = False):
         self.path = Path(path)
         self.beside = frozenset(file.name for file in self.path.iterdir()) if self.path.is_dir() else frozenset()
-        files, weight_map = _weight_files(self.path)
+        chosen = _weight_files(self.path)
+        files = [(self.path if self.path.is_dir() else self.path.parent) / name for name in chosen.files]
+        if chosen.lacking and not partial:
+            raise InvalidInput(f"{self.path}: {said_of(chosen.lacking)}.")
+        self.left_out, self.lacking = chosen.left_out, said_of(chosen.lacking)
         headers: dict[str, dict[str, TensorInfo]] = {}
         self._starts: dict[str, int] = {}
         for file in files:
             headers[file.name], self._starts[file.name] = read_safetensors_layout(file, max_bytes)
             max_bytes -= file.stat().st_size
-        self.infos, names, self._twice = merge_headers(headers, weight_map, self.path)
+        self.infos, names, self._twice = merge_headers(headers, chosen.weight_map, self.path)
         folder = files[0].parent
         self._files = {tensor: folder / name for tensor, name in names.items()}
         self.shapes = {name: info.shape for name, info in self.infos.items()}
@@ -73,6 +102,13 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
         tensor = as_tensor(data, info, info.shape, name, self._files[name])
         refuse_not_finite(tensor, name, self._files[name])
         return tensor
+
+    def document(self, name: str) -> dict[str, Any]:
+        """A JSON file of the folder, for what it may explain: empty where there is none, or no proper one."""
+        try:
+            return read_json(self.path / name, allow_floats=True) if name in self.beside else {}
+        except InvalidInput:
+            return {}
 
     def stored(self, name: str) -> tuple[TensorInfo, bytearray | mmap]:
         """Header entry and bytes of a tensor, whatever they mean."""
@@ -156,37 +192,46 @@ def refuse_twice(name: str, twice: Mapping[str, list[str]], where: str | Path) -
         )
 
 
-def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The safetensors files behind a path and, for a sharded model, which tensor its index puts where."""
-    if not path.is_dir():
-        return [path], None
-    index = path / INDEX_NAME
-    names, weight_map = choose_weight_files(
-        names_in(path), lambda: read_json(index, HEADER_BYTES, allow_floats=True), path
-    )
-    return [path / name for name in names], weight_map
-
-
-def choose_weight_files(
-    names: Collection[str], read_index: Callable[[], dict[str, Any]], where: str | Path
-) -> tuple[list[str], dict[str, str] | None]:
+class Chosen(NamedTuple):
     """
-    Which files of a folder or repo hold the model: `model.safetensors`, or the shards that its index names, or all `.safetensors` files.
+    Args:
+        files (`tuple[str, ...]`): The weight files that hold the model, in order.
+        weight_map (`Mapping[str, str]`, *optional*): Of an indexed model: the file of each tensor.
+        left_out (`tuple[str, ...]`): Weight files beside them that may be the model as well.
+        lacking (`tuple[str, ...]`): Shards that ought to be there and are not.
+    """
+
+    files: tuple[str, ...]
+    weight_map: Mapping[str, str] | None = None
+    left_out: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
+def _weight_files(path: Path) -> Chosen:
+    """The safetensors files behind a path."""
+    if not path.is_dir():
+        return Chosen((path.name,))
+    index = path / INDEX_NAME
+    return choose_weight_files(names_in(path), lambda: read_json(index, HEADER_BYTES, allow_floats=True), path)
+
+
+def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[str, Any]], where: str | Path) -> Chosen:
+    """
+    Which files of a folder or repo hold the model: `model.safetensors`, or the shards that its index names, or all `.safetensors` files, of several
+    precisions of one model the best.
 
     Args:
         names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not looked at.
         read_index (`Callable`): Reads the content of `model.safetensors.index.json`.
 
-    Returns:
-        File names in order and, for an indexed model, the file of each tensor.
-
     Raises:
         [`InvalidInput`]: when there is none, or the index breaks its format.
     """
+    here = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    others = tuple(name for name in here if name != ADAPTER)
     if "model.safetensors" in names:
-        return ["model.safetensors"], None
-    weight_map = None
-    chosen = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+        return Chosen(("model.safetensors",), None, tuple(name for name in others if name != "model.safetensors"))
+    weight_map, wanted = None, _one_precision(here)
     if INDEX_NAME in names:
         weight_map = read_index().get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -196,9 +241,43 @@ def choose_weight_files(
                 raise InvalidInput(
                     f"{where}: shard name {str(name)[:64]!r} in {INDEX_NAME} is not a plain .safetensors file name."
                 )
-        chosen = sorted(set(weight_map.values()))
-    if len(chosen) > SHARDS:
-        raise InvalidInput(f"{where}: {len(chosen)} shards, limit {SHARDS}.")
+        wanted = sorted(set(weight_map.values()))
+    if len(wanted) > SHARDS:
+        raise InvalidInput(f"{where}: {len(wanted)} shards, limit {SHARDS}.")
+    chosen = tuple(name for name in wanted if name in here)
+    if wanted and not chosen:
+        raise InvalidInput(f"{where}: {said_of(wanted)}.")
     if not chosen:
         raise refusal(where, kind_of_names(names), MODEL)
-    return chosen, weight_map
+    lacking = tuple(name for name in wanted if name not in here) or tuple(_gaps(chosen))
+    return Chosen(chosen, weight_map, tuple(name for name in others if name not in chosen), lacking)
+
+
+def _one_precision(names: list[str]) -> list[str]:
+    """Of files that differ in what stands between the name and its ending (`model.fp16.safetensors`), the best precision."""
+    by_stem: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        match = _VARIANT.fullmatch(name)
+        assert match is not None
+        by_stem.setdefault(match["stem"], {}).setdefault(match["variant"] or "", []).append(name)
+    best = (min(variants.items(), key=lambda item: PRECISIONS.index(item[0]))[1] for variants in by_stem.values())
+    return sorted(name for files in best for name in files)
+
+
+def _gaps(names: Iterable[str]) -> Iterator[str]:
+    """Shards that the numbers of the others count, and that are not there."""
+    counted = [match for name in names if (match := re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", name))]
+    for stem, count in sorted({(match[1], match[3]) for match in counted}):
+        there = {int(match[2]) for match in counted if (match[1], match[3]) == (stem, count)}
+        if int(count) <= SHARDS:
+            yield from (
+                f"{stem}-{number:05}-of-{count}.safetensors"
+                for number in range(1, int(count) + 1)
+                if number not in there
+            )
+
+
+def said_of(lacking: Collection[str]) -> str:
+    """What to do about shards that are not there."""
+    shown_names = ", ".join(list(lacking)[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+    return f"a part of the model is missing ({shown_names}): download it again" if lacking else ""

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     schema: str = ""
 
 
-MODEL = "a model in safetensors: the folder that `save_pretrained` wrote, or one .safetensors file"
+MODEL = "a model in safetensors: the folder that `save_pretrained` wrote, or one .safetensors, .gguf or .onnx file"
 KEY_FILE = "key.json"
 KEY_DOCUMENT = "hf-watermark/keyfile/"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -104,6 +104,18 @@ def pickled(name: str) -> Kind:
 def refusal(where: str | Path, kind: Kind, expected: str) -> InvalidInput:
     """The error of a reader that found something else."""
     return InvalidInput(f"{where}: {kind.what}; expected {expected}" + (f". {kind.instead}" if kind.instead else ""))
+
+
+def damaged(path: str | Path, kind: str, why: object) -> InvalidInput:
+    """The error of a reader of GGUF or ONNX files that could not make sense of one."""
+    found = _NAMED[f".{kind.lower()}"]
+    told = shown_text(f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why))
+    return refusal(path, Kind(f"{found.what}, and cannot be read ({told})", found.instead), MODEL)
+
+
+def shown_text(text: str) -> str:
+    """What a library says about a stranger's file: printable, in one line, and not too long."""
+    return _plain(" ".join(text.split()))
 
 
 def refuse_other_kinds(path: str | Path, expected: str, schema: str = "") -> None:

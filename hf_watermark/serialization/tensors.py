@@ -65,6 +65,11 @@ def shown(name: str) -> str:
     return text if len(text) <= 120 else f"{text[:100]}... ({len(name)} characters)"
 
 
+def dtype_name(tensor: "torch.Tensor") -> str:
+    """The stored type of a tensor as safetensors calls it; empty for one that it cannot store."""
+    return _DTYPE_OF_TORCH.get(str(tensor.dtype).removeprefix("torch."), "")
+
+
 class TensorInfo(NamedTuple):
     """One entry of a safetensors header; `begin` and `end` count bytes from the start of the data, after the header."""
 
@@ -233,6 +238,8 @@ def named_tensors_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
     Returns:
         `str`: 64 hexadecimal digits.
     """
+    # Of weights that are put together when they are read, what is stored.
+    tensors = getattr(tensors, "origin", tensors)
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(hashlib.sha256(name.encode()).digest() + _digest_in(tensors, name))

@@ -1,10 +1,15 @@
 """What whoever answers for a suspect may say, and what is made of it. They are a stranger: text, nothing, numbers of any kind."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ..serialization import InvalidInput, Unreadable
+
+
+# Below the least logit of an answer: its exponent is nothing.
+NEVER = 1e3
 
 
 class AccessError(InvalidInput):
@@ -49,6 +54,29 @@ def top_labels(answers: torch.Tensor, classes: int, name: str) -> torch.Tensor:
         # NaN scores must not count as an answer.
         labels, usable = answers.argmax(dim=1), answers.isfinite().all(dim=1)
     return torch.where(usable, labels, -1)
+
+
+def in_order(given: Any, places: Sequence[int], logits: bool) -> Any:
+    """
+    Answers in another order of classes; what is no tensor stays.
+
+    Args:
+        places (`Sequence[int]`):
+            Number of each class in the answers, -1 where there is none: it is never the answer. Images whose answer is in no place get none that can be used.
+    """
+    if not isinstance(given, torch.Tensor) or given.ndim not in (1, 2):
+        return given
+    order = torch.tensor(places, device=given.device)
+    there = order >= 0
+    if given.ndim == 1:
+        known = given[:, None].long() == order[None, :].where(there, -2)
+        return torch.where(known.any(dim=1), known.int().argmax(dim=1), -1)
+    if not len(order[there]) or int(order.max()) >= given.shape[1]:
+        return given
+    best = given.nan_to_num(-torch.inf).argmax(dim=1)
+    missing = given.amin(dim=1, keepdim=True) - NEVER if logits else torch.zeros_like(given[:, :1])
+    found = torch.where(there[None, :], given[:, order.clamp_min(0)], missing)
+    return found.masked_fill(~torch.isin(best, order[there])[:, None], torch.nan)
 
 
 def usable_scores(answers: torch.Tensor, classes: int, name: str) -> torch.Tensor:

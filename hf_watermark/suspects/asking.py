@@ -1,14 +1,23 @@
 """What is asked of a suspect, within a budget, and what its answers are read as."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 
 from ..serialization import InvalidInput
-from .answers import AccessError, BudgetExceeded, LabelsOnly, as_tensor, refuse_other_scores, top_labels, usable_scores
+from .answers import (
+    AccessError,
+    BudgetExceeded,
+    LabelsOnly,
+    as_tensor,
+    in_order,
+    refuse_other_scores,
+    top_labels,
+    usable_scores,
+)
 from .pictures import PictureSuspect
 
 
@@ -47,6 +56,24 @@ class Askable:
         other = copy.copy(self)
         limits = [self._most, None if budget is None else self.queries + budget]
         other._most = min((limit for limit in limits if limit is not None), default=None)
+        return other
+
+    def apart(self) -> Self:
+        """The same suspect, asked for something that is no part of a check: it counts for no budget."""
+        other = copy.copy(self)
+        other._asked, other._most = Asked(fits=True), None
+        return other
+
+    def reordered(self, places: Sequence[int]) -> Self:
+        """
+        The same suspect, whose answers are in another order of classes.
+
+        Args:
+            places (`Sequence[int]`):
+                Its number of each class; -1 where it has none. An answer that is none of these is unusable.
+        """
+        other, ask = copy.copy(self), self._answer
+        other._answer = None if ask is None else lambda images: in_order(ask(images), places, self._logits)
         return other
 
     @property

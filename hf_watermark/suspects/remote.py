@@ -9,9 +9,9 @@ from huggingface_hub import constants, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from ..serialization import InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
+from ..serialization import JSON_BYTES, InvalidInput, SafetensorsFolder, parse_json, parse_safetensors_header
 from ..serialization.files import naming
-from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers, refuse_twice
+from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_headers, refuse_twice, said_of
 from ..serialization.tensors import (
     HEADER_BYTES,
     WEIGHT_BYTES,
@@ -96,12 +96,13 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
             raise HubError(f"{repo}: the Hub named no commit for this revision")
         self._sizes = {file.rfilename: file.size for file in found.siblings or []}
         self.beside = frozenset(self._sizes)
-        files, weight_map = choose_weight_files(self._sizes, self._read_index, repo)
-        self.size = sum(self._size_of(file) for file in files)
+        chosen = choose_weight_files(self._sizes, self._read_index, repo)
+        self.left_out, self.lacking = chosen.left_out, said_of(chosen.lacking)
+        self.size = sum(self._size_of(file) for file in chosen.files)
         if self.size > max_bytes:
             raise InvalidInput(f"{repo}: its weights have {self.size} bytes, limit {max_bytes}.")
-        headers = {file: self._read_header(file) for file in files}
-        self.infos, self._files, self._twice = merge_headers(headers, weight_map, repo)
+        headers = {file: self._read_header(file) for file in chosen.files}
+        self.infos, self._files, self._twice = merge_headers(headers, chosen.weight_map, repo)
         self.shapes = {name: info.shape for name, info in self.infos.items()}
         self.dtypes = {name: info.dtype for name, info in self.infos.items()}
 
@@ -159,7 +160,18 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
                 token=self._api.token,
                 endpoint=self._api.endpoint,
             )
-        return SafetensorsFolder(folder)
+        return SafetensorsFolder(folder, partial=True)
+
+    def document(self, name: str) -> dict[str, Any]:
+        """As of [`~serialization.SafetensorsFolder`]; costs a request where the file is there and small."""
+        size = self._sizes.get(name)
+        if not isinstance(size, int) or not 0 < size <= JSON_BYTES:
+            return {}
+        raw = bytes(self._read(name, 0, size))
+        try:
+            return parse_json(raw, allow_floats=True)
+        except InvalidInput:
+            return {}
 
     def row_bytes(self, name: str) -> int:
         """Bytes of one row of a tensor."""
@@ -283,4 +295,4 @@ def cached_folder(repo: str) -> SafetensorsFolder:
             f"{repo} is not in the cache and offline mode is on; run `hf download {parsed[0]}` once with network, or unset "
             "HF_HUB_OFFLINE"
         ) from None
-    return SafetensorsFolder(folder)
+    return SafetensorsFolder(folder, partial=True)

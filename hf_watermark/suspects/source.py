@@ -17,7 +17,7 @@ from .errors import HubError, hub_errors
 MOST_FILES = 10_000
 WEIGHT_BYTES = 16 * 2**30
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
-FILE_SUFFIXES = (".safetensors", ".json", *PICKLED)
+FILE_SUFFIXES = (".safetensors", ".json", ".gguf", ".onnx", *PICKLED)
 WEIGHT_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors|model\.safetensors\.index\.json")
 
 

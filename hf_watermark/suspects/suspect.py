@@ -1,13 +1,12 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import is_offline_mode
 from torch import nn
 
 from ..backbones import (
@@ -25,14 +24,15 @@ from ..backbones import (
     unwrapped,
 )
 from ..evidence import Access
-from ..serialization import InvalidInput, SafetensorsFolder, Unreadable
+from ..keys.context import class_names
+from ..serialization import InvalidInput, Unreadable
 from ..serialization.kinds import is_adapter
 from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
 from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
 from .pictures import Function, PictureSuspect
-from .remote import RangesIgnored, RemoteSafetensors, cached_folder
 from .source import Source, parse_repo, refuse_missing_file
+from .stored import as_meant, config_beside, files_at, live_as_meant, tensors_of_repo
 
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Suspect(Askable):
         unusable (`int`): Answers among them that could not be used.
         base ([`Base`], *optional*): What was given to put an adapter on, or to take away from a whole model.
         unread (`str`): Why what was read may not be what the suspect computes; then "not found" is not said.
+        stored_as (`str`): Formats that its weights are stored in, where these are no plain numbers.
 
     Example:
 
@@ -93,9 +94,11 @@ class Suspect(Askable):
         super().__init__(name, answer, batch_size, logits=module is not None)
         self._module, self._tensors, self._weights, self._shapes = module, tensors, weights, shapes
         self.unread = ADAPTED if "adapter_config.json" in getattr(weights, "beside", ()) else ""
+        self.stored_as = ""
         self.base: Base | None = None
         self._changes: Any = None  # by the base's names, or why they cannot be read
         self._changed: Suspect | None = None
+        self._labels: Callable[[], Mapping[str, Any]] = dict  # the config that says how its classes are called
         self._named: Callable[[], Mapping[str, torch.Tensor]] = lambda: {}  # by the names of the owner's architecture
 
     @classmethod
@@ -155,25 +158,17 @@ class Suspect(Askable):
     def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None, base: Base | None) -> "Suspect":
         if not path.exists():
             raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
-        tensors = SafetensorsFolder(path)
-        return cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
+        tensors = files_at(path)
+        suspect = cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
+        suspect._labels = lambda: config_beside(path)
+        return suspect
 
     @classmethod
     def _open_repo(
         cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None, base: Base | None
     ) -> "Suspect":
-        if is_offline_mode():
-            cached = cached_folder(repo)
-            return cls._of_files(repo, cached, backbone, lambda: cached, base)
-        try:
-            tensors = RemoteSafetensors(repo, token)
-        except RangesIgnored:
-            source = Source.open(repo, token)
-            whole = source.weights()
-            return cls._of_files(repo, whole, backbone, lambda: whole, base, source)
-        files = Source.open(tensors.name, token) if is_adapter(tensors.beside) else None
-        # A model cannot be run without all of its weights: then the files are downloaded once, into the Hub's own cache.
-        return cls._of_files(tensors.name, tensors, backbone, tensors.download, base, files)
+        name, tensors, get_all, source = tensors_of_repo(repo, token)
+        return cls._of_files(name, tensors, backbone, get_all, base, source)
 
     @classmethod
     def _of_files(
@@ -187,7 +182,7 @@ class Suspect(Askable):
     ) -> "Suspect":
         """A model, or an adapter alone or on its base."""
         if not is_adapter(tensors.beside):
-            return cls._of_tensors(name, tensors, tensors.shapes, backbone, get_all).beside(base)
+            return cls._of_model(name, tensors, backbone, get_all).beside(base)
         made = adapter_in(tensors, source)
         if base is None or isinstance(made, InvalidInput):
             suspect = cls._of_tensors(name, tensors, tensors.shapes, backbone, get_all)
@@ -196,6 +191,25 @@ class Suspect(Askable):
             suspect = cls._of_tensors(name, whole, whole.shapes, backbone, lambda: whole)
         suspect._changes, suspect.unread = made, ""
         return suspect.beside(base)
+
+    @classmethod
+    def _of_model(
+        cls,
+        name: str,
+        tensors: Any,
+        backbone: Mapping[str, Any] | None,
+        get_all: Callable[[], Mapping[str, torch.Tensor]],
+    ) -> "Suspect":
+        meant = as_meant(tensors)
+
+        def all_meant() -> Mapping[str, torch.Tensor]:
+            whole = get_all()
+            return meant.tensors if whole is tensors else as_meant(whole, meant.said).tensors
+
+        suspect = cls._of_tensors(name, meant.tensors, meant.tensors.shapes, backbone, all_meant)
+        suspect.stored_as = meant.forms
+        suspect.unread = suspect.unread or meant.doubt
+        return suspect
 
     @classmethod
     def _of_tensors(
@@ -224,14 +238,33 @@ class Suspect(Askable):
             key: item for key, item in bare.state_dict().items() if isinstance(item, torch.Tensor) and key not in again
         }
         with torch.no_grad():
-            state = as_one(bare, state)
-        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        suspect = cls(name, state, shapes, _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare)))
+            weights, forms = live_as_meant(as_one(bare, state))
+        suspect = cls(
+            name, weights, shapes_in(weights), _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare))
+        )
+        suspect.stored_as = forms
+        suspect._labels = lambda: {"id2label": getattr(getattr(bare, "config", None), "id2label", None)}
         if made := changes(bare):
             suspect._changes = LiveChanges(made)
         elif adapter_layers(bare):
             suspect.unread = UNKNOWN
         return suspect
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is answered by a module at hand, and not by a function or a service."""
+        return self._module is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What its own config says its classes are called, in the order of its answers; empty where it says nothing. Nothing else is read from there."""
+        return tuple(class_names(self._labels()))
+
+    def reordered(self, places: Sequence[int]) -> "Suspect":
+        """[`Askable.reordered`]; a test that changes its weights would see the order that they are in, and is left out."""
+        other = super().reordered(places)
+        other._module = None
+        return other
 
     @property
     def is_whole(self) -> bool:

@@ -76,6 +76,8 @@ def verify_aligned(
     if direct is not None and (unread or (direct.trials and direct.log2_p <= aligned.log2_p)):
         direct.details["alignment"] = details
         aligned = direct
+    if aligned.verdict is Verdict.NOT_FOUND and reading.doubts:
+        return _unaligned(aligned, reading.doubts[0])
     trusted = committed or (start == "" and not check.doubt)
     if aligned.verdict is Verdict.NOT_FOUND and not trusted and not _carries(reference, verifiers, check):
         return _unaligned(aligned, WRONG)

@@ -4,6 +4,7 @@ import math
 import random
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,16 +14,20 @@ from ..backbones import (
     LayoutMismatch,
     Placing,
     apart_from,
+    by_witness,
     canonical_form,
     canonical_rows,
     find_places,
     has_further_blocks,
     is_plain,
+    missing_in_words,
+    moved_on,
     own_rows,
     read_carriers,
     read_float,
     read_weight,
     slot_rows,
+    surplus_in_words,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
@@ -41,6 +46,11 @@ MOST_REMOTE_PLACES = 8
 # Weights of the carriers whose rows are kept for all sub-keys, in float32 512 MiB.
 MOST_KEPT = 2**27
 NULL = "the key's bits are independent of the suspect: matches of the n bits that say anything ~ Bin(n, 1/2), exact"
+
+
+def as_stored(suspect: Suspect) -> Any:
+    """The tensors as they lie in the file or repository, where the suspect's are put together from them."""
+    return getattr(suspect.weights, "origin", suspect.weights)
 
 
 class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
@@ -86,7 +96,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         """
         As every [`~verification.verifier.Verifier`]. Where several sets of tensors have the key's names and shapes (the weights and their running average,
         a teacher and a student), each is read, the strongest counts, and every one is charged as a look. So it is where a base is taken away from
-        a merged model, as it stands and with its rows scaled.
+        a merged model, as it stands and with its rows scaled. Where the suspect has more blocks than the key's model, so is every way in which those
+        of the key can lie among them.
 
         Raises:
             [`~backbones.LayoutMismatch`]: when none has; or when shapes and order alone said which tensors are meant, and the mark is not
@@ -94,13 +105,21 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             [`~serialization.UnreadableFormat`]: when the numbers of none can be told.
         """
         suspect = self.seen(suspect)
-        places = find_places(self.carriers, suspect.shapes)
-        if isinstance(suspect.weights, RemoteSafetensors) and len(places) > MOST_REMOTE_PLACES:
+        places = self._places(suspect)
+        remote = isinstance(as_stored(suspect), RemoteSafetensors)
+        if remote and len(places) > MOST_REMOTE_PLACES:
             raise LayoutMismatch(
                 f"{len(places)} sets of tensors may be the key's; download the repo with `hf download` and check the folder"
             )
+        copies = len({place.found[0].weight for place in places})
+        further = places[0].by_names and has_further_blocks(self.carriers, suspect.shapes, copies)
+        if further:
+            moved = self._moved_on(places, suspect)
+            places += moved if not remote or len(places) + len(moved) <= MOST_REMOTE_PLACES else []
         if self.of_adapter and suspect.is_whole:
             places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
+        exchanged = self._exchanged(places, suspect)
+        places += exchanged
         parts = self._strongest(places, suspect, check, decoys)
         if combine(parts, self.method).decide().verdict is Verdict.NOT_FOUND:
             if not places[0].by_names:
@@ -108,11 +127,25 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "no tensors of the key's names; those of its shapes, taken in order, do not show the mark, which may be because they are "
                     "not the ones that are meant. Give the suspect under the names of its library"
                 )
-            copies = len({place.found[0].weight for place in places})
-            if has_further_blocks(self.carriers, suspect.shapes, copies):
+            if places[0].merged:
                 raise LayoutMismatch(
-                    "the suspect has more blocks of these shapes than the key marks, and those of the key's numbers do not show it: one that does "
-                    "nothing may have moved the others on. Give the suspect without blocks that change no answer"
+                    "reparameterised: branches were merged into one convolution, in which the mark is not seen; give `--reference` with the "
+                    "original, or the suspect as it was before"
+                )
+            if further:
+                said = (
+                    surplus_in_words(places[0].found, suspect.shapes)
+                    or "more blocks of these shapes than the key marks"
+                )
+                tried = f"none of the {len(places)} ways in which they can lie shows it"
+                raise LayoutMismatch(
+                    f"the suspect has {said}, and {tried if len(places) > 1 else 'those of its numbers do not show it'}: blocks that do nothing may have "
+                    "moved the others on. Give the model before the mark as `--reference`, or the suspect without blocks that change no answer"
+                )
+            if exchanged:
+                raise LayoutMismatch(
+                    "the rows of its tensors say that names were exchanged among those of one shape, and the mark is not seen in the order that they say: "
+                    "give the model before the mark as `--reference`, or the suspect under the names of its library"
                 )
             if unexplained(self.carriers, suspect.shapes):
                 raise LayoutMismatch(
@@ -120,6 +153,38 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                     "that no library uses; leave only the tensors that the model uses"
                 )
         return parts
+
+    def _places(self, suspect: Suspect) -> list[Placing]:
+        try:
+            return find_places(self.carriers, suspect.shapes)
+        except LayoutMismatch as error:
+            missing = missing_in_words(self.carriers, suspect.shapes)
+            if not missing:
+                raise
+            raise LayoutMismatch(
+                f"the suspect has {missing}: give the model before the mark as `--reference`, by which the others are told ({error})"
+            ) from None
+
+    def _moved_on(self, places: list[Placing], suspect: Suspect) -> list[Placing]:
+        """The places in which the key's blocks lie if others were put between them; see [`~backbones.moved_on`]."""
+        if self.of_adapter:
+            return []
+        known = {place.found for place in places}
+        return [
+            Placing(found) for found in moved_on(self.carriers, places[0].found, suspect.shapes) if found not in known
+        ]
+
+    def _exchanged(self, places: list[Placing], suspect: Suspect) -> list[Placing]:
+        """The places that the witnesses of the carriers name, where they are other ones; of a remote suspect they are not looked for."""
+        named = places[0].by_names and all(place.is_stored for place in places[0].found)
+        if self.of_adapter or isinstance(as_stored(suspect), RemoteSafetensors) or not named:
+            return []
+        known = {place.found for place in places}
+        try:
+            found = by_witness(self.carriers, places[0].found, suspect.weights, suspect.shapes)
+        except UnreadableFormat:  # of a tensor that may be none of the model's
+            return []
+        return [Placing(item) for item in found if item not in known]
 
     def seen(self, suspect: Suspect) -> Suspect:
         """
@@ -171,15 +236,13 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
 
     def _by_range(self, suspect: Suspect) -> bool:
         """Whether rows of the suspect's tensors mean something each for itself."""
-        weights, found = suspect.weights, self.placing(suspect).found
+        weights, found = as_stored(suspect), self.placing(suspect).found
+        dtypes: Any = getattr(suspect.weights, "dtypes", {})
         return (
             isinstance(weights, RemoteSafetensors)
             and not self.of_adapter
-            and all(
-                place.axes is None and is_plain(weights.dtypes[name])
-                for place in found
-                for name in filter(None, (place.weight, place.scale))
-            )
+            and all(place.is_stored for place in found)
+            and all(is_plain(dtypes[name]) for place in found for name in filter(None, (place.weight, place.scale)))
         )
 
     def observe(self, suspect: Suspect, subkey: SubKey, check: Check = Check()) -> torch.Tensor | PartialReading:
@@ -196,8 +259,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 order = random.Random(subkeys[counted[0]].stream("order").bytes(32))
                 members = list(map(self.members, subkeys))
                 found = self.placing(suspect).found
-                assert isinstance(suspect.weights, RemoteSafetensors)
-                reader = RangedReader(suspect.weights, self.carriers, owned, order, members, self.reduce, found)
+                weights = as_stored(suspect)
+                assert isinstance(weights, RemoteSafetensors)
+                reader = RangedReader(weights, self.carriers, owned, order, members, self.reduce, found)
                 parts = read_until_decided(
                     reader, lambda part, place: self.score(part, subkeys[place]), check, counted
                 )
@@ -234,6 +298,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         places = self.placing(suspect).found
         with torch.no_grad():
             for carrier, place, own, kept in zip(self.carriers, places, owned, found.split(sizes), strict=True):
+                if place.lost:
+                    kept.zero_()
+                    continue
                 scale = None if place.scale is None else read_float(suspect.weights, place.scale).flatten()
                 weight = read_weight(suspect.weights, place)[own.start : own.stop]
                 rows = canonical_form(carrier, weight, None if scale is None else scale[own.start : own.stop])

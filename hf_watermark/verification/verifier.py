@@ -223,6 +223,9 @@ def verify_claims(verifiers: Sequence[Verifier], suspect: Suspect, check: Check 
             # What is wrong with a method that could be tried says more than that another one could not.
             raise min(others, key=lambda error: type(error) is AccessError)
         reasons = "; ".join(dict.fromkeys(map(str, errors.values())))
+        reasons += "".join(
+            f"; {said}" for said in (suspect.stored_as and f"stored as {suspect.stored_as}", suspect.unread) if said
+        )
         purpose = at_cross_purposes([verifier.claim for verifier in verifiers], suspect)
         total = unreadable(f"{reasons.rstrip('.')}. {purpose}", check)
     total.queries, total.unusable = suspect.queries - before, suspect.unusable - lost

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from zoo import lively
 
 from hf_watermark import GreedyResidualsConfig, InvalidInput, Owner, mark_model, verify
-from hf_watermark.backbones import layout_of
+from hf_watermark.backbones import describe, layout_of
+from hf_watermark.backbones.layout import derived
 from hf_watermark.backbones.symmetry import Change, Moved, fold, symmetry_of, unfold
 from hf_watermark.evidence import Verdict
 
@@ -148,3 +150,35 @@ def test_a_block_put_in_front_makes_no_verdict():
     _, key = mark_model(model, CONFIG, Owner.create(), IMAGES, ANY_BUDGET)
     longer = lively(Own(blocks=4))
     assert verify(longer, key).verdict is Verdict.INCONCLUSIVE
+
+
+def test_of_two_first_writers_the_smaller_one_aligns():
+    found = {carrier.name for carrier in graph_of(lambda: timm.create_model("resnet18", num_classes=10))}
+    assert {"layer2.0.conv2.weight", "layer4.0.conv2.weight"} < found
+    assert not any("downsample" in name for name in found)
+
+
+def test_a_norm_of_the_stream_is_no_scale():
+    config = SegformerConfig(depths=[1] * 4, num_labels=3)
+    carriers = graph_of(lambda: SegformerForSemanticSegmentation(config))
+    assert [carrier.scale for carrier in carriers] == [None] * 4
+
+
+def graph_of(build):
+    with torch.device("meta"):
+        model = build()
+    return derived(model, shapes_of(model))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv2_100"]
+)
+def test_the_graph_shows_what_names_say(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10)
+    by_names = {(carrier.name, carrier.scale) for carrier in describe(shapes_of(model))}
+    assert {(carrier.name, carrier.scale) for carrier in derived(model, shapes_of(model))} == by_names
+
+
+def shapes_of(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}

@@ -101,12 +101,14 @@ def test_unknown_model_types_are_invalid_input(build_backbone, model_type):
 
 
 @pytest.mark.parametrize("name", ["transformers vit", "timm resnet18"])
-def test_other_label_counts_are_invalid_input(build_backbone, name):
+def test_a_head_for_other_labels_is_run_with_these(build_backbone, name):
     model = build_backbone(name)
     head = "classifier" if name == "transformers vit" else "timm_model.fc"
     state = model.state_dict()
     state[f"{head}.weight"] = torch.zeros(7, state[f"{head}.weight"].shape[1])
     state[f"{head}.bias"] = torch.zeros(7)
+    assert run_on_backbone(backbone_record(model), state).config.num_labels == 7
+    state[f"{head}.bias"] = torch.zeros(6)
     with pytest.raises(InvalidInput, match="do not fit the owner's architecture or label count"):
         run_on_backbone(backbone_record(model), state)
 

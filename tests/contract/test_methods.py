@@ -271,7 +271,8 @@ def test_white_box_methods_read_a_fraction_of_the_tensors(method, marked_by):
     suspect = Suspect("tensors", state, {name: tuple(state[name].shape) for name in list(state)})
     asked.clear()
     assert check(suspect, marked).found
-    assert len(asked) == len(set(asked)) <= 4  # two carriers and the scales behind them
+    assert len(set(asked)) <= 4  # two carriers and the scales behind them
+    assert max(map(asked.count, asked)) <= 3  # twice for the witness
 
 
 @pytest.mark.parametrize("method", BLACK_BOX)

@@ -156,3 +156,27 @@ def test_carriers_too_large_to_be_kept_are_read_per_subkey(owner, tmp_path, monk
     monkeypatch.undo()
     verifier, suspect = GreedyResidualsVerifier(claim), Suspect.open(place)
     assert all(torch.equal(rows, verifier.rows(suspect, own)) for rows, own in zip(apart, claim.subkeys, strict=True))
+
+
+@pytest.mark.parametrize("revision", ["", "@main"])
+def test_a_repository_is_fetched_and_marked(hub, owner, tmp_path, revision):
+    folder = saved(build("transformers resnet"), tmp_path / "model")
+    hub.add_folder("me/model", folder)
+    place, key = mark_model(f"me/model{revision}", CONFIG, owner, budget=1e9, output=tmp_path / "marked")
+    assert verify(place, key).rate == 1
+    assert {path.name for path in place.iterdir()} == {
+        path.name for path in folder.iterdir() if path.name != "eval_results.json"
+    }
+    assert not any(path.is_symlink() for path in place.iterdir())
+
+
+def test_a_repository_without_a_config_is_no_model(hub, owner, tmp_path):
+    folder = saved(build("transformers resnet"), tmp_path / "model")
+    (folder / "config.json").unlink()
+    hub.add_folder("me/model", folder)
+    with pytest.raises(InvalidInput, match="me/model: has no config.json"):
+        mark_model("me/model", CONFIG, owner, output=tmp_path / "marked")
+    with pytest.raises(InvalidInput, match="me/other"):
+        mark_model("me/other", CONFIG, owner, output=tmp_path / "marked")
+    with pytest.raises(InvalidInput, match="give `output`"):
+        mark_model("me/model", CONFIG, owner)

@@ -39,7 +39,7 @@ FOLDERS = [
     ({"config.json": CONFIG, "pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled"),
     ({"config.json": CONFIG, "tf_model.h5": b"x"}, "tf_model.h5 is an HDF5 file, of Keras or TensorFlow"),
     ({"config.json": CONFIG, "flax_model.msgpack": b"x"}, "flax_model.msgpack is a Flax model"),
-    ({"model.onnx": b"x"}, "model.onnx is an ONNX graph"),
+    ({"model.onnx": b"x"}, "model.onnx: is an ONNX graph, and cannot be read"),
     ({"q4.gguf": b"x"}, "q4.gguf is a GGUF file"),
     ({"model_index.json": b"{}", "unet/model.safetensors": b"x"}, "is a diffusers pipeline"),
     ({"dataset_info.json": b"{}", "data.arrow": b"x"}, "is a data set"),

@@ -12,6 +12,7 @@ from hf_watermark import (
     GreedyResidualsConfig,
     GreedyResidualsTrainer,
     InvalidInput,
+    Watermark,
     WaterMASTrainer,
     plan_key,
     verify,
@@ -49,6 +50,22 @@ def test_the_old_key_is_held_while_the_new_one_goes_in(shop, version_1, tmp_path
     # Without it, the new mark costs the old one some bits; their groups overlap.
     rotated(other, shop, tmp_path, [])
     assert 0.9 < verify(other, shop.key).rate < 1
+
+
+def test_a_loop_of_ones_own_holds_earlier_keys_too(shop, version_1, caplog):
+    watermark = Watermark(version_1, CONFIG, owner=shop.owner, keep=[shop.key])
+    optimizer = watermark.watch(torch.optim.Adam(version_1.parameters(), lr=3e-3))
+    for _ in range(60):
+        optimizer.zero_grad()
+        watermark.loss().backward()
+        optimizer.step()
+    assert watermark.verify().found and verify(version_1, shop.key).rate > 0.99
+    assert "was to be kept" not in caplog.text
+    with torch.no_grad():
+        for weight in version_1.parameters():
+            weight.copy_(torch.randn(weight.shape))
+    assert not watermark.verify().found
+    assert "was to be kept and is not in the trained model" in caplog.text
 
 
 def test_three_versions(shop, version_1, tmp_path):

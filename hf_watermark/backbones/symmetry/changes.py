@@ -121,12 +121,16 @@ class Change:
 
     def divide(self, tensor: torch.Tensor, read: Axis) -> torch.Tensor:
         """Divides out the factors of the class that a one-by-one tensor reads; its channels have changed places already."""
-        [segment] = read.segments
-        factors = self.factors.get(segment.scale)
-        if factors is None:
+        known = [self.factors.get(segment.scale) for segment in read.segments]
+        if not any(known):
             return tensor
-        inverse = torch.where(factors.rows == 0, 0, 1 / factors.rows)
-        return _scaled(tensor.movedim(read.axis, 0), inverse).movedim(0, read.axis)
+        sizes = [segment.size * segment.repeat for segment in read.segments]
+        parts = tensor.movedim(read.axis, 0).split(sizes if len(sizes) > 1 else len(tensor.movedim(read.axis, 0)))
+        divided = [
+            _scaled(part, None if factors is None else torch.where(factors.rows == 0, 0, 1 / factors.rows))
+            for part, factors in zip(parts, known, strict=True)
+        ]
+        return torch.cat(divided).movedim(0, read.axis)
 
 
 def _rows(part: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

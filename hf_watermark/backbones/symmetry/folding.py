@@ -1,6 +1,6 @@
 """
 Folded coordinates of a whole network: BatchNorm goes into the layer before it, LayerScale too, and the slopes of a layer normalisation
-into the layers that read it (its shift as well, where all of them have a bias). Two networks that differ only in where such a factor
+into the layers that read it (its shift as well, where all of them have a bias). Rows that the network normalises are normalised. Two networks that differ only in where such a factor
 is written have the same folded tensors.
 """
 
@@ -8,11 +8,13 @@ from collections.abc import Mapping
 
 import torch
 
+from ..treatment import Treatment
 from .structure import Symmetry
 
 
 Tensors = dict[str, torch.Tensor]
 HUGE = 1e30
+TINY = 1e-30
 
 
 @torch.no_grad()
@@ -54,7 +56,23 @@ def fold(symmetry: Symmetry, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     for norm in symmetry.norms.values():
         if norm.weight in folded:
             _fold_norm(symmetry, norm.weight, norm.bias, norm.readers, folded)
+    for name, how in symmetry.treated.items():
+        if name in folded:
+            _normalise(name, how, folded)
     return folded
+
+
+def _normalise(name: str, how: Treatment, folded: Tensors) -> None:
+    """Rows of unit size, without their mean where it means nothing, and in front of a scale without signs."""
+    rows = folded[name].flatten(1).double()
+    if how.centred:
+        rows = rows - rows.mean(dim=1, keepdim=True)
+    rows = rows / rows.square().mean(dim=1, keepdim=True).sqrt().clamp_min(TINY)
+    scale = folded.get(how.scale or "")
+    if scale is not None and scale.numel() == len(rows):
+        rows = rows * torch.where(scale < 0, -1, 1).reshape(-1, 1)
+        folded[how.scale or ""] = scale.abs()
+    folded[name] = rows.reshape(folded[name].shape).float()
 
 
 def _size_behind(layer: str | None, norm: str, given: Tensors) -> int:

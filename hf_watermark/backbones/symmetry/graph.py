@@ -1,21 +1,29 @@
 """From a model to the trace of its channels, through `torch.export`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..treatment import Treatment
 from .rules import apply
 from .tracing import Trace, Untraceable, Value
 
 
-def trace(model: nn.Module, images: torch.Tensor) -> Trace:
+# What takes a weight, as the second of its arguments, and a bias, as the third.
+LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+
+
+def trace(model: nn.Module, images: torch.Tensor, treated: Mapping[str, Treatment | None] | None = None) -> Trace:
     """
     Args:
         model (`nn.Module`):
             In evaluation mode, with BatchNorms folded; its weights are not read and may lie on the meta device.
         images (`torch.Tensor`):
             One image `[1, channels, height, width]`.
+        treated (`Mapping[str, Treatment | None]`, *optional*):
+            How weights are used that are not used as they are, see [`~backbones.treatments`].
 
     Raises:
         [`Untraceable`]: when `torch.export` cannot trace the model.
@@ -28,7 +36,7 @@ def trace(model: nn.Module, images: torch.Tensor) -> Trace:
         ) from error
     unfoldable: frozenset[str] = frozenset()
     while True:
-        result = Trace(unfoldable)
+        result = Trace(unfoldable, treated)
         _run(result, exported)
         if result.unfoldable == unfoldable:
             return result
@@ -43,8 +51,11 @@ def _run(trace: Trace, exported: torch.export.ExportedProgram) -> None:
     constants = {**exported.constants, **dict(exported.named_buffers())}
     buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
     values: dict[str, Any] = {}
+    computed = _computed_weights(exported.graph, parameters, buffers)
     for node in exported.graph.nodes:
-        if node.op == "placeholder":
+        if node in computed:
+            values[node.name] = Value(computed=computed[node])
+        elif node.op == "placeholder":
             values[node.name] = _placeholder(trace, node, parameters, inputs, buffers, constants)
         elif node.op == "call_function":
             args, kwargs = (torch.fx.node.map_arg(part, lambda n: values[n.name]) for part in (node.args, node.kwargs))
@@ -57,6 +68,34 @@ def _run(trace: Trace, exported: torch.export.ExportedProgram) -> None:
                     trace.consumed(found)
 
 
+def _computed_weights(graph: torch.fx.Graph, parameters: dict, buffers: dict) -> dict[Any, tuple[str, ...]]:
+    """Operations on parameters alone whose results are weights of layers and nothing else, with the names of these parameters."""
+    sources: dict[Any, set[str] | None] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            sources[node] = {parameters[node.name]} if node.name in parameters else set()
+            if node.name not in parameters and node.name not in buffers:
+                sources[node] = None
+        elif node.op == "call_function":
+            given = [sources.get(item) for item in node.all_input_nodes]
+            sources[node] = None if None in given else set().union(*given)  # type: ignore[arg-type]
+    found: dict[Any, tuple[str, ...]] = {}
+    for node in reversed(graph.nodes):
+        names = sources.get(node)
+        if (
+            node.op == "call_function"
+            and names
+            and all(user in found or _as_weight(node, user) for user in node.users)
+        ):
+            found[node] = tuple(sorted(names))
+    return found
+
+
+def _as_weight(node: Any, user: Any) -> bool:
+    name = getattr(user.target, "_opname", "")
+    return name in LAYERS and node is not user.args[0] and node in user.args[1:3]
+
+
 def _placeholder(trace: Trace, node: Any, parameters: dict, inputs: set, buffers: dict, constants: dict) -> Value:
     if node.name in parameters:
         name = parameters[node.name]
@@ -66,4 +105,6 @@ def _placeholder(trace: Trace, node: Any, parameters: dict, inputs: set, buffers
         return Value(ids=torch.zeros(node.meta["val"].shape, dtype=torch.int64))
     name = buffers.get(node.name)
     known = None if name is None else constants.get(name)
-    return Value(constant=known if known is not None else torch.zeros(node.meta["val"].shape))
+    if known is None or known.is_meta:  # a model without numbers: no index of its tables may lie outside of them
+        known = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+    return Value(constant=known)

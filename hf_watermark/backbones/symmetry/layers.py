@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .tracing import Attention, Norm, Trace, Use, Value
+from .tracing import Attention, Norm, Trace, Use, Value, thinned
 
 
 def linear(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
@@ -42,28 +42,38 @@ def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | N
     ids, shape = trace.ids(value), node.meta["val"].shape
     assert ids is not None
     read = trace.along(ids, channel)
-    if weight.parameter is None:  # a weight that is computed from others
+    name = weight.parameter or trace.stands_for(weight, node.args[1].meta["val"].shape)
+    if name is None:  # a weight that is computed from others
         trace.mark("fixed", read)
         trace.consumed(value)
         if weight.ids is not None:
             trace.mark("fixed", weight.ids)
         return Value(ids=trace.spread(_fixed_block(trace, Value(), bias, shape[channel]), shape, channel))
-    trace.uses.append(Use(weight.parameter, 1, "in", read))
-    if value.norm is not None:
+    trace.uses.append(Use(name, 1, "in", read))
+    if weight.computed:
+        trace.consumed(value)
+        trace.mark("none", read)
+    elif value.norm is not None:
         if np.array_equal(trace.norms[value.norm].ids, read):
-            trace.norms[value.norm].readers.append(weight.parameter)
+            trace.norms[value.norm].readers.append(name)
         else:  # reads several positions, or only some channels
             trace.consumed(value)
     written = trace.block(shape[channel])
-    trace.positions[weight.parameter] = int(np.prod(shape)) // shape[channel]
-    trace.uses.append(Use(weight.parameter, 0, "out", written))
+    trace.positions[name] = int(np.prod(shape)) // shape[channel]
+    trace.uses.append(Use(name, 0, "out", written))
+    if weight.computed:
+        trace.mark("none", written)
+        scale = trace.treated[name].scale
+        if scale is not None:
+            trace.uses.append(Use(scale, int(np.argmax(trace.shapes[scale])), "out", written))
     result = trace.spread(written, shape, channel)
     if bias is not None and bias.parameter is not None:
         trace.uses.append(Use(bias.parameter, 0, "out", written))
-        trace.biases[weight.parameter] = bias.parameter
+        trace.biases[name] = bias.parameter
     elif bias is not None and bias.ids is not None:
         trace.link(written, bias.ids)
-    return Value(ids=result, writer=weight.parameter if len(node.users) == 1 else None)
+    folds = len(node.users) == 1 and not weight.computed
+    return Value(ids=result, writer=name if folds else None)
 
 
 def diagonal(trace: Trace, value: Value, weight: str, bias: str | None, shape: Any, channel: int) -> Value:
@@ -162,7 +172,8 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
 
 
 def _varies(ids: torch.Tensor, axis: int) -> bool:
-    return not torch.equal(ids, ids.narrow(axis, 0, 1).expand_as(ids))
+    [thin] = thinned(ids)
+    return not torch.equal(thin, thin.narrow(axis, 0, 1).expand_as(thin))
 
 
 def softmax(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:

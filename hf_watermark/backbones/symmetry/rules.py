@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from .layers import attention, batch_norm, convolution, diagonal, layer_norm, linear, matmul, softmax
-from .tracing import GETITEM, Rule, Trace, Value
+from .tracing import GETITEM, Rule, Trace, Value, repeating, thinned
 
 
 # Elements move, but are not computed with.
@@ -114,8 +113,8 @@ def _move(trace: Trace, node: Any, args: tuple, kwargs: dict, values: list[Value
         moved = node.target(*args, **kwargs)
     tags = _tags(trace, node, tracked)
     if isinstance(moved, list | tuple):
-        return [Value(ids=item, **tags) for item in moved]
-    return Value(ids=moved, **tags)
+        return [Value(ids=repeating(item), **tags) for item in moved]
+    return Value(ids=repeating(moved), **tags)
 
 
 def _tags(trace: Trace, node: Any, tracked: list[Value]) -> dict[str, Any]:
@@ -158,7 +157,8 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
     trace.link(one, two)
-    return Value(ids=torch.where(one > 0, one, two))
+    first, second = thinned(one, two)
+    return Value(ids=torch.where(first > 0, first, second).expand(one.shape))
 
 
 def _with_constant(trace: Trace, ids: torch.Tensor, other: Value) -> Value:
@@ -183,10 +183,9 @@ def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
     trace.link(one, two, scale=False)
-    gates = np.unique(np.concatenate([*trace.marks["none"], np.zeros(0, dtype=np.int64)]))
-    if np.isin(two.numpy(), gates).all():  # a gate without a scale of its own
+    if trace.unscaled(two):  # a gate without a scale of its own
         return Value(ids=one)
-    if np.isin(one.numpy(), gates).all():
+    if trace.unscaled(one):
         return Value(ids=two)
     trace.mark("none", one)
     trace.mark("none", two)
@@ -215,12 +214,21 @@ def _mean(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if ids is None or not axes:
         return trace.unknown(node, [value])
     kept = [axis for axis in range(ids.ndim) if axis not in {a % ids.ndim for a in axes}]
-    first = ids.amax(dim=list(axes), keepdim=True)
-    if not torch.equal(first.expand_as(ids), ids):
-        varying = [a for a in axes if not torch.equal(ids.amax(dim=a), -(-ids).amax(dim=a))]
+    [thin] = thinned(ids)
+    first = thin.amax(dim=list(axes), keepdim=True)
+    if not torch.equal(first.expand_as(thin), thin):
+        varying = [a for a in axes if not torch.equal(thin.amax(dim=a), -(-thin).amax(dim=a))]
         if varying and kept:
-            trace.link(first.expand_as(ids), ids)
-    return Value(ids=first if keep else ids.amax(dim=list(axes)), norm=value.norm)
+            trace.link(first.expand_as(thin), thin)
+    sizes = [ids.shape[axis] if axis in kept else 1 for axis in range(ids.ndim)]
+    found = first.expand(sizes)
+    return Value(ids=found if keep else _without(found, axes), norm=value.norm)
+
+
+def _without(ids: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    for axis in sorted((axis % ids.ndim for axis in axes), reverse=True):
+        ids = ids.select(axis, 0)
+    return ids
 
 
 RULES: dict[str, Rule] = {

@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from .. import FoldedNet, example_images
+from ..treatment import Treatment, observe
 from .graph import trace
 from .tracing import Attention, Norm, Trace, Use
 
@@ -83,6 +84,7 @@ class Symmetry:
         scales: Kind of every class.
         axes: Channels of every tensor in folded coordinates, by its name.
         norms, scalers: Layer normalisations and LayerScales that are folded away, see [`~backbones.symmetry.folding`].
+        treated: Weights whose rows the network normalises before it uses them, and how.
     """
 
     net: FoldedNet
@@ -93,6 +95,7 @@ class Symmetry:
     norms: dict[str, Norm] = field(default_factory=dict)
     scalers: dict[str, str] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
+    treated: dict[str, Treatment] = field(default_factory=dict)
 
     def touching(self, space: int) -> Iterator[tuple[str, Axis]]:
         """Tensors with an axis in this space."""
@@ -117,7 +120,7 @@ def symmetry_of(model: nn.Module, images: torch.Tensor | None = None) -> Symmetr
     """
     images = example_images(model) if images is None else images[:1]
     net = FoldedNet(model, images)
-    found = trace(net.holding(net.coordinates(model)), images)
+    found = trace(net.holding(net.coordinates(model)), images, observe(model).treatments)
     return _Builder(found).build(net)
 
 
@@ -152,7 +155,7 @@ class _Builder:
         kinds = self._scale_kinds(list(scales), spaces)
         held = self.trace
         shapes = {name: tuple(tensor.shape) for name, tensor in net.template.named_parameters()}
-        return Symmetry(net, spaces, kinds, axes, shapes, held.norms, held.scalers, held.biases)
+        return Symmetry(net, spaces, kinds, axes, shapes, held.norms, held.scalers, held.biases, held.treated)
 
     def _mark_constants(self) -> None:
         for ids, constant in self.trace.constants:

@@ -8,12 +8,14 @@ their own. Nothing here knows an architecture.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+from ..treatment import Treatment
 
 
 Ids = torch.Tensor
@@ -49,11 +51,15 @@ class Use:
 
 @dataclass
 class Value:
-    """An activation (`ids`), a constant (`constant`), or a parameter that was not touched yet (`parameter`)."""
+    """
+    An activation (`ids`), a constant (`constant`), a parameter that was not touched yet (`parameter`), or a weight that is computed from parameters
+    (`computed`, their names).
+    """
 
     ids: Ids | None = None
     constant: Any = None
     parameter: str | None = None
+    computed: tuple[str, ...] = ()
     # The parameter whose elements these are, moved but not computed with.
     origin: str | None = None
     # The layer whose output this is, as long as nothing else reads it; and the normalisation behind which it lies.
@@ -92,11 +98,17 @@ class Trace:
         blocks: Names that one layer wrote.
     """
 
-    def __init__(self, unfoldable: frozenset[str] = frozenset()):
+    def __init__(
+        self, unfoldable: frozenset[str] = frozenset(), treated: Mapping[str, Treatment | None] | None = None
+    ):
+        # Weights of which something else is used than they are, and what.
+        self.treated = {name: how for name, how in (treated or {}).items() if how is not None and not how.direct}
         self.count = 0
         self.links: list[np.ndarray] = []
         self.scale_links: list[np.ndarray] = []
         self.marks: dict[str, list[np.ndarray]] = {kind: [] for kind in ("fixed", "none", "positive", "norm", "tied")}
+        # Of every name so far, whether it is marked `none`.
+        self._unscaled = np.zeros(1024, dtype=bool)
         self.blocks: list[np.ndarray] = []
         self.uses: list[Use] = []
         self.attentions: list[Attention] = []
@@ -106,6 +118,8 @@ class Trace:
         self.unfoldable = set(unfoldable)
         self.scalers: dict[str, str] = {}
         self.parameter_ids: dict[str, Ids] = {}
+        # Parameters that an operation without a rule takes whole.
+        self.untouched: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.biases: dict[str, str] = {}
         # Of every weight, at how many places it writes its channels.
@@ -132,11 +146,15 @@ class Trace:
             if name not in self.parameter_ids:
                 shape = self.shapes[name]
                 self.parameter_ids[name] = torch.from_numpy(self.fresh(int(np.prod(shape)))).reshape(shape)
+                if name in self.untouched:
+                    self.mark("fixed", self.parameter_ids[name])
             return self.parameter_ids[name]
         return value.ids
 
     def link(self, first: Any, second: Any, scale: bool = True) -> None:
         """Says that names at equal places are the same channel; 0 is no name."""
+        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+            first, second = thinned(first, second)
         pairs = np.stack([np.asarray(first).ravel(), np.asarray(second).ravel()])
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)]
         if not pairs.size:
@@ -148,13 +166,25 @@ class Trace:
             self.scale_links.append(pairs)
 
     def mark(self, kind: str, ids: Any) -> None:
-        names = np.unique(np.asarray(ids))
-        self.marks[kind].append(names[names > 0])
+        names = np.unique(np.asarray(thinned(ids)[0] if isinstance(ids, torch.Tensor) else ids))
+        names = names[names > 0]
+        self.marks[kind].append(names)
+        if kind == "none" and len(names):
+            missing = self.count + 1 - len(self._unscaled)
+            if missing > 0:
+                self._unscaled = np.pad(self._unscaled, (0, missing + len(self._unscaled)))
+            self._unscaled[names] = True
+
+    def unscaled(self, ids: Ids) -> bool:
+        """Whether no scale passes any of these names."""
+        names = thinned(ids)[0].numpy()
+        return bool(names.max(initial=0) < len(self._unscaled) and self._unscaled[names].all())
 
     def along(self, ids: Ids, *axes: int) -> np.ndarray:
         """One name per index of these axes, all others linked to it."""
         axes = tuple(axis % ids.ndim for axis in axes)
         others = [axis for axis in range(ids.ndim) if axis not in axes]
+        ids = thinned(ids, but=axes)[0]
         first = ids.amax(dim=others, keepdim=True) if others else ids
         if not torch.equal(first.expand_as(ids), ids):
             self.link(first.expand_as(ids), ids)
@@ -168,15 +198,21 @@ class Trace:
 
     def relabel(self, ids: Ids) -> Ids:
         """New names for the same channels, whose scales are their own."""
-        names, place = torch.unique(ids, return_inverse=True)
+        [thin] = thinned(ids)
+        names, place = torch.unique(thin, return_inverse=True)
         new = torch.from_numpy(self.fresh(len(names)))
         self.link(names[names > 0], new[names > 0], scale=False)
-        return torch.where(names > 0, new, 0)[place]
+        return torch.where(names > 0, new, 0)[place].expand(ids.shape)
 
     def consumed(self, value: Value) -> None:
         """Something other than a layer read this: a normalisation in front of it cannot be folded."""
         if value.norm is not None:
             self.unfoldable.add(value.norm)
+
+    def stands_for(self, value: Value, shape: Sequence[int]) -> str | None:
+        """The parameter whose rows and columns a computed weight has."""
+        found = [name for name in value.computed if name in self.treated and self.shapes[name] == tuple(shape)]
+        return found[0] if len(found) == 1 else None
 
     def nonlinear(self, value: Value) -> Value:
         ids = self.ids(value)
@@ -189,13 +225,32 @@ class Trace:
     def unknown(self, node: Any, values: Iterable[Value]) -> Any:
         """An operation without a rule: nothing that enters it may change."""
         for value in values:
-            if value.ids is not None or value.parameter is not None:
+            if value.parameter is not None and value.parameter not in self.parameter_ids:
+                self.untouched.add(value.parameter)  # names for all its elements would only cost time
+            elif value.ids is not None or value.parameter is not None:
                 self.consumed(value)
                 self.mark("fixed", self.ids(value))
         result = node.meta["val"]
         if isinstance(result, torch.Tensor):
             return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
         return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
+
+
+def thinned(*tensors: Ids, but: Sequence[int] = ()) -> list[Ids]:
+    """Tensors of one shape of which axes have length 1 along which all of them repeat themselves, as their strides say."""
+    for axis in range(tensors[0].ndim):
+        if axis not in but and all(tensor.stride(axis) == 0 for tensor in tensors):
+            tensors = tuple(tensor.narrow(axis, 0, min(1, tensor.shape[axis])) for tensor in tensors)
+    return list(tensors)
+
+
+def repeating(ids: Ids) -> Ids:
+    """The same names with stride 0 along every axis along which they do not change, so that further rules look at few of them."""
+    thin = ids
+    for axis, size in enumerate(ids.shape):
+        if size > 1 and ids.stride(axis) and torch.equal(thin, thin.narrow(axis, 0, 1).expand_as(thin)):
+            thin = thin.narrow(axis, 0, 1)
+    return thin.expand(ids.shape)
 
 
 Rule = Callable[[Trace, Any, tuple, dict], Any]

@@ -17,10 +17,12 @@ from ...backbones import (
     full_parameter,
     is_sharded,
     layout_of,
+    level,
     live_weights,
     located,
     read_carriers,
     refuse_other_shapes,
+    witnessed,
 )
 from ...keys import Claim
 from ...serialization import InvalidInput
@@ -85,6 +87,8 @@ class GreedyResidualsEmbedding(Embedding):
                 f"{subkeys} sub-key(s) x {config.bits} bits do not fit: changes of these ranks bear about {most} bits in all; lower `bits` or `subkeys`, "
                 "or raise `r` or the number of `target_modules` of the adapter"
             )
+        if not made:
+            carriers = witnessed(carriers, live_weights(model))
         layout: dict[str, Any] = {"carriers": [carrier.to_dict() for carrier in carriers]}
         return Plan(layout | ({"adapter": True} if made else {}), subkeys)
 
@@ -179,7 +183,7 @@ class GreedyResidualsEmbedding(Embedding):
         for item, factors in zip(marked, self._factors.split([len(item.rows) for item in marked]), strict=True):
             weight = item.weight()
             slope = (factors.to(weight.device) / item.norms(weight)).nan_to_num(posinf=0.0, neginf=0.0)
-            values = _memory(weight).index_select(0, item.places(weight).flatten()).reshape(len(slope), -1).float()
+            values = item.values(weight)
             kept = largest_magnitudes(values, config.kept_fraction)
             slopes.append(slope.abs().cpu())
             lacking.append(-(slope * values.gather(1, kept).sum(dim=1)).cpu())
@@ -206,16 +210,18 @@ class GreedyResidualsEmbedding(Embedding):
             if only not in (None, item.carrier.name):
                 continue
             weight = item.weight()
-            matrix = weight.detach().float().reshape(len(weight), -1).clone()
-            row = item.rows.to(matrix.device)[:, None]
+            row = item.rows.to(weight.device)[:, None]
+            mask = torch.zeros(len(weight), item.carrier.columns, dtype=torch.bool, device=weight.device)
+            mask[row, item.columns] = True
+            matrix = _centred(item.carrier, weight).clone()
             # The sign that the bit asks of the stored weights, in units of their row; a dead row holds nothing.
             unit = (factors.sign().to(matrix.device) * item.norms(weight) / item.carrier.eligible**0.5)[:, None]
             values = torch.where(unit == 0, 0, matrix[row, item.columns] / unit)
             moved = project(values, config.margin, config.kept_fraction)
             matrix[row, item.columns] = torch.where(unit == 0, matrix[row, item.columns], moved * unit)
+            # A centred row takes the mean of what is written out of its other weights.
+            matrix = level(matrix, mask) if item.carrier.centred else matrix
             weight.copy_(matrix.reshape(weight.shape))
-            mask = torch.zeros_like(matrix, dtype=torch.bool)
-            mask[row, item.columns] = True
             held[item.carrier.name] = mask
         return held
 
@@ -252,9 +258,17 @@ class MarkedTensor:
             self.rows = self.rows.to(weight.device)
         return self._known[layout]
 
+    def values(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights of the groups as stored, but for the mean of a centred row: `[groups, group size]`, float32."""
+        values = _memory(weight).index_select(0, self.places(weight).flatten()).reshape(len(self.rows), -1).float()
+        centre = self.carrier.centre(weight)
+        return values if centre is None else values - centre[self.rows].float()
+
     def norms(self, weight: torch.Tensor) -> torch.Tensor:
         """Of each group's row over its eligible columns, with the sign of the scale behind it: `[groups]`, and 0 for a dead row."""
         weight = weight if self.unit is None else self.unit()
+        if self.carrier.centred:
+            weight = _centred(self.carrier, weight).reshape(weight.shape)
         eligible = weight[:, 2::3][:, : weight.shape[1] // 3] if self.carrier.every_third_input else weight
         norm = torch.linalg.vector_norm(eligible, dim=tuple(range(1, weight.ndim)), dtype=torch.float32)
         if self.scale is not None:
@@ -267,7 +281,7 @@ class FusedHinge(torch.autograd.Function):
     `hinge(read_residuals(canonical_rows(...)))` over all sub-keys, with its gradient in closed form.
 
     phi is linear in the k selected weights w_j of a group, phi = sum_j w_j / (G r), where the row's r (root mean square, signed
-    by the scale behind it) counts as constant. So the gradient is -s / (G r) at the selected weights of groups with s phi < mu, and
+    by the scale behind it) counts as constant, and so does the mean of a centred row. So the gradient is -s / (G r) at the selected weights of groups with s phi < mu, and
     only those weights are read and written: the chain of differentiable operations would walk through every carrier six times.
     """
 
@@ -280,17 +294,16 @@ class FusedHinge(torch.autograd.Function):
         kept_fraction: float,
         *weights: torch.Tensor,
     ) -> torch.Tensor:
-        places = [item.places(weight) for item, weight in zip(marked, weights, strict=True)]
         norms, read = [], []
-        for item, weight, place in zip(marked, weights, places, strict=True):
+        for item, weight in zip(marked, weights, strict=True):
             # One tensor after the other: the norm has just brought it into the cache when its groups are picked out.
             norms.append(item.norms(weight))
-            read.append(_memory(weight).index_select(0, place.flatten()))
-        norm, values = torch.cat(norms), torch.cat(read).reshape(len(factors), -1).float()
+            read.append(item.values(weight))
+        norm, values = torch.cat(norms), torch.cat(read)
         slope = torch.where(norm == 0, 0.0, factors / norm)
         kept = largest_magnitudes(values, kept_fraction)
         short = margin - slope * values.gather(1, kept).sum(dim=1)
-        ctx.weights, ctx.places = weights, places
+        ctx.weights, ctx.places = weights, [item.places(weight) for item, weight in zip(marked, weights, strict=True)]
         ctx.kept, ctx.slope = kept, torch.where(short > 0, -slope, 0.0)
         return short.clamp(min=0).sum()
 
@@ -314,6 +327,12 @@ def _holder(model: nn.Module, name: str) -> Holder:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     return lambda: full_parameter(module.get_parameter(leaf))
+
+
+def _centred(carrier: Carrier, weight: torch.Tensor) -> torch.Tensor:
+    """`[rows, columns]`, float32, without the means of centred rows."""
+    rows, centre = weight.detach().flatten(1).float(), carrier.centre(weight)
+    return rows if centre is None else rows - centre.float()
 
 
 def _memory(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ Residual of group i with G canonical weights v_1..v_G (Liu et al. 2021, §3; con
 and the penalty is lambda * sum_i max(0, mu - s_i phi_i) with s_i = +-1 for bit 1 / 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,7 +51,7 @@ class Groups:
     subkeys: int
 
 
-def groups_per_slot(carriers: list[Carrier], group_size: int, subkeys: int) -> int:
+def groups_per_slot(carriers: Sequence[Carrier], group_size: int, subkeys: int) -> int:
     """Number of groups that the poorest of `subkeys` disjoint slots offers."""
     return min(
         sum(
@@ -91,7 +91,7 @@ def bearable_bits(carriers: list[Carrier], ranks: Mapping[str, int]) -> int:
     return int(BITS_PER_NUMBER * sum(free))
 
 
-def fitting_subkeys(carriers: list[Carrier], config: GreedyResidualsConfig, most: int | None = None) -> int:
+def fitting_subkeys(carriers: Sequence[Carrier], config: GreedyResidualsConfig, most: int | None = None) -> int:
     """
     The default number of sub-keys: the most (up to 8) that leave 30 % of the groups unused; 1 if even that is too many.
 

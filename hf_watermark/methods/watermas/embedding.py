@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...backbones import layout_of, read_carriers
+from ...backbones import layout_of, live_weights, read_carriers, witnessed
 from ...keys import Claim
 from ...serialization import InvalidInput
 from ...training.embedding import Embedding, Moment, Plan, Step, TrainingData
 from .config import WaterMASConfig
-from .replacing import draw_exchanges, find_substitutions
+from .replacing import centre_rows, draw_exchanges, find_substitutions
 from .substitution import fitting_subkeys, payload_capacity, refuse_crowded
 from .verifier import WaterMASVerifier
 
@@ -38,6 +38,7 @@ class WaterMASEmbedding(Embedding):
         carriers = layout_of(model, config.layers)
         subkeys = config.subkeys or fitting_subkeys(carriers, config)
         refuse_crowded(config, carriers, subkeys)
+        carriers = witnessed(carriers, live_weights(model))
         return Plan({"carriers": [carrier.to_dict() for carrier in carriers]}, subkeys)
 
     def __init__(self, model: nn.Module, claim: Claim, data: TrainingData = TrainingData()):
@@ -76,6 +77,7 @@ class WaterMASEmbedding(Embedding):
         if resumed:
             values = [item.weights.read() for item in self.substitutions]
         else:
+            centre_rows(self.model, self.claim)
             exchanges = draw_exchanges(self.model, self.claim, self.substitutions)
             for exchange in exchanges:
                 exchange.donors.write(exchange.returned)

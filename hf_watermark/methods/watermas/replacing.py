@@ -170,6 +170,16 @@ def draw_exchanges(model: nn.Module, claim: Claim, substitutions: list[Substitut
     return exchanges
 
 
+@torch.no_grad()
+def centre_rows(model: nn.Module, claim: Claim) -> None:
+    """Takes the mean away from the rows of carriers that are read without it, which changes no answer: then a symbol is the sign of a weight here too."""
+    shapes = shapes_of(model)
+    for carrier in read_carriers(claim.assignment.layout):
+        if carrier.centred:
+            weight = model.get_parameter(located(carrier, shapes).weight)
+            weight.sub_(weight.mean(dim=tuple(range(1, weight.ndim)), keepdim=True))
+
+
 def _first_of_each(values: torch.Tensor) -> torch.Tensor:
     """`[n]`, whether no earlier entry is equal."""
     order = values.argsort(stable=True)

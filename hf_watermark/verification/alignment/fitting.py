@@ -124,7 +124,7 @@ def _resemblance(features: list[Feature], kinds: list[str]) -> torch.Tensor:
     for (_, scale), members in groups.items():
         suspect = torch.cat([feature.suspect for feature in members], dim=1)
         reference = torch.cat([feature.reference for feature in members], dim=1)
-        cosine = _unit(suspect) @ _unit(reference).mT
+        cosine = unit_rows(suspect) @ unit_rows(reference).mT
         if kinds[scale] == "any":
             cosine = cosine.abs()
         weight = suspect.shape[1] ** 0.5
@@ -134,7 +134,8 @@ def _resemblance(features: list[Feature], kinds: list[str]) -> torch.Tensor:
     return total / weights
 
 
-def _unit(rows: torch.Tensor) -> torch.Tensor:
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1; those of zeros stay."""
     # By the largest entry first, whose square may not exist in float32.
     largest = rows.abs().amax(dim=1, keepdim=True)
     rows = rows / torch.where(largest > 0, largest, 1)
@@ -274,7 +275,14 @@ def sylvester(
 
 
 def _stacked(features: list[Feature]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All features side by side, each with unit mean square so that none drowns the others."""
-    sizes = [feature.reference.square().mean().sqrt().clamp_min(1e-20) for feature in features]
-    suspect = torch.cat([feature.suspect / size for feature, size in zip(features, sizes, strict=True)], dim=1)
-    return suspect, torch.cat([feature.reference / size for feature, size in zip(features, sizes, strict=True)], dim=1)
+    """
+    All features side by side, each with unit mean square so that none drowns the others. One that the reference has not (a bias that was zero
+    before the mark) says nothing.
+    """
+    told = [feature for feature in features if feature.reference.any()] or features
+    sizes = [
+        torch.stack([side.square().mean().sqrt() for side in (item.reference, item.suspect)]).max().clamp_min(1e-20)
+        for item in told
+    ]
+    suspect = torch.cat([item.suspect / size for item, size in zip(told, sizes, strict=True)], dim=1)
+    return suspect, torch.cat([item.reference / size for item, size in zip(told, sizes, strict=True)], dim=1)

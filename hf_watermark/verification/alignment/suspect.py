@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import Carrier, canonical_rows, describe
-from ...backbones.symmetry import Untraceable
+from ...backbones import Carrier, canonical_rows, describe, evaluation_mode, example_images
+from ...backbones.merging import alike_merged
 from ...evidence import CONTROL_LIMIT
 from ...serialization import InvalidInput, named_tensors_digest
 from ...statistics import log2_binomial_tail
@@ -31,26 +31,45 @@ class AlignedReading:
     Attributes:
         suspect ([`~suspects.Suspect`]): The same network in the reference's coordinates.
         details (`dict`): The alignment's report.
+        doubts (`list[str]`): Why a mark may be there that is not seen in these coordinates.
 
     Raises:
         [`~serialization.InvalidInput`]: when the reference cannot be traced or the suspect lacks its tensors.
     """
 
     def __init__(self, suspect: Suspect, reference: nn.Module, carriers: list[Carrier]):
-        self.reference, self.tensors = reference, suspect.tensors()
+        self.tensors = suspect.tensors()
+        # A copy for inference is compared with one of the reference.
+        reference = self.reference = alike_merged(reference, list(self.tensors))
         try:
-            self.aligner = Aligner(reference, _with_family(reference, carriers))
-        except Untraceable as error:
-            raise InvalidInput(f"the reference cannot be aligned to: {error}") from None
+            self.aligner = Aligner(reference, _with_family(reference, carriers), images_for(reference))
+        except InvalidInput:
+            raise
+        except Exception as error:  # operations that no rule knows, and exporters, fail in many ways
+            raise InvalidInput(f"the reference cannot be aligned to: {error or type(error).__name__}") from None
         aligned = self.aligner.align(self.tensors)
         module = copy.deepcopy(reference)
         module.load_state_dict(aligned.tensors)
         self.suspect = Suspect.of_module(f"{suspect.name}, aligned", module.eval())
         self.details: dict[str, Any] = aligned.report.to_dict()
+        self.doubts = aligned.report.doubts
 
     def control(self) -> dict[str, Any]:
         """Agreement of the suspect with random carriers, see [`decoy_agreement`]."""
         return decoy_agreement(self.aligner, self.tensors)
+
+
+@torch.no_grad()
+def images_for(model: nn.Module) -> torch.Tensor:
+    """One black image that the model takes: a small one, or where it takes none as its library says that it was trained with."""
+    images = example_images(model).to(next(model.parameters()))
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    try:
+        with evaluation_mode(model):
+            model(images)
+    except Exception:  # code of any library
+        return images if size is None else images.new_zeros(1, images.shape[1], *size[-2:])
+    return images
 
 
 def decoy_agreement(

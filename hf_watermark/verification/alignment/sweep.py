@@ -8,15 +8,22 @@ from typing import Any
 import torch
 
 from ...backbones.symmetry import Axis, Change, Mixed, Moved, Symmetry
+from ...backbones.symmetry.folding import HUGE
 from ...serialization import InvalidInput
 from .attention import Heads, fit_heads
-from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation, without_wild_columns
+from .fitting import Feature, Fit, fit_matrix, fit_permutation, fit_rotation, unit_rows, without_wild_columns
 
 
 Tensors = dict[str, torch.Tensor]
 SWEEPS = 4
 # Anchors that agree this well leave nothing for another sweep to find.
 EXACT = 0.9995
+# A tensor of fewer numbers says nothing about which block it is from.
+FEWEST = 32
+# Mean resemblance of anchors that only a network of the same origin reaches; independent ones were seen up to 0.56.
+KIN = 0.8
+# Channels of an image.
+MOST_INPUTS = 4
 
 
 @dataclass
@@ -29,6 +36,8 @@ class AlignmentReport:
         cosine (`dict[str, float]`): By space, mean resemblance of the matched anchors after alignment.
         recognised (`float`): Share of the channels that were recognised.
         readable (`float`): Share of the carrier weights whose row and column channels were recognised.
+        blocks (`dict[str, str]`): By stack of blocks, what was found there; nothing where each is where its name says.
+        doubts (`list[str]`): Why a mark may be there and is not seen.
         warnings (`list[str]`): What could not be done.
     """
 
@@ -36,6 +45,8 @@ class AlignmentReport:
     cosine: dict[str, float] = field(default_factory=dict)
     recognised: float = 0.0
     readable: float = 0.0
+    blocks: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,6 +62,7 @@ class AlignmentReport:
             "mean_anchor_cosine": round(sum(values) / len(values), 4) if values else 0.0,
             "channels_recognised": round(self.recognised, 4),
             "carriers_readable": round(self.readable, 4),
+            "blocks": self.blocks,
             "warnings": self.warnings,
         }
 
@@ -63,16 +75,45 @@ class Sweep:
         symmetry: What may be changed.
         anchors: The reference's folded tensors that the fit may see.
         suspect: The suspect's folded tensors under the reference's names.
+        like: An alignment of other tensors of the same suspect, from which this one goes on.
     """
 
-    def __init__(self, symmetry: Symmetry, anchors: Tensors, suspect: Tensors):
-        self.symmetry, self.anchors, self.suspect = symmetry, anchors, suspect
+    def __init__(self, symmetry: Symmetry, anchors: Tensors, suspect: Tensors, like: "Sweep | None" = None):
+        self.symmetry, self.anchors = symmetry, dict(anchors)
+        # A normalisation that is not there has no channels; and a root of what a stranger wrote need not exist.
+        self.suspect = {name: tensor.nan_to_num(0, HUGE, -HUGE) for name, tensor in suspect.items() if tensor.numel()}
+        self._widths = self._with_equal_inputs()
         self.change = Change(sizes=self._sizes())
         self.fits: dict[int, Fit] = {}
         self.warnings: list[str] = []
         fixed = {n for n, space in enumerate(self.symmetry.spaces) if space.kind == "fixed"}
         self.known = set(fixed)
+        if like is not None:
+            self.known |= like.known
+            self.change = Change(
+                dict(like.change.spaces), dict(like.change.factors), self.change.sizes | like.change.sizes
+            )
         self._check_shapes()
+
+    def _with_equal_inputs(self) -> dict[str, list[int]]:
+        """
+        A first layer for images of other channels: of fewer (grey ones) both sides are summed over them, of more the first ones are compared.
+        Gives the shapes of what was made.
+        """
+        made = {}
+        for name, shape in self.symmetry.shapes.items():
+            suspect, axes = self.suspect.get(name), self.symmetry.axes.get(name, ())
+            if suspect is None or name not in self.anchors or any(axis.axis == 1 for axis in axes):
+                continue
+            if not suspect.ndim == len(shape) > 2 or suspect.shape[1] == shape[1] or shape[1] > MOST_INPUTS:
+                continue
+            if suspect.shape[1] > shape[1] > 1:
+                self.suspect[name] = suspect[:, : shape[1]]
+            else:
+                sides = (self.anchors[name], suspect)
+                self.anchors[name], self.suspect[name] = (side.sum(dim=1, keepdim=True) for side in sides)
+            made[name] = list(self.anchors[name].shape)
+        return made
 
     def _sizes(self) -> dict[int, int]:
         """
@@ -92,18 +133,14 @@ class Sweep:
     def _check_shapes(self) -> None:
         """`fitting`: tensors that the suspect has in the shape that its channel counts ask for; `usable`: the anchors among them."""
         shapes = self.symmetry.shapes
-        missing = [name for name in shapes if name not in self.suspect]
-        if len(missing) > len(shapes) / 2:
-            raise InvalidInput(
-                f"{len(missing)} of the reference's {len(shapes)} tensors are missing in the suspect, first {missing[0]!r}: "
-                "another architecture, or names that are not known; give the suspect under the reference's names"
-            )
         self.fitting = []
         for name, shape in shapes.items():
-            wanted = list(shape)
+            if name not in self.suspect:
+                continue
+            wanted = self._widths.get(name, list(shape)).copy()
             for axis in self.symmetry.axes.get(name, ()):
                 wanted[axis.axis] = sum(self.change.size(segment) for segment in axis.segments)
-            if name in self.suspect and list(self.suspect[name].shape) == wanted:
+            if list(self.suspect[name].shape) == wanted:
                 self.fitting.append(name)
         lost = len(shapes) - len(self.fitting)
         if lost:
@@ -111,9 +148,22 @@ class Sweep:
             self.warnings.append(f"{lost} tensors are missing or of another shape and count as zero, first {first!r}")
         self.usable = {name for name in self.fitting if name in self.anchors}
 
-    def fit(self) -> None:
+    def refuse_another_architecture(self) -> None:
+        """
+        Raises:
+            [`~serialization.InvalidInput`]: when the suspect lacks most of the reference's tensors.
+        """
+        shapes = self.symmetry.shapes
+        missing = [name for name in shapes if name not in self.suspect]
+        if len(missing) > len(shapes) / 2:
+            raise InvalidInput(
+                f"{len(missing)} of the reference's {len(shapes)} tensors are missing in the suspect, first {missing[0]!r}: "
+                "another architecture, or names that are not known; give the suspect under the reference's names"
+            )
+
+    def fit(self, sweeps: int = SWEEPS) -> None:
         """Sweeps over the spaces in the order in which the network writes them: writers first, then readers too."""
-        for sweep in range(SWEEPS):
+        for sweep in range(sweeps):
             before = {number: fit.change for number, fit in self.fits.items()}
             for number, space in enumerate(self.symmetry.spaces):
                 if space.kind in ("permutation", "orthogonal", "linear"):
@@ -143,7 +193,7 @@ class Sweep:
 
     def _fit_space(self, number: int, readers: bool) -> None:
         space = self.symmetry.spaces[number]
-        features = list(self._features(number, readers))
+        features = list(self.features(number, readers))
         if not features:
             if readers and number not in self.known:
                 self.warnings.append(f"no anchor for {self._name(number)}")
@@ -162,7 +212,24 @@ class Sweep:
         self.change.factors |= fit.factors
         self.known.add(number)
 
-    def _features(self, number: int, readers: bool) -> Iterator[Feature]:
+    def unknown(self) -> list[int]:
+        """Spaces of the tensors at hand that are not aligned yet."""
+        spaces = {s.space for name in self.usable for axis in self.symmetry.axes.get(name, ()) for s in axis.segments}
+        return sorted(spaces - self.known)
+
+    def agreement(self, name: str) -> float | None:
+        """Resemblance of one anchor whose spaces are all aligned; `None` for any other tensor, and for a few numbers."""
+        axes = self.symmetry.axes.get(name, ())
+        if name not in self.usable or not axes or self.anchors[name].numel() < FEWEST or not self.anchors[name].std():
+            return None
+        if any(segment.space not in self.known for axis in axes for segment in axis.segments):
+            return None
+        own, theirs = self.anchors[name].flatten(), self.change.apply_to(self.suspect[name], axes).flatten()
+        theirs = theirs.nan_to_num(0, HUGE, -HUGE)
+        return max(0.0, float(unit_rows(own[None])[0] @ unit_rows(theirs[None])[0]))
+
+    def features(self, number: int, readers: bool) -> Iterator[Feature]:
+        """What the tensors at hand say about the channels of a space."""
         for name, axis in self.symmetry.touching(number):
             if name not in self.usable or (axis.flow == "in" and not readers):
                 continue
@@ -175,12 +242,14 @@ class Sweep:
             suspect = self.change.apply_to(self.suspect[name], self.symmetry.axes[name], skip=axis.axis)
             for own, theirs, segment in self._parts(axis, self.anchors[name], suspect):
                 if segment.space == number:
-                    theirs, own = without_wild_columns(self._divided(theirs, one_by_one, number), own)
+                    # What a stranger wrote may be too large to be multiplied.
+                    theirs = self._divided(theirs, one_by_one, number).nan_to_num(0, HUGE, -HUGE)
+                    theirs, own = without_wild_columns(theirs, own)
                     yield Feature(theirs, own, axis.flow, segment.scale)
 
     def _divided(self, rows: torch.Tensor, one_by_one: list[Axis], number: int) -> torch.Tensor:
         """A depthwise row also holds one over the factor of what it reads; before the channels are matched that factor is not known."""
-        if not one_by_one or number not in self.fits:
+        if not one_by_one or number not in self.fits or len(one_by_one[0].segments) != 1:
             return rows
         [segment] = one_by_one[0].segments
         factors, fit = self.change.factors.get(segment.scale), self.fits[number]
@@ -258,6 +327,16 @@ class Sweep:
             return torch.ones(size, dtype=torch.bool)
         fit = self.fits.get(space)
         return torch.zeros(size, dtype=torch.bool) if fit is None else fit.recognised
+
+    def kinship(self) -> float:
+        """
+        Share of the channels that are told one by one and look much like the reference's, which those of no other network do. That a matrix or a
+        rotation was found says little.
+        """
+        spaces = self.symmetry.spaces
+        fits = [fit for number, fit in self.fits.items() if spaces[number].kind == "permutation"]
+        same = sum(int(fit.recognised.sum()) for fit in fits if fit.cosine > KIN and len(fit.recognised) > 1)
+        return same / max(1, sum(len(fit.recognised) for fit in fits))
 
     def _name(self, number: int) -> str:
         names = [name for name, axis in self.symmetry.touching(number) if axis.flow == "out"]

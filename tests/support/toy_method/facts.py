@@ -6,8 +6,8 @@ from hf_watermark.configuration.facts import Capacity, MethodFacts
 
 
 class ToySignsFacts(MethodFacts):
-    def capacity(self, config, shapes):
-        room = max(math.prod(shape) for shape in shapes.values()) // config.group
+    def capacity(self, config, carriers):
+        room = max(math.prod(carrier.shape) for carrier in carriers) // config.group
         # The most bits of one sub-key, and how many sub-keys a key has by default.
         return Capacity(min(room, self.most), min(config.subkeys, room // config.bits))
 

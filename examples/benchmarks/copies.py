@@ -1,0 +1,128 @@
+"""
+Loop-free marks read back from copies under other names: of one small model of every file of timm, and in the spellings of other libraries.
+
+    python examples/benchmarks/copies.py --sections ports --output runs/copies.json
+    python examples/benchmarks/copies.py --sections families --output runs/copies.json
+
+* `ports`: one tiny architecture as timm, transformers and torchvision build it (`tests/support/pairs.py`). Greedy residuals are written into one of them,
+  the weights are moved to another one, and the mark is read there; and the unmarked weights as well.
+* `families`: the smallest model of every file of timm, by `results/coverage.json`. Greedy residuals and WaterMAS are written, and read from a copy
+  in bfloat16, renamed by a prefix and cut into two shards; and from such a copy of the unmarked model.
+
+Weights are random, as training would leave them (`tests/support/zoo.py`). The JSON is rewritten after every row; a row that is there is not measured again.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from alignment import Results, Row
+from safetensors.torch import save_file
+from torch import nn
+
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
+
+from pairs import PAIRS, images_of, ported  # noqa: E402
+from zoo import lively  # noqa: E402
+
+from hf_watermark import GreedyResidualsConfig, Owner, mark_model, verify  # noqa: E402
+
+
+CONFIGS: dict[str, Any] = {
+    "greedy_residuals": GreedyResidualsConfig(bits=160, group_size=8, subkeys=2),
+    "watermas": {"method": "watermas", "bits": 160, "subkeys": 2},
+}
+ANY_BUDGET = 1e9
+# Large networks of the same names in both libraries, or that are covered by a smaller one of their kind.
+LEFT_OUT = ("efficientnetv2", "maxvit", "inception_v3", "vgg")
+
+
+def read(suspect: Any, key: Any, name: str) -> Row:
+    evidence = verify(suspect, key)
+    row: Row = {name: str(evidence.verdict), f"{name}_log2_p": round(evidence.log2_p, 1)}
+    return row | (
+        {f"{name}_reason": (evidence.unread or " ".join(evidence.warnings))[:200]} if not evidence.trials else {}
+    )
+
+
+def port(name: str, here: str) -> Row:
+    """A mark written into the model of one library, in all others."""
+    torch.manual_seed(0)
+    model = lively(PAIRS[name][here]())
+    started = time.process_time()
+    marked, key = mark_model(model, CONFIGS["greedy_residuals"], Owner.create(), images_of(name), ANY_BUDGET)
+    row: Row = {"seconds": round(time.process_time() - started, 1)}
+    for there in PAIRS[name]:
+        if there != here:
+            row |= read(ported(marked, PAIRS[name][there]()), key, there)
+            row |= read(ported(model, PAIRS[name][there]()), key, f"unmarked_{there}")
+    return row
+
+
+def write_copy(model: nn.Module, folder: Path) -> Path:
+    """In bfloat16, under a prefix, in two shards."""
+    folder.mkdir()
+    state = {
+        f"net.backbone.{name}": (tensor.bfloat16() if tensor.is_floating_point() else tensor).contiguous().clone()
+        for name, tensor in model.state_dict().items()
+    }
+    names = list(state)
+    shards = {f"model-0000{n + 1}-of-00002.safetensors": names[n::2] for n in range(2)}
+    for file, own in shards.items():
+        save_file({name: state[name] for name in own}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, own in shards.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def family(name: str, method: str) -> Row:
+    torch.manual_seed(0)
+    model = lively(timm.create_model(name, num_classes=10))
+    started = time.process_time()
+    try:
+        marked, key = mark_model(model, CONFIGS[method], Owner.create(), None, ANY_BUDGET)
+    except Exception as error:
+        return {"not_marked": f"{type(error).__name__}: {error}"[:200]}
+    row: Row = {"seconds": round(time.process_time() - started, 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        row |= read(write_copy(marked, Path(folder) / "marked"), key, "copy")
+        row |= read(write_copy(model, Path(folder) / "plain"), key, "unmarked_copy")
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=["ports", "families"], default=["ports", "families"])
+    parser.add_argument(
+        "--most-parameters", type=int, default=10**9, help="of the models of timm; rows of larger ones are not made"
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    results = Results(options.output)
+    if "ports" in options.sections:
+        for name in PAIRS:
+            for here in PAIRS[name] if name not in LEFT_OUT else ():
+                results.row("ports", f"{name}: {here}", lambda name=name, here=here: port(name, here))
+    if "families" in options.sections:
+        covered = json.loads((HERE / "results" / "coverage.json").read_text())["timm"]
+        for name, row in sorted(covered.items(), key=lambda item: item[1].get("parameters", 10**12)):
+            for method in CONFIGS if row.get("parameters", 10**12) <= options.most_parameters else ():
+                results.row(
+                    "families",
+                    f"{row['file']}: {name}: {method}",
+                    lambda name=name, method=method: family(name, method),
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""
+Networks whose layout is derived from their graph: false positives, and what alignment brings back.
+
+    python examples/benchmarks/structures.py --sections nulls keys --output runs/structures.json
+    python examples/benchmarks/structures.py --sections families --output runs/structures.json
+
+* `nulls`: in each of six families a small net learns the digits, and both white-box marks are written into it; 20 nets of other seeds are read under both
+  keys as they are, with all names gone (shapes and order decide), with a block's number or stage moved on, and aligned to the marked one's start.
+* `keys`: 100,000 random keys of greedy residuals on four of these nets as they are, and on two of them aligned with nothing left out: counts at
+  p <= 1e-2 ... 1e-5 against the largest that a one-sided binomial test at 99.9 % still calls nominal.
+* `families`: the smallest model of every file of timm, with random weights; greedy residuals are written into it, every channel is permuted, rescaled
+  where that is free, and a quarter of the units that may be are split; bits right before, after, and aligned.
+
+The JSON is rewritten after every row; a row that is there is not measured again.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from alignment import Results, Row, lively
+from null import GREEDY, GreedyNull, fresh, table
+from scipy.stats import binom
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from timm.models.densenet import DenseNet
+from timm.models.efficientvit_mit import EfficientVit
+from timm.models.ghostnet import GhostNet
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.regnet import RegNet, RegNetCfg
+from torch import nn
+from torch.nn import functional
+
+from hf_watermark import Evidence, InvalidInput, Owner, WatermarkKey, mark_model, verify
+from hf_watermark.attacks.symmetric import random_factors
+from hf_watermark.backbones import layout_of
+from hf_watermark.backbones.symmetry import Change, Moved, Symmetry, change_stored, fold, symmetry_of, unfold
+from hf_watermark.evaluation.digits import load_digits_data
+from hf_watermark.methods.greedy_residuals.residuals import groups_per_slot
+from hf_watermark.suspects import Suspect
+from hf_watermark.verification.alignment import Aligner
+from hf_watermark.verification.alignment.suspect import images_for
+
+
+SECTIONS = ("nulls", "keys", "families")
+NULLS, KEYS, STEPS = 20, 100_000, 150
+ANY_BUDGET = 1e9
+GREY: dict[str, Any] = {"num_classes": 10, "in_chans": 1}
+MARKS: dict[str, dict[str, Any]] = {
+    "greedy_residuals": {"method": "greedy_residuals", "bits": 256, "group_size": 8, "subkeys": 2},
+    "watermas": {"method": "watermas", "bits": 160, "subkeys": 2},
+}
+# Models of more parameters are not aligned here.
+MOST_PARAMETERS = 8_000_000
+State = dict[str, torch.Tensor]
+
+
+def ghost_stages() -> list[list[list[float]]]:
+    return [
+        [[3, 16, 16, 0, 1]],
+        [[3, 48, 24, 0, 2]],
+        [[3, 72, 24, 0, 1]],
+        [[5, 72, 40, 0.25, 2], [5, 120, 40, 0.25, 1]],
+    ]
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "regnet": lambda: RegNet(RegNetCfg(depth=6, w0=24, wa=16.0, wm=1.6, group_size=8), **GREY),
+    "densenet": lambda: DenseNet(growth_rate=16, block_config=(3, 4), **GREY),
+    "repvgg": lambda: ByobNet(
+        ByoModelCfg(
+            blocks=(ByoBlockCfg("rep", d=2, c=32, s=2), ByoBlockCfg("rep", d=3, c=48, s=2)),
+            stem_type="rep",
+            stem_chs=24,
+        ),
+        **GREY,
+    ),
+    "efficientvit": lambda: EfficientVit(
+        widths=(16, 24, 32), depths=(1, 2, 2), head_dim=8, head_widths=(64, 64), **GREY
+    ),
+    "mixer": lambda: MlpMixer(img_size=32, patch_size=8, embed_dim=48, num_blocks=3, **GREY),
+    "ghostnet": lambda: GhostNet(ghost_stages(), width=0.8, **GREY),
+}
+
+
+# --- Null models --------------------------------------------------------------------------------------------------------
+
+
+def trained(family: str, seed: int, images: torch.Tensor, labels: torch.Tensor, folder: Path) -> nn.Module:
+    """A net of its own seed and order of images, kept in `folder`."""
+    torch.manual_seed(seed)
+    model = NETS[family]()
+    file = folder / f"{family}_{seed}.safetensors"
+    if file.exists():
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(file))
+        return model.eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(STEPS):
+        rows = torch.randint(len(images), (32,), generator=generator)
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / STEPS)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+        optimizer.step()
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(file))
+    return model.eval()
+
+
+def digits(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    data: Any = load_digits_data(part)
+    items = [data[row] for row in range(len(data))]
+    return torch.stack([item["pixel_values"] for item in items]), torch.tensor([item["labels"] for item in items])
+
+
+def as_suspect(state: Mapping[str, torch.Tensor]) -> Suspect:
+    return Suspect("tensors", dict(state), {name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def nameless(state: Mapping[str, torch.Tensor]) -> State:
+    return {f"t{number}": tensor for number, tensor in enumerate(state.values())}
+
+
+def moved_on(state: Mapping[str, torch.Tensor]) -> State:
+    """Every first number in a name one higher, and noise under the names that fall free."""
+    generator, result = torch.Generator().manual_seed(0), {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        place = next((number for number, part in enumerate(parts) if part.isdecimal()), None)
+        if place is not None:
+            parts[place] = str(int(parts[place]) + 1)
+        result[".".join(parts)] = tensor
+    for name, tensor in state.items():
+        if name not in result and tensor.is_floating_point():
+            result[name] = torch.randn(tensor.shape, generator=generator)
+    return result
+
+
+def readings(model: nn.Module, key: WatermarkKey, start: nn.Module) -> Row:
+    ways = {
+        "names": lambda: verify(model, key),
+        "no names": lambda: verify(as_suspect(nameless(model.state_dict())), key),
+        "numbers moved on": lambda: verify(as_suspect(moved_on(model.state_dict())), key, reference=start),
+        "aligned": lambda: verify(model, key, reference=start),
+    }
+    return {name: said(look) for name, look in ways.items()}
+
+
+def said(look: Callable[[], Evidence]) -> Row:
+    try:
+        evidence = look()
+    except InvalidInput as error:
+        return {"refused": str(error)[:120]}
+    return {"verdict": str(evidence.verdict), "log2_p": round(evidence.log2_p, 2), "trials": evidence.trials}
+
+
+def nulls(options: argparse.Namespace, results: Results) -> None:
+    (images, labels), folder = digits("train"), options.output.parent / "structures"
+    test, answers = digits("test")
+    for family in options.models or NETS:
+        start = trained(family, 0, images, labels, folder)
+        written = {
+            name: mark_model(start, config, Owner.create(), images[:64], ANY_BUDGET) for name, config in MARKS.items()
+        }
+        for number in range(1, NULLS + 1):
+
+            def measure(number: int = number) -> Row:
+                model = trained(family, number, images, labels, folder)
+                with torch.no_grad():
+                    right = float((model(test).argmax(1) == answers).float().mean())
+                row: Row = {"accuracy": round(right, 3)}
+                return row | {name: readings(model, key, start) for name, (_, key) in written.items()}
+
+            results.row("nulls", f"{family} | {number}", measure)
+        results.row(
+            "nulls", f"{family} | marked", lambda: {n: said(partial(verify, m, k)) for n, (m, k) in written.items()}
+        )
+        summarise(results, family)
+
+
+def summarise(results: Results, family: str) -> None:
+    rows = [results.record["nulls"][f"{family} | {number}"] for number in range(1, NULLS + 1)]
+    read = [item for row in rows for name in MARKS for item in row[name].values() if "verdict" in item]
+    summary = {
+        "nets": len(rows),
+        "readings": len(read),
+        "found": sum(item["verdict"] == "mark found" for item in read),
+        "not_found": sum(item["verdict"] == "not found" for item in read),
+        "inconclusive": sum(item["verdict"] == "inconclusive" for item in read),
+        "at level B or better": sum(item["log2_p"] <= -64 for item in read),
+        "smallest log2 p": min(item["log2_p"] for item in read),
+        "mean accuracy": round(sum(row["accuracy"] for row in rows) / len(rows), 3),
+    }
+    results.record["nulls"].pop(f"{family} | all", None)
+    results.row("nulls", f"{family} | all", lambda: summary)
+
+
+# --- Random keys --------------------------------------------------------------------------------------------------------
+
+
+def keys(options: argparse.Namespace, results: Results) -> None:
+    (images, labels), folder = digits("train"), options.output.parent / "structures"
+    for family in options.models or NETS:
+        start = trained(family, 0, images, labels, folder)
+        carriers = layout_of(start)
+        if groups_per_slot(carriers, GREEDY.group_size, 1) < GREEDY.bits:  # too small for these keys
+            continue
+
+        def measure() -> Row:
+            models = [trained(family, number, images, labels, folder) for number in range(1, 5)]
+            aligner = Aligner(start, carriers)
+            for model in models[:2]:
+                whole = copy.deepcopy(start)
+                whole.load_state_dict(aligner.align(model.state_dict(), erase=False).tensors)
+                models.append(whole)
+            null = GreedyNull(models, carriers)
+            begin = time.perf_counter()
+            matches = np.array([null.matches(fresh()) for _ in range(KEYS)])
+            p_values = binom.sf(matches - 1, GREEDY.bits, 0.5)
+            return {
+                "keys": KEYS,
+                "as they are": table(p_values[:, :4]),
+                "aligned": table(p_values[:, 4:]),
+                "smallest log2 p": round(float(np.log2(p_values.min())), 2),
+                "seconds": round(time.perf_counter() - begin),
+            }
+
+        results.row("keys", family, measure)
+
+
+# --- One model of every file of timm -------------------------------------------------------------------------------------
+
+
+def smallest_models(coverage: Path) -> dict[str, str]:
+    """Of every file of timm the smallest model that has a layout, by the table of `coverage.py`."""
+    rows = json.loads(coverage.read_text())["timm"]
+    found: dict[str, tuple[int, str]] = {}
+    for name, row in rows.items():
+        if "carriers" in row:
+            found[row["file"]] = min(found.get(row["file"], (math.inf, "")), (row["parameters"], name))
+    return {
+        file: name for file, (size, name) in sorted(found.items(), key=lambda item: item[1]) if size <= MOST_PARAMETERS
+    }
+
+
+def transformed(symmetry: Symmetry, state: State) -> State:
+    """Every channel at another place, and under another factor where that is free."""
+    generator = torch.Generator().manual_seed(1)
+    change = Change()
+    for number, space in enumerate(symmetry.spaces):
+        if space.kind in ("permutation", "orthogonal", "linear"):
+            change.spaces[number] = Moved.permutation(torch.randperm(space.size, generator=generator))
+    moved = change_stored(change, symmetry, state)
+    factors = Change(factors=random_factors(symmetry, 1.0, generator))
+    return change_stored(factors, symmetry, moved)
+
+
+def split_units(symmetry: Symmetry, state: State) -> State:
+    """A quarter more units in every space that allows it: the copy of a unit has its rows, and both have half of its columns."""
+    change = Change()
+    for number, space in enumerate(symmetry.spaces):
+        if space.kind == "permutation" and space.size >= 4 and _may_grow(symmetry, number):
+            extra = torch.arange(0, space.size, 4)
+            order = torch.cat([torch.arange(space.size), extra])
+            change.spaces[number] = Moved(order, order, torch.arange(len(order)))
+    folded = change.apply(symmetry, fold(symmetry, state))
+    for number, moved in change.spaces.items():
+        assert isinstance(moved, Moved)
+        double = torch.zeros(len(moved.order))
+        double[torch.arange(0, symmetry.spaces[number].size, 4)] = 1
+        double[symmetry.spaces[number].size :] = 1
+        for name, axis in symmetry.touching(number):
+            if axis.flow == "in" and name in folded:
+                shape = [-1 if place == axis.axis else 1 for place in range(folded[name].ndim)]
+                folded[name] = folded[name] * torch.where(double > 0, 0.5, 1.0).reshape(shape)
+    return folded
+
+
+def _may_grow(symmetry: Symmetry, number: int) -> bool:
+    """Whether all that touches a space holds nothing else on that axis, and no layer reads it channel by channel."""
+    for name, axis in symmetry.touching(number):
+        both = [other for other in symmetry.axes[name] if other.axis == axis.axis]
+        if len(axis.segments) != 1 or axis.segments[0].repeat != 1 or len(both) > 1:
+            return False
+    return True
+
+
+def families(options: argparse.Namespace, results: Results) -> None:
+    for file, name in smallest_models(options.coverage).items():
+        if options.models and file not in options.models:
+            continue
+        results.row("families", file, lambda name=name: {"model": name} | family_row(name))
+    rows = [row for label, row in results.record["families"].items() if label != "all"]
+    full = sum(row.get("moved", {}).get("aligned") == 1.0 for row in rows)
+    grown = [row["split"]["aligned"] for row in rows if "aligned" in row.get("split", {})]
+    summary = {
+        "files": len(rows),
+        "permuted and rescaled, all bits back": full,
+        "permuted and rescaled, 98 % of the bits back": sum(
+            row.get("moved", {}).get("aligned", 0) >= 0.98 for row in rows
+        ),
+        "also split": len(grown),
+        "split, all bits back": sum(share == 1.0 for share in grown),
+        "others": {
+            label: row.get("reason") or row.get("moved") or {}
+            for label, row in results.record["families"].items()
+            if label != "all" and row.get("moved", {}).get("aligned") != 1.0
+        },
+    }
+    results.record["families"].pop("all", None)
+    results.row("families", "all", lambda: summary)
+
+
+def family_row(name: str) -> Row:
+    begin = time.perf_counter()
+    try:
+        torch.manual_seed(0)
+        model = lively(timm.create_model(name, num_classes=10))
+        config = {"method": "greedy_residuals", "subkeys": 1, "bits": 128, "group_size": 16}
+        marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
+        symmetry = symmetry_of(marked, images_for(marked))
+    except Exception as error:  # what an exporter raises can be anything
+        return {"reason": f"{type(error).__name__}: {error}"[:200]}
+    state = marked.state_dict()
+    row: Row = {"before": share(verify(marked, key))}
+    for label, change in (("moved", transformed), ("split", split_units)):
+        try:
+            other = change(symmetry, state)
+            if label == "split":
+                other = {n: t for n, t in unfolded_freely(symmetry, other, state).items()}
+            suspect = as_suspect(other)
+            found = verify(suspect, key, reference=model)
+            row[label] = {"direct": share(verify(suspect, key)), "aligned": share(found)} | report(found)
+        except Exception as error:
+            row[label] = {"reason": f"{type(error).__name__}: {error}"[:200]}
+    return row | {"seconds": round(time.perf_counter() - begin, 1)}
+
+
+def unfolded_freely(symmetry: Symmetry, folded: State, like: State) -> State:
+    """[`unfold`] for tensors of other sizes: the norms are left out, as they are when a file is exported with its norms folded."""
+    whole = unfold(symmetry, folded, like)
+    for item in symmetry.net.folds:
+        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            whole.pop(f"{item.norm}.{part}", None)
+    return {name: tensor for name, tensor in whole.items() if name not in folded} | folded
+
+
+def share(evidence: Evidence) -> float:
+    return round(evidence.rate, 4)
+
+
+def report(evidence: Evidence) -> Row:
+    kept = evidence.details.get("alignment", {})
+    return {"bits": evidence.trials, "verdict": str(evidence.verdict)} | {
+        name: kept[name] for name in ("carriers_readable", "warnings") if name in kept
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sections", nargs="*", default=["nulls"], choices=SECTIONS)
+    parser.add_argument("--models", nargs="*", default=[], help="only these families")
+    parser.add_argument("--coverage", type=Path, default=Path(__file__).parent / "results/coverage.json")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    results = Results(options.output)
+    for section in options.sections:
+        globals()[section](options, results)
+
+
+if __name__ == "__main__":
+    main()
