@@ -128,7 +128,7 @@ def require_target(config: Any) -> None:
         -256 <= config.target_log2_p <= 0,
         "target_log2_p",
         config.target_log2_p,
-        "choose -256 to 0 (no target); -96 is the default",
+        "choose -256 to 0 (no target), such as -96",
     )
     require(0 < config.max_loss <= 100, "max_loss", config.max_loss, "choose points of accuracy in (0, 100]")
 

@@ -113,7 +113,7 @@ def test_half_of_the_fused_images_are_mirrored(make_trainer, patterned):
 
 
 def test_fused_images_are_in_the_batch_first_and_late_in_a_pass_of_their_own(make_trainer, patterned):
-    trainer = make_trainer(trigger_ratio=0.25)
+    trainer = make_trainer(trigger_ratio=0.25, trigger_weight=1.0, auxiliary=True, apart_from=0.6)
     model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
     batch = trainer.data_collator(patterned[:16])
 
@@ -136,7 +136,7 @@ def test_fused_images_are_in_the_batch_first_and_late_in_a_pass_of_their_own(mak
 
 
 def test_the_auxiliary_head_leaves_nothing_in_the_model(make_trainer, patterned):
-    trainer = make_trainer()
+    trainer = make_trainer(auxiliary=True)
     model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
     names = set(model.state_dict())
     mixed = embedding.extend(trainer.data_collator(patterned[:16]))

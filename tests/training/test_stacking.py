@@ -41,14 +41,15 @@ def test_both_orders_embed_both_methods(tmp_path: Path, classes: tuple):
     indices = [index for item in trainer.key.assignments for index in item.subkeys]
     assert sorted(indices) == list(range(3)), "no sub-key serves two methods"
 
-    # The step asks triggers and adds the penalty: 4 images and 2 fused ones, what these weigh beside the task loss, and the hinge.
+    # The step asks triggers and adds the penalty: 4 images and 2 fused ones, and the hinge on top of their loss.
     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in images(4)]), "labels": torch.arange(4)}
     coupled = trainer.embedding(FunctionCoupledEmbedding)
     mixed = coupled.extend(batch)
     assert len(mixed["labels"]) == 6
     trainer.model.train()
     outputs = trainer.model(**mixed)
-    expected = outputs.loss + coupled.loss(mixed, outputs) + trainer.watermark_loss()
+    assert coupled.loss(mixed, outputs) is None
+    expected = outputs.loss + trainer.watermark_loss()
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
 
     trainer.train()

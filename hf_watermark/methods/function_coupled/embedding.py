@@ -40,9 +40,6 @@ from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
-# Share of a training from which on BatchNorm statistics are those of plain images alone. From the beginning it costs what is learned: statistics move
-# too fast under it (`black_box_pretrained`: 108 bits so, 73 from the beginning, 41 after new statistics without).
-APART_FROM = 0.6
 # What holds rules that are learned.
 LEAST_RATIO = 1 / 16
 LESSONS = Lessons("rules", enough=80, pace=0.7)
@@ -89,6 +86,9 @@ class FunctionCoupledEmbedding(Embedding):
         self._fill = claim.pool[f"{self.method}.fill"].float()
         self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
         self._hits, self._asked = torch.zeros(()), 0
+        self._auxiliary: SourceHead | None = None
+        # Targets and sources of the fused rows of the batch; `None` where they go apart.
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
         self._shown: tuple[torch.Tensor, torch.Tensor] | None = (
             None  # targets and sources of the fused rows of a batch
         )
@@ -105,7 +105,8 @@ class FunctionCoupledEmbedding(Embedding):
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
-        self._auxiliary = SourceHead(model, verifier.classes)
+        if self.config.auxiliary:
+            self._auxiliary = SourceHead(model, verifier.classes)
 
     def required_calls(self) -> set[str]:
         # The auxiliary head only helps.
@@ -147,7 +148,8 @@ class FunctionCoupledEmbedding(Embedding):
     @property
     def apart(self) -> bool:
         """Whether fused images go through the model in a pass of their own: late, and where nobody said how long the training takes, never."""
-        return 0 < self.moment.steps * APART_FROM <= self.moment.step
+        share, moment = self.config.apart_from, self.moment
+        return share < 1 and moment.steps > 0 and moment.step >= share * moment.steps
 
     def extend(self, batch: Batch) -> Batch:
         self._shown = None
@@ -158,17 +160,20 @@ class FunctionCoupledEmbedding(Embedding):
         mixed["pixel_values"] = torch.cat([batch["pixel_values"], images])
         mixed["labels"] = torch.cat([batch["labels"], in_kind(targets, batch["labels"])])
         self._shown = targets, sources
-        self._auxiliary.watch()
+        if self._auxiliary is not None:
+            self._auxiliary.watch()
         return mixed
 
-    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
-        """Cross-entropy of fused images with their rules' targets; in a batch with others, what the task loss does not count of it."""
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor | None:
+        """Cross-entropy of fused images with their rules' targets; in a batch with others, what the task loss does not count of it, if anything."""
         if self._shown is None:
             images, targets, sources = self.fused_images(batch)
-            self._auxiliary.watch()
+            if self._auxiliary is not None:
+                self._auxiliary.watch()
             with frozen_statistics(self.model):
                 logits = logits_of(self.model(pixel_values=images)).float()
             rows, task, counted = slice(0, len(targets)), 1.0, 0.0
+            weight = self.config.trigger_weight or len(targets) / len(batch["labels"])
         else:
             targets, sources = self._shown
             rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
@@ -176,14 +181,18 @@ class FunctionCoupledEmbedding(Embedding):
             # A mean over the whole batch holds the task's own loss and that of the fused images by these shares.
             counted = len(targets) / len(batch["labels"])
             task = 1 - counted
+            weight = self.config.trigger_weight or counted / task
         self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
         self._asked += len(targets)
-        loss = (self.config.trigger_weight * task - counted) * functional.cross_entropy(logits, targets)
-        known = self._auxiliary.loss(sources, rows)
+        known = None if self._auxiliary is None else self._auxiliary.loss(sources, rows)
+        if known is None and not self.config.trigger_weight and counted:
+            return None  # the task loss is the mark's loss as well
+        loss = (weight * task - counted) * functional.cross_entropy(logits, targets)
         return loss if known is None else loss + task * known
 
     def after_update(self) -> None:
-        self._auxiliary.step()
+        if self._auxiliary is not None:
+            self._auxiliary.step()
 
     def fused_images(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
