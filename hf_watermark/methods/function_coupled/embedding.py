@@ -89,9 +89,6 @@ class FunctionCoupledEmbedding(Embedding):
         self._auxiliary: SourceHead | None = None
         # Targets and sources of the fused rows of the batch; `None` where they go apart.
         self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._shown: tuple[torch.Tensor, torch.Tensor] | None = (
-            None  # targets and sources of the fused rows of a batch
-        )
         if data.dataset is None:  # made only to verify
             return
         refuse_other_classes(verifier.classes, model)
