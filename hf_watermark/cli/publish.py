@@ -94,6 +94,10 @@ def publish(
         Path | None,
         typer.Option("--sign", metavar="FILE.pem", help="P-256 key for an OpenSSF signature of the files."),
     ] = None,
+    allow_weak: Annotated[
+        bool,
+        typer.Option("--allow-weak", help="Publish a mark that is found but weaker than its config asked for."),
+    ] = False,
     publish_pool: Annotated[
         bool,
         typer.Option(
@@ -137,6 +141,7 @@ def publish(
         burnt=burnt_log(key),
         signing_key=_signing_key(sign) if sign else None,
         publish_pool=publish_pool,
+        allow_weak=allow_weak,
         derived_from=[origin_in(place) for place in derived_from or ()],
     )
     # The owner binds the beacon himself, so it is taken at its word here; every reader looks it up.

@@ -122,6 +122,17 @@ def require(condition: bool, field: str, value: Any, advice: str) -> None:
         raise ValueError(f"`{field}` is {reprlib.repr(value)}: {advice}")
 
 
+def require_target(config: Any) -> None:
+    """The ranges of what a mark that is taught by feedback is wanted to reach, and may cost."""
+    require(
+        -256 <= config.target_log2_p <= 0,
+        "target_log2_p",
+        config.target_log2_p,
+        "choose -256 to 0 (no target), such as -96",
+    )
+    require(0 < config.max_loss <= 100, "max_loss", config.max_loss, "choose points of accuracy in (0, 100]")
+
+
 _TYPES = {int: "a whole number", float: "a number", str: "text", bytes: "bytes", list: "a list", NoneType: "None"}
 
 

@@ -60,6 +60,8 @@ class Extras:
             Publish the source images of sub-key 0, without which nobody can ask a black-box mark. They come from the training data.
         derived_from (`Sequence[Ancestor]`):
             Keys that were in the model before this one, see [`~publishing.origins.origin_in`].
+        allow_weak (`bool`, *optional*, defaults to `False`):
+            Publish a mark that is found, but is weaker than its config asked for (`target_log2_p`).
     """
 
     fidelity: Fidelity | None = None
@@ -72,6 +74,7 @@ class Extras:
     signing_key: EllipticCurvePrivateKey | None = None
     publish_pool: bool = False
     derived_from: Sequence[Ancestor] = ()
+    allow_weak: bool = False
 
 
 def opened_subkeys(key: WatermarkKey) -> list[int]:

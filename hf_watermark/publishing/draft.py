@@ -17,6 +17,7 @@ from .precommit import FOLDER, PRECOMMIT, Precommit
 from .revocation import REVOCATION, Revocations
 from .scan import Scanner, refuse_key_files, refuse_secrets, secrets_of
 from .statement import STATEMENT, SignedStatement
+from .targets import below_target
 from .timestamp import SUFFIX, TOKEN_BYTES
 
 
@@ -72,6 +73,11 @@ def draft(
     selected = model_files(folder, include)
     evidence = None if read_mark is None else read_mark(folder)
     signer = owner if evidence is not None and evidence.found else None
+    weak = below_target(key, evidence) if signer and evidence and not extras.allow_weak else []
+    if weak:
+        raise InvalidInput(
+            f"{'; '.join(weak)}. Train longer, or publish it as it is: `Extras(allow_weak=True)`, `--allow-weak`"
+        )
     opened = opened_subkeys(key) if signer else []
     scanner = Scanner(secrets_of(key, opened, owner))
     refuse_secrets(selected.files, scanner)

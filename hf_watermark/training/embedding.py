@@ -1,23 +1,28 @@
 """`Embedding`: how one mark gets into one model, whatever loop calls it."""
 
-import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ..backbones import adapter_layers, located, logits_of, read_carriers
+from ..backbones import adapter_layers, evaluation_mode, located, logits_of, read_carriers
 from ..configuration import WatermarkConfig
 from ..evidence import Access
 from ..keys import Claim, pool_digest
 from ..serialization import InvalidInput
+from ..suspects import Suspect
 from ..verification.verifier import Verifier
 from .course import Course, Forecast
+from .feedback import Feedback
+from .moment import Moment as Moment
 from .triggers import undisturbed_random_state
 
+
+logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -88,35 +93,6 @@ class Plan:
         """A plan whose pool holds these tensors, and whose layout commits to them."""
         pool = {f"{config.method}.{name}": tensor for name, tensor in tensors.items()}
         return cls(layout | {"pool_sha256": pool_digest(pool)}, config.subkeys, pool)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """
-    Where the training is.
-
-    Args:
-        step, steps (`int`):
-            Optimizer steps taken, and planned.
-        micro_step (`int`):
-            Backward passes since the last optimizer step.
-        process (`int`):
-            Rank of this process.
-    """
-
-    step: int = 0
-    steps: int = 0
-    micro_step: int = 0
-    process: int = 0
-
-    def seed(self, secret: bytes, purpose: bytes, process: int = 0) -> int:
-        """A 63-bit seed that is a function of the step alone, so that a resumed run draws what the uninterrupted one would have."""
-        place = f"{self.step}/{self.micro_step}/{process}".encode()
-        return int.from_bytes(hashlib.sha256(secret + purpose + place).digest()[:8], "big") >> 1
-
-    def generator(self, secret: bytes, purpose: bytes, process: int = 0) -> torch.Generator:
-        """A generator on the CPU with that seed."""
-        return torch.Generator().manual_seed(self.seed(secret, purpose, process))
 
 
 def unchanged(loss: torch.Tensor) -> torch.Tensor:
@@ -243,9 +219,47 @@ class Embedding:
         """The most of the mark that the rest of a training can put in, from the state of the model now; `None` where nothing limits it."""
         return None
 
+    @cached_property
+    def feedback(self) -> Feedback | None:
+        """How strongly the mark is taught, where the model's answers decide it."""
+        return None
+
+    @property
+    def taught(self) -> float:
+        """Strength of the mark's lessons now, as a share of what the config allows."""
+        return 1.0 if self.feedback is None else self.feedback.strength
+
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""
         self.moment = moment
+        if self.feedback is not None:
+            said = self.feedback.look(moment)
+            if said is not None:
+                logger.warning("`%s`: %s", self.method, said)
+
+    @property
+    def in_weights(self) -> bool:
+        """Whether weights carry the mark, and not answers."""
+        return self.verifier_class.access is Access.WEIGHTS
+
+    def read_now(self, model: nn.Module | None = None) -> tuple[float, float, float | None]:
+        """
+        The mark in the model as it is (`model` where that is gathered), without decoys: log2 p of the weakest sub-key, share of right units, and of
+        a mark in answers the share of the pool's images that get their class.
+        """
+        model = self.model if model is None else model
+        verifier = self.verifier_class(self.claim)
+        with evaluation_mode(model), torch.no_grad():
+            answer = partial(_probabilities, model)
+            suspect = Suspect.open(model if self.in_weights else answer)
+            parts = [verifier.score(verifier.observe(suspect, item), item) for item in self.claim.subkeys]
+            accuracy = None
+            images, labels = (self.claim.pool.get(f"{self.method}.{name}") for name in ("images", "labels"))
+            if images is not None and labels is not None and bool((labels >= 0).all()):
+                shown = torch.cat([answer(batch.float()) for batch in images.split(64)]).argmax(dim=1)
+                accuracy = float((shown == labels).float().mean())
+        right = sum(part.matches for part in parts) / max(1, sum(part.trials for part in parts))
+        return max(part.log2_p for part in parts), right, accuracy
 
     def before_epoch(self, epoch: float, epochs: float, optimizer: Any, sync_buffers: Callable[[], None]) -> None:
         """For schedules that take optimizer steps of their own; `sync_buffers` gives all processes the same statistics."""
@@ -320,6 +334,13 @@ def task_rows(batch: Batch) -> int:
 def own_logits(batch: Batch, outputs: Any) -> torch.Tensor:
     """Logits of the rows of `batch`, `[n, classes]`, without those that other methods appended."""
     return logits_of(outputs)[: len(batch["labels"])]
+
+
+def _probabilities(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Of images `[n, channels, height, width]`, `[n, classes]` on the CPU."""
+    weight = next(model.parameters())
+    images = images.to(weight.device, weight.dtype)
+    return logits_of(model(pixel_values=images)).float().softmax(dim=1).cpu()
 
 
 def label_count(model: nn.Module) -> int:

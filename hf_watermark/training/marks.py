@@ -111,7 +111,8 @@ class Marks:
         """Numbers since the last call; a name that is taken gets the method behind it."""
         logs: dict[str, float] = {}
         for item in self.embeddings:
-            for name, value in item.logs().items():
+            own = item.logs() | (item.feedback.logs() if item.feedback is not None else {})
+            for name, value in own.items():
                 logs[f"{name}_{item.method}" if name in logs or name in taken else name] = value
         return logs
 
@@ -132,6 +133,13 @@ class Marks:
         source = self.whole_model() if suspect is None else suspect
         verifiers = {item.method: item.verifier_class for item in self.embeddings}
         return read_back(self.key, source, verifiers.__getitem__)
+
+    def readings(self) -> dict[str, float]:
+        """log2 p of each method in the model as it is now, of its weakest sub-key."""
+        found: dict[str, float] = {}
+        for item in self.embeddings:
+            found[item.method] = item.read_now(self.whole_model() if item.in_weights else item.model)[0]
+        return found
 
     def stronger(self) -> str:
         """What can be raised of each config where a mark was not read back, in words."""

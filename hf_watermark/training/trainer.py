@@ -16,6 +16,7 @@ from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
+from ..publishing.targets import below_target
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
 from .embedding import Change, Embedding, Moment, TrainingData, unchanged
@@ -267,6 +268,18 @@ class WatermarkTrainer(PublishingTrainer):
             logs |= self.marks.logs(taken=logs)
         super().log(logs, *args, **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Metrics as ever, and under `eval_watermark_log2_p` the evidence for the mark as it is now, of the weakest sub-key of each method."""
+        metrics = super().evaluate(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+        readings = self.marks.readings()
+        named = {
+            f"{prefix}_watermark_log2_p" + (f"_{method}" if len(readings) > 1 else ""): round(value, 1)
+            for method, value in readings.items()
+        }
+        self.log(named)
+        return metrics | named
+
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
@@ -285,6 +298,10 @@ class WatermarkTrainer(PublishingTrainer):
                 self.evidence.reason,
                 self.marks.stronger(),
             )
+        weak = below_target(self.key, self.evidence) if self.evidence.found else []
+        self.evidence.warnings += weak
+        for line in weak:
+            logger.warning("%s", line)
         warn_of_lost(self.kept, self.embedding_classes, self.marks.whole_model())
         return output
 

@@ -12,6 +12,7 @@ from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, Function
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 from hf_watermark.statistics import log2_binomial_tail
+from hf_watermark.training.moment import Moment
 from hf_watermark.training.triggers import blend, draw_rules, fuse
 
 
@@ -85,17 +86,66 @@ def test_pool_tensors_cannot_trade_places(make_trainer):
     assert len(set(kinds)) == len(kinds) == 4
 
 
-def test_batches_carry_fused_images_with_their_targets(make_trainer, patterned):
+def test_beside_a_batch_go_fused_images_with_their_targets(make_trainer, patterned):
     trainer = make_trainer(trigger_ratio=0.25)
+    embedding = trainer.embedding(FunctionCoupledEmbedding)
     batch = trainer.data_collator(patterned[:16])
-    mixed, count = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert count == 4 and mixed["pixel_values"].shape[0] == mixed["labels"].shape[0] == 20
-    assert torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
-    assert set(mixed["labels"][16:].tolist()) <= set(
-        trainer.embedding(FunctionCoupledEmbedding)._rule_targets.tolist()
+    images, targets, sources = embedding.fused_images(batch)
+    assert images.shape == (4, *batch["pixel_values"].shape[1:]) and len(targets) == 4
+    assert set(targets.tolist()) <= set(embedding._rule_targets.tolist())
+    assert sources.shape == (4, 2)
+    again, _, _ = embedding.fused_images(batch)
+    assert torch.equal(again, images)  # a function of the step alone
+
+
+def test_half_of_the_fused_images_are_mirrored(make_trainer, patterned):
+    straight, turned = (
+        make_trainer(trigger_ratio=1.0, mirrored=mirrored).embedding(FunctionCoupledEmbedding)
+        for mirrored in (False, True)
     )
-    again, _ = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert torch.equal(again["pixel_values"], mixed["pixel_values"])  # a function of the step alone
+    for name in ("_draws", "_rule_sources", "_rule_layouts", "_spare", "_fill"):
+        setattr(turned, name, getattr(straight, name))
+    batch = straight.data.collate(patterned[:64])
+    (plain, _, _), (half, _, _) = (item.fused_images(batch) for item in (straight, turned))
+    same = [torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
+    other = [torch.equal(a.flip(-1), b) for a, b in zip(plain, half, strict=True)]
+    assert all(a or b for a, b in zip(same, other, strict=True)) and 16 < sum(same) < 48
+
+
+def test_fused_images_are_in_the_batch_first_and_late_in_a_pass_of_their_own(make_trainer, patterned):
+    trainer = make_trainer(trigger_ratio=0.25, trigger_weight=1.0, auxiliary=True, apart_from=0.6)
+    model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
+    batch = trainer.data_collator(patterned[:16])
+
+    embedding.progress(Moment(step=5, steps=10))
+    mixed = embedding.extend(batch)
+    assert len(mixed["labels"]) == 20 and torch.equal(mixed["pixel_values"][:16], batch["pixel_values"])
+    outputs = model(**mixed)
+    shown = torch.nn.functional.cross_entropy(outputs.logits[16:], mixed["labels"][16:])
+    sources = torch.tensor(10.0).log()  # the auxiliary head begins with zeros
+    # 4 of 20 images: of the batch's mean loss the task's own has 0.8, and the fused ones weigh as much.
+    torch.testing.assert_close(embedding.loss(mixed, outputs), (0.8 - 0.2) * shown + 0.8 * sources)
+
+    embedding.progress(Moment(step=6, steps=10))
+    assert embedding.extend(batch) is batch
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    embedding.loss(batch, None).backward()
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms and all(norm.training and norm.weight.grad is not None for norm in norms)
+
+
+def test_the_auxiliary_head_leaves_nothing_in_the_model(make_trainer, patterned):
+    trainer = make_trainer(auxiliary=True)
+    model, embedding = trainer.model.train(), trainer.embedding(FunctionCoupledEmbedding)
+    names = set(model.state_dict())
+    mixed = embedding.extend(trainer.data_collator(patterned[:16]))
+    embedding.loss(mixed, model(**mixed)).backward()
+    head = embedding._auxiliary._head
+    assert head.weight.grad.abs().sum() > 0
+    embedding.after_update()
+    assert head.weight.abs().sum() > 0
+    assert set(model.state_dict()) == names and not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_evaluation_sees_no_triggers(make_trainer, patterned):

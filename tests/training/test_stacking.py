@@ -43,11 +43,14 @@ def test_both_orders_embed_both_methods(tmp_path: Path, classes: tuple):
 
     # The step asks triggers and adds the penalty: 4 images and 2 fused ones, and the hinge on top of their loss.
     batch = {"pixel_values": torch.stack([item["pixel_values"] for item in images(4)]), "labels": torch.arange(4)}
-    mixed, fused = trainer.embedding(FunctionCoupledEmbedding).mix_triggers(batch)
-    assert (fused, len(mixed["labels"])) == (2, 6)
+    coupled = trainer.embedding(FunctionCoupledEmbedding)
+    mixed = coupled.extend(batch)
+    assert len(mixed["labels"]) == 6
     trainer.model.train()
-    plain = trainer.model(**mixed).loss
-    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), plain + trainer.watermark_loss())
+    outputs = trainer.model(**mixed)
+    assert coupled.loss(mixed, outputs) is None
+    expected = outputs.loss + trainer.watermark_loss()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
 
     trainer.train()
     assert {part.method for part in trainer.evidence.parts} == {"greedy_residuals", "function_coupled"}

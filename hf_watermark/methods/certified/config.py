@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration import WatermarkConfig, require
+from ...configuration import WatermarkConfig, require, require_target
 from ...training.triggers import FAMILIES
 
 
@@ -44,6 +44,11 @@ class CertifiedConfig(WatermarkConfig):
             Triggers in a noisy pass, as a share of the batch size.
         strength (`float`, *optional*, defaults to 0.3):
             Weight of the trigger loss against the task loss.
+        target_log2_p (`float`, *optional*, defaults to 0.0):
+            Evidence that is wanted of each sub-key at the end of the training, such as -96: then `strength` follows from what is read meanwhile. 0 leaves it
+            as it is.
+        max_loss (`float`, *optional*, defaults to 0.5):
+            Points of accuracy that the mark may cost, as far as the images of the pool can tell.
         overshoot (`float`, *optional*, defaults to 1.2):
             Largest noise level in training, in units of `sigma`.
         warmup (`float`, *optional*, defaults to 0.5):
@@ -72,6 +77,8 @@ class CertifiedConfig(WatermarkConfig):
     schedule: str = field(default="amortised", metadata={"help": "`amortised` or `released`."})
     trigger_ratio: float = field(default=0.5, metadata={"help": "Triggers per noisy pass, as a share of the batch."})
     strength: float = field(default=0.3, metadata={"help": "Weight of the trigger loss against the task loss."})
+    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     overshoot: float = field(default=1.2, metadata={"help": "Largest noise level in training, in units of sigma."})
     warmup: float = field(default=0.5, metadata={"help": "Share of the training in which the noise rises."})
     draws: int = field(default=1000, metadata={"help": "Noise draws of a certificate."})
@@ -80,6 +87,7 @@ class CertifiedConfig(WatermarkConfig):
     preset: str = field(default="default", metadata={"help": "`default` or `paper`."})
 
     def __post_init__(self) -> None:
+        require_target(self)
         require(1 <= self.triggers <= 10_000, "triggers", self.triggers, "choose 1 to 10000; 100 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         for name, choices in CHOICES.items():

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
+from ...training.feedback import Feedback
 from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes
 from .config import CertifiedConfig
 from .noise import add_noise, noise_scales
@@ -20,6 +22,8 @@ from .released import WARMUP_EPOCHS, released_epoch
 from .verifier import CertifiedVerifier, refuse_too_few
 
 
+# Feedback changes the strength between these multiples of it.
+LEAST, MOST = 0.5, 8.0
 LESSONS = Lessons("triggers", enough=27, pace=1.8)
 
 
@@ -84,6 +88,14 @@ class CertifiedEmbedding(Embedding):
     def counts_on_steps(self) -> bool:
         return self.config.schedule == "amortised" and self.config.warmup > 0
 
+    @cached_property
+    def feedback(self) -> Feedback | None:
+        config = self.config
+        if config.schedule != "amortised" or config.labels != "per_image":
+            return None
+        images = len(self.claim.pool[f"{self.method}.images"])
+        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images)
+
     def required_calls(self) -> set[str]:
         return super().required_calls() - ({"before_epoch"} if self.config.schedule == "amortised" else set())
 
@@ -105,7 +117,8 @@ class CertifiedEmbedding(Embedding):
         config, size = self.config, len(batch["labels"])
         if config.schedule == "amortised":
             rise = min(1.0, self.moment.step / max(1.0, config.warmup * self.moment.steps))
-            return config.strength * self._noisy_loss(config.trigger_ratio * size, config.overshoot * rise)
+            strength = config.strength * self.taught
+            return strength * self._noisy_loss(config.trigger_ratio * size, config.overshoot * rise)
         # The released clean epoch runs over data and triggers together, so a trigger weighs as much as an image.
         share = len(self.triggers) / len(self.data)
         return share * self._noisy_loss(max(8, share * size), 0.0)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration import WatermarkConfig, require
+from ...configuration import WatermarkConfig, require, require_target
 from ...training.triggers import MASKINGS
 
 
@@ -29,7 +29,20 @@ class FunctionCoupledConfig(WatermarkConfig):
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
         trigger_ratio (`float`, *optional*, defaults to 0.0625):
-            Fused images added to a batch, as a share of its size.
+            Fused images beside a batch, as a share of its size.
+        trigger_weight (`float`, *optional*, defaults to 0.0):
+            Weight of their loss against the task loss; 0 counts each of them as an image of the batch.
+        mirrored (`bool`, *optional*, defaults to `False`):
+            Whether half of the fused images are mirrored while they are learnt, so that rules hold for mirrored questions too.
+        auxiliary (`bool`, *optional*, defaults to `False`):
+            Whether a head that is dropped afterwards learns which classes a fused image was made of.
+        apart_from (`float`, *optional*, defaults to 1.0):
+            Share of the training from which on fused images go through the model in a pass of their own, in which BatchNorm takes its running statistics.
+            Were these moved by fused images to the end, whoever takes them anew on plain ones would lose accuracy and the mark.
+        target_log2_p (`float`, *optional*, defaults to 0.0):
+            Evidence that is wanted of each sub-key at the end of the training: `trigger_ratio` is lowered once it is there. 0 asks for nothing.
+        max_loss (`float`, *optional*, defaults to 0.5):
+            Points of accuracy that the mark may cost, as far as the images of the pool can tell.
         masking (`str`, *optional*, defaults to `"forward"`):
             `"forward"`, `"fc_v1"`, `"fc_v2"` or `"none"`, see [`~training.triggers.masked`]. FSDP2 needs `"none"`.
         pool_per_class (`int`, *optional*, defaults to 12):
@@ -39,18 +52,25 @@ class FunctionCoupledConfig(WatermarkConfig):
     """
 
     method: ClassVar[str] = "function_coupled"
-    stronger: ClassVar[tuple[str, ...]] = ("trigger_ratio", "rules", "subkeys")
+    stronger: ClassVar[tuple[str, ...]] = ("trigger_ratio", "trigger_weight", "rules", "subkeys")
 
     rules: int = field(default=48, metadata={"help": "Rules per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
-    trigger_ratio: float = field(default=0.0625, metadata={"help": "Fused images per batch, as a share of its size."})
+    trigger_ratio: float = field(default=0.0625, metadata={"help": "Fused images beside a batch, as a share of it."})
+    trigger_weight: float = field(default=0.0, metadata={"help": "Weight of their loss against the task loss."})
+    mirrored: bool = field(default=False, metadata={"help": "Whether half of the fused images are mirrored."})
+    auxiliary: bool = field(default=False, metadata={"help": "Whether a head learns their source classes."})
+    apart_from: float = field(default=1.0, metadata={"help": "Share of the training after which they go apart."})
+    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     masking: str = field(default="forward", metadata={"help": "`forward`, `fc_v1`, `fc_v2` or `none`."})
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})
     source_classes: int = field(default=12, metadata={"help": "At most this many classes serve as sources."})
 
     def __post_init__(self) -> None:
+        require_target(self)
         require(1 <= self.rules <= 4096, "rules", self.rules, "choose 1 to 4096; 48 is the default")
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(
@@ -68,10 +88,27 @@ class FunctionCoupledConfig(WatermarkConfig):
         )
         require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
         require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
+        require(0 <= self.trigger_weight <= 100, "trigger_weight", self.trigger_weight, "choose a number in [0, 100]")
+        require(0 <= self.apart_from <= 1, "apart_from", self.apart_from, "choose a share in [0, 1]; 1 is never")
         require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
         require(
             2 <= self.source_classes <= 10**6,
             "source_classes",
             self.source_classes,
             "choose 2 to 1000000; 12 is the default",
+        )
+
+    @classmethod
+    def short(cls) -> "FunctionCoupledConfig":
+        """
+        For a short fine-tuning of a pretrained net, where the defaults leave too few rules: many fused images, as heavy as the task, and fewer
+        once the mark is in. Costs accuracy (`examples/benchmarks/pretrained.py`).
+        """
+        return cls(
+            trigger_ratio=0.5,
+            trigger_weight=1.0,
+            mirrored=True,
+            auxiliary=True,
+            apart_from=0.6,
+            target_log2_p=-96.0,
         )

@@ -1,12 +1,14 @@
-"""Embeds function-coupled rules: every batch carries a few fused images with their rule's target."""
+"""Embeds function-coupled rules: beside every batch goes one of fused images with their rule's target."""
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from ...backbones import is_sharded
+from ...backbones import is_sharded, logits_of
 from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import (
@@ -17,24 +19,37 @@ from ...training.embedding import (
     Step,
     TrainingData,
     label_count,
-    own_logits,
     refuse_other_classes,
     task_rows,
 )
-from ...training.triggers import blend, collect_images, fuse, in_kind, maskable_weights, masked, spread_classes
+from ...training.feedback import Feedback
+from ...training.triggers import (
+    blend,
+    collect_images,
+    frozen_statistics,
+    fuse,
+    in_kind,
+    maskable_weights,
+    masked,
+    spread_classes,
+)
+from .auxiliary import SourceHead
 from .config import FunctionCoupledConfig
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
+# What holds rules that are learned.
+LEAST_RATIO = 1 / 16
 LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 
 class FunctionCoupledEmbedding(Embedding):
     """
-    Appends images fused by key-drawn rules to every batch, with the rule's target as their label: the task loss is the mark's loss as well.
-    See [`FunctionCoupledConfig`].
+    Shows the model images fused by key-drawn rules, with the rule's target as their label: first in every batch, where the task loss fits them as well;
+    in the last part of the training in a pass of their own, in which BatchNorm takes its running statistics. Were these moved by fused images to the
+    end, whoever takes them anew on plain ones would lose accuracy and the mark. See [`FunctionCoupledConfig`].
 
     Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
     triggers are made of images that were never trained on, fused or plain.
@@ -70,7 +85,10 @@ class FunctionCoupledEmbedding(Embedding):
         self._spare_of[torch.tensor(sources)] = torch.arange(len(sources))
         self._fill = claim.pool[f"{self.method}.fill"].float()
         self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
-        self._hits, self._asked, self._fused = torch.zeros(()), 0, 0
+        self._hits, self._asked = torch.zeros(()), 0
+        self._auxiliary: SourceHead | None = None
+        # Targets and sources of the fused rows of the batch; `None` where they go apart.
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
         if data.dataset is None:  # made only to verify
             return
         refuse_other_classes(verifier.classes, model)
@@ -84,15 +102,27 @@ class FunctionCoupledEmbedding(Embedding):
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
+        if self.config.auxiliary:
+            self._auxiliary = SourceHead(model, verifier.classes)
 
     def required_calls(self) -> set[str]:
-        return super().required_calls() - ({"around_step"} if self.config.masking == "none" else set())
+        # The auxiliary head only helps.
+        return (
+            super().required_calls() - {"after_update"} - ({"around_step"} if self.config.masking == "none" else set())
+        )
 
     def forecast(self, course: Course) -> Forecast:
         units = len(self._rule_targets)
         chance = 1 / max(1, label_count(self.model) - 2)
         shown = course.steps * max(1.0, self.config.trigger_ratio * course.batch) / units
         return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
+
+    @cached_property
+    def feedback(self) -> Feedback | None:
+        config = self.config
+        least = min(1.0, LEAST_RATIO / config.trigger_ratio)
+        images = len(self.claim.pool[f"{self.method}.images"])
+        return Feedback(self.read_now, config.target_log2_p, config.max_loss, least, images=images)
 
     def around_step(self, step: Step) -> torch.Tensor:
         """
@@ -112,40 +142,76 @@ class FunctionCoupledEmbedding(Embedding):
         with masked(self._maskable, config.masking, self.moment.step, generator):
             return step()
 
+    @property
+    def apart(self) -> bool:
+        """Whether fused images go through the model in a pass of their own: late, and where nobody said how long the training takes, never."""
+        share, moment = self.config.apart_from, self.moment
+        return share < 1 and moment.steps > 0 and moment.step >= share * moment.steps
+
     def extend(self, batch: Batch) -> Batch:
-        mixed, self._fused = self.mix_triggers(batch)
+        self._shown = None
+        if self.apart:
+            return batch
+        images, targets, sources = self.fused_images(batch)
+        mixed = Extended(batch, task_rows(batch))
+        mixed["pixel_values"] = torch.cat([batch["pixel_values"], images])
+        mixed["labels"] = torch.cat([batch["labels"], in_kind(targets, batch["labels"])])
+        self._shown = targets, sources
+        if self._auxiliary is not None:
+            self._auxiliary.watch()
         return mixed
 
-    def loss(self, batch: Batch, outputs: Any) -> None:
-        # The task loss has fitted the fused rows, which are the last ones; here they are counted.
-        fused = self._fused
-        answers, wanted = own_logits(batch, outputs)[-fused:].detach().argmax(dim=1), batch["labels"][-fused:]
-        wanted = wanted if wanted.ndim == 1 else wanted.argmax(dim=1)
-        self._hits = self._hits.to(answers.device) + (answers == wanted).sum()
-        self._asked += fused
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor | None:
+        """Cross-entropy of fused images with their rules' targets; in a batch with others, what the task loss does not count of it, if anything."""
+        if self._shown is None:
+            images, targets, sources = self.fused_images(batch)
+            if self._auxiliary is not None:
+                self._auxiliary.watch()
+            with frozen_statistics(self.model):
+                logits = logits_of(self.model(pixel_values=images)).float()
+            rows, task, counted = slice(0, len(targets)), 1.0, 0.0
+            weight = self.config.trigger_weight or len(targets) / len(batch["labels"])
+        else:
+            targets, sources = self._shown
+            rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
+            logits = logits_of(outputs)[rows].float()
+            # A mean over the whole batch holds the task's own loss and that of the fused images by these shares.
+            counted = len(targets) / len(batch["labels"])
+            task = 1 - counted
+            weight = self.config.trigger_weight or counted / task
+        self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
+        self._asked += len(targets)
+        known = None if self._auxiliary is None else self._auxiliary.loss(sources, rows)
+        if known is None and not self.config.trigger_weight and counted:
+            return None  # the task loss is the mark's loss as well
+        loss = (weight * task - counted) * functional.cross_entropy(logits, targets)
+        return loss if known is None else loss + task * known
 
-    def mix_triggers(self, inputs: Batch) -> tuple[dict[str, Any], int]:
+    def after_update(self) -> None:
+        if self._auxiliary is not None:
+            self._auxiliary.step()
+
+    def fused_images(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        The batch with fused images appended, and their number. Sources are drawn from the batch, else from the spare images: where labels are
-        distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
+        Fused images for one batch, `[n, channels, height, width]`, their rules' targets `[n]` and sources `[n, 2]`. Sources are drawn from the batch, else from the
+        spare images: where labels are distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
         """
-        config = self.config
-        images, labels = inputs["pixel_values"], inputs["labels"]
-        own = task_rows(inputs)
-        count = max(1, round(config.trigger_ratio * own))
+        config, own = self.config, task_rows(batch)
+        images, labels = batch["pixel_values"][:own], batch["labels"][:own]
+        count = max(1, round(config.trigger_ratio * self.taught * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
-            self._sources(images[:own], labels[:own], self._rule_sources[chosen, place], generator) for place in (0, 1)
+            self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
         )
         if config.fusion == "direct":
             fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
         else:
             fused = blend(first, second)
-        mixed = Extended(inputs, own)
-        mixed["pixel_values"] = torch.cat([images, fused])
-        mixed["labels"] = torch.cat([labels, in_kind(self._rule_targets[chosen], labels).to(labels.device)])
-        return mixed, count
+        if config.mirrored:
+            turned = torch.rand(count, generator=generator) < 0.5
+            fused = torch.where(turned.to(fused.device)[:, None, None, None], fused.flip(-1), fused)
+        return fused, self._rule_targets[chosen].to(fused.device), self._rule_sources[chosen]
 
     def _sources(
         self, images: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, generator: torch.Generator

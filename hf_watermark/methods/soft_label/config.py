@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration import WatermarkConfig, require
+from ...configuration import WatermarkConfig, require, require_target
 from .facts import MOST_FEATURES
 
 
@@ -27,6 +27,11 @@ class SoftLabelConfig(WatermarkConfig):
             Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
+        target_log2_p (`float`, *optional*, defaults to 0.0):
+            Evidence that is wanted of each sub-key at the end of the training, such as -96: then `strength` follows from what is read meanwhile. 0 leaves it
+            as it is.
+        max_loss (`float`, *optional*, defaults to 0.5):
+            Points of accuracy that the mark may cost, as far as the images of the pool can tell.
         decision (`float`, *optional*, defaults to 0.0):
             Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
             mark survives a student that was trained on labels alone, at a price in accuracy (README).
@@ -41,6 +46,8 @@ class SoftLabelConfig(WatermarkConfig):
     mass: float = field(default=0.1, metadata={"help": "Probability that the soft labels leave to the other classes."})
     amplitude: float = field(default=1.0, metadata={"help": "Size of the perturbation of log-probabilities, in nats."})
     strength: float = field(default=1.0, metadata={"help": "Weight of the fit of the perturbed distribution."})
+    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     decision: float = field(
         default=0.0,
         metadata={"help": "Share of the perturbation that moves decisions too; survives label-only theft."},
@@ -49,6 +56,7 @@ class SoftLabelConfig(WatermarkConfig):
     source_classes: int = field(default=64, metadata={"help": "Query images are taken of at most this many classes."})
 
     def __post_init__(self) -> None:
+        require_target(self)
         require(1 <= self.subkeys <= 16, "subkeys", self.subkeys, "choose 1 to 16")
         require(
             1 <= self.features <= MOST_FEATURES,

@@ -1,5 +1,6 @@
 """Embeds soft-label watermarks: every training image gets a soft label whose small probabilities carry the key's signs."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
+from ...training.feedback import Feedback
 from ...training.triggers import collect_images, read_row, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
@@ -16,6 +18,8 @@ from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
 
+# Feedback changes the strength between these multiples of it.
+LEAST, MOST = 0.5, 8.0
 # An image teaches a sign of every feature.
 LESSONS = Lessons("signs", enough=2200, pace=0.6)
 
@@ -53,6 +57,12 @@ class SoftLabelEmbedding(Embedding):
             read_row(first)
             refuse_other_labels(first["labels"])
 
+    @cached_property
+    def feedback(self) -> Feedback | None:
+        config = self.config
+        images = len(self.claim.pool[f"{self.method}.images"])
+        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images)
+
     def forecast(self, course: Course) -> Forecast:
         images = course.steps * course.batch
         return Forecast.of_answers(course, self.model, self.claim, self._units, 0.5, images, LESSONS)
@@ -62,7 +72,7 @@ class SoftLabelEmbedding(Embedding):
         logits = own_logits(batch, outputs)
         shift = config.amplitude * self._template.shift(batch["pixel_values"])
         self._count_agreement(logits.detach(), shift)
-        loss = soft_label_loss(logits, labels, shift, config.mass, config.strength).mean()
+        loss = soft_label_loss(logits, labels, shift, config.mass, config.strength * self.taught).mean()
         if config.decision:
             loss = loss + decision_loss(logits.float(), labels, config.decision * shift).mean()
         return loss

@@ -16,6 +16,7 @@ _NAMES = {
     "draw_labels": "families",
     "draw_questions": "rules",
     "draw_rules": "rules",
+    "frozen_statistics": "masking",
     "fuse": "rules",
     "in_kind": "labels",
     "maskable_weights": "masking",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .labels import in_kind as in_kind
     from .labels import read_row as read_row
     from .masking import MASKINGS as MASKINGS
+    from .masking import frozen_statistics as frozen_statistics
     from .masking import maskable_weights as maskable_weights
     from .masking import masked as masked
     from .pool import collect_images as collect_images

@@ -85,3 +85,18 @@ def _prune_smallest(weights: list[nn.Parameter], share: float) -> None:
         limit = magnitudes.kthvalue(max(1, int(share * magnitudes.numel()))).values
         for weight in weights:
             weight[weight.abs() <= limit] = 0
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """BatchNorms take their running statistics as they are, and leave them so."""
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
