@@ -18,8 +18,8 @@ from authority import Authority, AuthorityServer  # noqa: E402
 from server import environment  # noqa: E402
 
 
-# For whoever works on the package; `make install`, `make quality` and `make test` use them.
-TOOLS = {"browser", "quality", "test", "dev", "docs"}
+# For whoever works on the package (`make install`, `make quality`, `make test`), or runs its benchmarks.
+TOOLS = {"browser", "pretrained", "quality", "test", "dev", "docs"}
 MARK = """
 import warnings
 from pathlib import Path
