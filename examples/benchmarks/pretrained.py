@@ -21,8 +21,9 @@ from data import load_cifar10
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from hf_watermark import AutoEmbedding, Owner, verify, wrap_timm
+from hf_watermark import Owner, verify, wrap_timm
 from hf_watermark.attacks import FineTune, ReestimateBatchNorm
+from hf_watermark.mapping import AutoEmbedding
 from hf_watermark.training.trainer import WatermarkTrainer
 
 
