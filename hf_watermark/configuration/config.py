@@ -125,10 +125,10 @@ def require(condition: bool, field: str, value: Any, advice: str) -> None:
 def require_target(config: Any) -> None:
     """The ranges of what a mark that is taught by feedback is wanted to reach, and may cost."""
     require(
-        -256 <= config.target_log2_p <= 0,
+        config.target_log2_p == 0 or -256 <= config.target_log2_p <= -16,
         "target_log2_p",
         config.target_log2_p,
-        "choose -256 to 0 (no target), such as -96",
+        "choose -256 to -16, such as -96, or 0 for no target",
     )
     require(0 < config.max_loss <= 100, "max_loss", config.max_loss, "choose points of accuracy in (0, 100]")
 

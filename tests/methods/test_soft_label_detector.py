@@ -70,7 +70,7 @@ def test_clean_models_help(models):
         [answers_of(models["marked"], SEEN)],
         clean=[answers_of(models["clean"], SEEN)],
     )
-    assert detector.detects(answers_of(models["clean"], FRESH), FRESH).float().mean() <= 0.02
+    assert detector.detects(answers_of(models["clean"], FRESH), FRESH).float().mean() <= 0.05
     assert detector.detects(answers_of(models["marked"], FRESH), FRESH).float().mean() >= 0.8
 
 
