@@ -20,7 +20,7 @@ SAID_AT = (0.2, 0.5)
 CHANGE = 1.5
 # Bits beyond the target at which less is enough, so that the strength does not swing.
 SPARE = 16.0
-# log2 p goes as this power of the share of a run that is over. Measured between 1 and 2 (`examples/benchmarks/feedback.py`).
+# log2 p is taken to go as this power of the share of a run that is over: an assumption between 1 and 2, which no benchmark has tested yet.
 POWER = 1.5
 
 
