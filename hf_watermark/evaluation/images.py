@@ -32,6 +32,8 @@ class ImagesInMemory(Dataset):
             Per channel, of values from 0 to 1.
         augment (`bool`):
             Random crop with 4 pixels of padding and horizontal flip, drawn from torch's global generator.
+        side (`int`, *optional*):
+            Height and width of the items; by default those of `images`.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class ImagesInMemory(Dataset):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         augment: bool = False,
+        side: int | None = None,
     ):
-        self.images, self.labels, self.augment = images, labels, augment
+        self.images, self.labels, self.augment, self.side = images, labels, augment, side
         self.mean = torch.tensor(mean)[:, None, None] * 255
         self.std = torch.tensor(std)[:, None, None] * 255
         self._scale = mean, std
@@ -58,11 +61,13 @@ class ImagesInMemory(Dataset):
             padded = nn.functional.pad(image, (4, 4, 4, 4))
             image = padded[:, top : top + height, left : left + width]
             image = image.flip(-1) if flip else image
+        if self.side:
+            image = nn.functional.interpolate(image[None], size=self.side, mode="bilinear", antialias=True)[0]
         return {"pixel_values": image, "labels": int(self.labels[row])}
 
     def first(self, count: int) -> "ImagesInMemory":
         """The first `count` images, augmented as these are."""
-        return ImagesInMemory(self.images[:count], self.labels[:count], *self._scale, self.augment)
+        return ImagesInMemory(self.images[:count], self.labels[:count], *self._scale, self.augment, self.side)
 
 
 def parquet_files(folder: str | Path, split: Literal["train", "test"]) -> list[Path]:

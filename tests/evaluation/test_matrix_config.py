@@ -117,11 +117,34 @@ def test_a_missing_file_and_an_unknown_data_set_are_named(tmp_path):
         ({"transformers": {"model_type": "nonesuch"}}, "no known model type"),
         ({"timm": "nonesuch"}, "timm cannot build 'nonesuch'"),
         ({"timm": "resnet18", "options": {"checkpoint_path": "x.pth"}}, "loads weights"),
+        ({"preset": "efficientnet_lite0"}, "starts from weights: give `weights: FILE`"),
+        ({"preset": "tiny_resnet", "weights": "x.safetensors"}, "`weights` goes with `timm`"),
     ],
 )
 def test_backbones_that_do_not_exist(spec, message):
     with pytest.raises(InvalidInput, match=message):
         build_backbone(BackboneSpec(**spec), 10, (3, 32, 32), seed=0)
+
+
+def test_a_net_starts_from_the_weights_of_a_file(tmp_path):
+    from safetensors.torch import save_file
+
+    from hf_watermark.evaluation.matrix.backbones import backbone_identity
+
+    start = build_backbone(BackboneSpec(timm="test_resnet"), 20, (3, 32, 32), seed=1).timm_model
+    file = tmp_path / "start.safetensors"
+    save_file(start.state_dict(), file)
+    spec = BackboneSpec(timm="test_resnet", weights=str(file))
+    same, other = (build_backbone(spec, classes, (3, 32, 32), seed=2).timm_model for classes in (20, 7))
+    assert all(values.equal(same.state_dict()[name]) for name, values in start.state_dict().items())
+    # Other labels: a new last layer on the same weights.
+    assert other.fc.weight.shape[0] == 7 and other.state_dict()["conv1.0.weight"].equal(start.conv1[0].weight)
+    before = backbone_identity(spec)
+    assert before != backbone_identity(BackboneSpec(timm="test_resnet"))
+    save_file({name: values for name, values in start.state_dict().items() if name != "conv1.1.bias"}, file)
+    with pytest.raises(InvalidInput, match="give the weights of this architecture"):
+        build_backbone(BackboneSpec(timm="test_convnext", weights=str(file)), 20, (3, 32, 32), seed=2)
+    assert "weights" not in str(backbone_identity(BackboneSpec(preset="tiny_resnet")))
 
 
 def test_every_preset_takes_the_shape_of_the_data():

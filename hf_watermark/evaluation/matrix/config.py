@@ -50,6 +50,8 @@ class DataSpec(Strict):
             The first so many of each split.
         augment (`bool`):
             Random crop with 4 pixels of padding, and horizontal flip.
+        side (`int`, *optional*):
+            Height and width that the images of `parquet` are brought to, for nets that need more pixels than there are.
     """
 
     source: Literal["digits", "parquet", "synthetic"]
@@ -58,6 +60,7 @@ class DataSpec(Strict):
     train_images: Count | None = None
     test_images: Count | None = None
     augment: bool = False
+    side: Annotated[int, Field(ge=8, le=1024)] | None = None
 
     @model_validator(mode="after")
     def _folder(self) -> "DataSpec":
@@ -65,19 +68,23 @@ class DataSpec(Strict):
             raise ValueError("give `folder` with the source parquet, and with no other")
         if self.source == "digits" and self.augment:
             raise ValueError("`augment` is for pictures: a mirrored digit is another digit")
+        if self.side and self.source != "parquet":
+            raise ValueError("`side` is for the source parquet; the other images have their size")
         return self
 
 
 class BackboneSpec(Strict):
     """
     One net: a `preset`, a `transformers` config (with `model_type`), or a `timm` architecture (with its `options`). Labels, channels and image
-    size are those of the data.
+    size are those of the data. A timm architecture may start from `weights`, a safetensors file of its tensors; the last layer is then a new one
+    where the file has other labels.
     """
 
     preset: str | None = None
     transformers: dict[str, Any] | None = None
     timm: str | None = None
     options: dict[str, Any] = {}
+    weights: str | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "BackboneSpec":

@@ -48,6 +48,8 @@ def data_identity(spec: DataSpec) -> dict[str, Any]:
     }
     if spec.source == "parquet":
         assert spec.folder is not None
+        if spec.side is not None:
+            fixed["side"] = spec.side
         fixed["sha256"] = _folder_digest(str(Path(spec.folder).resolve()))
     return {"source": spec.source, **fixed}
 
@@ -87,7 +89,7 @@ def _splits(spec: DataSpec) -> tuple[Any, Any]:
         images, labels = read_parquet_images(spec.folder, "train", spec.train_images)
         scale = channel_statistics(images)
         return (
-            ImagesInMemory(images, labels, *scale, augment=spec.augment),
-            ImagesInMemory(*read_parquet_images(spec.folder, "test", spec.test_images), *scale),
+            ImagesInMemory(images, labels, *scale, augment=spec.augment, side=spec.side),
+            ImagesInMemory(*read_parquet_images(spec.folder, "test", spec.test_images), *scale, side=spec.side),
         )
     return train[: spec.train_images], test[: spec.test_images]
