@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..serialization import InvalidInput, UnreadableFormat
+from ..serialization.tensors import NamedTensors
 from .adapters import LoraSettings, with_magnitude
 from .carriers import Carrier
 from .families import Shape
@@ -158,7 +159,7 @@ def describe_changes(model: nn.Module, layers: Iterable[str] | None = None) -> l
     ]
 
 
-class LiveChanges(Mapping[str, torch.Tensor]):
+class LiveChanges(NamedTensors):
     """[`changes`] as tensors, computed when asked for."""
 
     def __init__(self, live: Mapping[str, Change]):
@@ -168,12 +169,6 @@ class LiveChanges(Mapping[str, torch.Tensor]):
     @torch.no_grad()
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.live[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.live)
-
-    def __len__(self) -> int:
-        return len(self.live)
 
 
 def as_one(model: nn.Module, tensors: Mapping[str, torch.Tensor], adapted: bool = True) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ the base model is needed to read it. What an adapter's config says beyond that i
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ..serialization import InvalidInput, UnreadableFormat, shown
+from ..serialization.tensors import NamedTensors
 from .families import Shape
 from .formats import read_float
 
@@ -94,7 +95,7 @@ class Factors:
     magnitude: str | None
 
 
-class Adapter(Mapping[str, torch.Tensor]):
+class Adapter(NamedTensors):
     """
     The changes that a saved adapter makes: `scaling * B A` by the name of the weight in the base, float32, computed when asked for.
 
@@ -144,15 +145,6 @@ class Adapter(Mapping[str, torch.Tensor]):
         a, b = (read_float(self.stored, stored).float().flatten(1) for stored in (found.a, found.b))
         return found.scaling * (b @ a).reshape(self.shapes[name])
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.factors)
-
-    def __len__(self) -> int:
-        return len(self.factors)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.factors
-
 
 def _product_shape(module: str, found: Mapping[str, str], shapes: Mapping[str, Shape]) -> Shape:
     """Shape of B A: `[out, in]`, or `[out, in, height, width]` of a convolution whose B is 1 x 1."""
@@ -165,7 +157,7 @@ def _product_shape(module: str, found: Mapping[str, str], shapes: Mapping[str, S
     return (b[0], *a[1:])
 
 
-class Composed(Mapping[str, torch.Tensor]):
+class Composed(NamedTensors):
     """
     A base with an adapter on it, by the base's names: what `merge_and_unload` of peft gives.
 
@@ -198,15 +190,6 @@ class Composed(Mapping[str, torch.Tensor]):
         if magnitude is None:
             return weight
         return with_magnitude(weight, read_float(self.adapter.stored, magnitude))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.base
 
 
 def with_magnitude(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from .tensors import (
     HEADER_BYTES,
     TENSORS,
     WEIGHT_BYTES,
+    NamedTensors,
     TensorInfo,
     UnreadableFormat,
     as_tensor,
@@ -53,7 +54,7 @@ _VARIANT = re.compile(
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 
 
-class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
+class SafetensorsFolder(NamedTensors):
     """
     The tensors of a `.safetensors` file or model folder, as a mapping that reads one tensor at a time.
 
@@ -142,15 +143,6 @@ class SafetensorsFolder(Mapping[str, "torch.Tensor"]):
     def files(self) -> list[Path]:
         """The files that hold the tensors."""
         return sorted(set(self._files.values()))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.infos  # the inherited one would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.infos)
-
-    def __len__(self) -> int:
-        return len(self.infos)
 
 
 def _room(size: int) -> bytearray | mmap:

@@ -7,7 +7,7 @@ judged only when that tensor is read, so that one that nobody needs hides nothin
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,6 +68,21 @@ def shown(name: str) -> str:
 def dtype_name(tensor: "torch.Tensor") -> str:
     """The stored type of a tensor as safetensors calls it; empty for one that it cannot store."""
     return _DTYPE_OF_TORCH.get(str(tensor.dtype).removeprefix("torch."), "")
+
+
+class NamedTensors(Mapping[str, "torch.Tensor"]):
+    """Tensors that are read when they are asked for; their names and shapes are known before."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes  # the inherited one would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 class TensorInfo(NamedTuple):

@@ -1,7 +1,7 @@
 """Safetensors on the Hugging Face Hub: single tensors, or rows of them, by HTTP range requests at one pinned commit."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from ..serialization.folders import INDEX_NAME, choose_weight_files, merge_heade
 from ..serialization.tensors import (
     HEADER_BYTES,
     WEIGHT_BYTES,
+    NamedTensors,
     TensorInfo,
     as_tensor,
     header_length,
@@ -42,7 +43,7 @@ class RangesIgnored(HubError):
     """The server does not send the bytes that were asked for; the whole files have to be downloaded."""
 
 
-class RemoteSafetensors(Mapping[str, torch.Tensor]):
+class RemoteSafetensors(NamedTensors):
     """
     The safetensors of a Hub repo as a mapping that reads one tensor at a time, without downloading the files.
 
@@ -117,15 +118,6 @@ class RemoteSafetensors(Mapping[str, torch.Tensor]):
             return as_tensor(bytearray(), info, info.shape, name, self.name)
         part = Part(name, 0, self._rows(name))
         return self.fetch([part])[part].reshape(self.shapes[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.infos  # the inherited one would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.infos)
-
-    def __len__(self) -> int:
-        return len(self.infos)
 
     def fetch(self, parts: Iterable[Part]) -> dict[Part, torch.Tensor]:
         """

@@ -1,7 +1,6 @@
 """Weights in a GGUF file (llama.cpp, stable-diffusion.cpp), read by the package `gguf` (extra `gguf`)."""
 
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,15 @@ import torch
 
 from ...serialization import InvalidInput, UnreadableFormat, shown
 from ...serialization.kinds import damaged
-from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, WEIGHT_BYTES, refuse_not_finite
+from ...serialization.tensors import (
+    ELEMENTS,
+    NAME_CHARACTERS,
+    RANK,
+    TENSORS,
+    WEIGHT_BYTES,
+    NamedTensors,
+    refuse_not_finite,
+)
 
 
 # Each entry of an array in the metadata becomes an object. Vocabularies of language models have more, but nobody looks for a mark there.
@@ -27,7 +34,7 @@ PLAIN = {
 }
 
 
-class GgufFile(Mapping[str, torch.Tensor]):
+class GgufFile(NamedTensors):
     """
     The weights of a GGUF file, read and dequantised one at a time.
 
@@ -71,15 +78,6 @@ class GgufFile(Mapping[str, torch.Tensor]):
         tensor = torch.from_numpy(np.ascontiguousarray(numbers)).reshape(self.shapes[name])
         refuse_not_finite(tensor, name, self.path)
         return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
 
 
 def _tensors_of(path: Path, max_bytes: int) -> dict[str, Any]:

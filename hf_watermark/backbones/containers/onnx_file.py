@@ -1,7 +1,6 @@
 """Weights in an ONNX graph: its constants, under the names of the layers that use them, transposed and dequantised as the graph does it."""
 
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from ...serialization import InvalidInput, UnreadableFormat, shown
 from ...serialization.files import naming, open_regular
 from ...serialization.kinds import damaged
-from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, refuse_not_finite
+from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, NamedTensors, refuse_not_finite
 from .onnx_graph import Constant, constants_of
 from .wire import refuse_swollen
 
@@ -19,7 +18,7 @@ from .wire import refuse_swollen
 GRAPH_BYTES = 2**31
 
 
-class OnnxFile(Mapping[str, torch.Tensor]):
+class OnnxFile(NamedTensors):
     """
     The constants of an ONNX graph that its layers multiply with, read one at a time.
 
@@ -72,15 +71,6 @@ class OnnxFile(Mapping[str, torch.Tensor]):
             )
         refuse_not_finite(tensor, name, self.path)
         return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
 
     def _stored(self, item: Any) -> torch.Tensor:
         """The numbers of one constant as they are stored."""

@@ -1,12 +1,12 @@
 """A suspect's tensors as its weights are meant: those that are stored in parts are put together when they are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ...serialization import UnreadableFormat
-from ...serialization.tensors import dtype_name
+from ...serialization.tensors import NamedTensors, dtype_name
 from ..families import Shape
 from .floats import bitsandbytes_4bit, bitsandbytes_8bit, compressed_tensors
 from .integers import gptq_and_awq, quanto, torchao
@@ -37,7 +37,7 @@ READ = {
 }
 
 
-class Decoded(Mapping[str, torch.Tensor]):
+class Decoded(NamedTensors):
     """
     Tensors of which some are put together from several stored ones.
 
@@ -68,15 +68,6 @@ class Decoded(Mapping[str, torch.Tensor]):
         weight = self.parts[name].read(self.origin.__getitem__)
         assert tuple(weight.shape) == self.shapes[name], (name, weight.shape)
         return weight
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
 
     def __getattr__(self, name: str) -> Any:
         # Where it lies, and how much of it was read.

@@ -170,7 +170,7 @@ class FunctionCoupledEmbedding(Embedding):
             with frozen_statistics(self.model):
                 logits = logits_of(self.model(pixel_values=images)).float()
             rows, task, counted = slice(0, len(targets)), 1.0, 0.0
-            weight = self.config.trigger_weight or len(targets) / len(batch["labels"])
+            weight = self.config.trigger_weight * self.taught or len(targets) / len(batch["labels"])
         else:
             targets, sources = self._shown
             rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
@@ -178,7 +178,7 @@ class FunctionCoupledEmbedding(Embedding):
             # A mean over the whole batch holds the task's own loss and that of the fused images by these shares.
             counted = len(targets) / len(batch["labels"])
             task = 1 - counted
-            weight = self.config.trigger_weight or counted / task
+            weight = self.config.trigger_weight * self.taught or counted / task
         self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
         self._asked += len(targets)
         known = None if self._auxiliary is None else self._auxiliary.loss(sources, rows)
