@@ -18,12 +18,15 @@ class Moment:
             Backward passes since the last optimizer step.
         process (`int`):
             Rank of this process.
+        images (`int`):
+            That the whole training takes, each as often as it is seen; 0 where nobody said.
     """
 
     step: int = 0
     steps: int = 0
     micro_step: int = 0
     process: int = 0
+    images: int = 0
 
     def seed(self, secret: bytes, purpose: bytes, process: int = 0) -> int:
         """A 63-bit seed that is a function of the step alone, so that a resumed run draws what the uninterrupted one would have."""

@@ -196,8 +196,11 @@ class WatermarkTrainer(PublishingTrainer):
         self._checked = self.model
 
     def _tell(self) -> None:
-        process = self.accelerator.process_index
-        self.marks.progress(Moment(self.state.global_step, self.state.max_steps, self._micro_step, process))
+        state, process = self.state, self.accelerator.process_index
+        batch = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        self.marks.progress(
+            Moment(state.global_step, state.max_steps, self._micro_step, process, state.max_steps * batch)
+        )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)

@@ -28,8 +28,10 @@ class FunctionCoupledConfig(WatermarkConfig):
             Fresh fused images per rule that a verifier asks.
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
-        trigger_ratio (`float`, *optional*, defaults to 0.0625):
-            Fused images beside a batch, as a share of its size.
+        trigger_ratio (`float`, *optional*, defaults to 0.0):
+            Fused images beside a batch, as a share of its size. 0 leaves it to the length of the training: 1/16 where it is long; up to 3/4 where it is so
+            short that rules would be shown too seldom, and then mirrored, with an auxiliary head, as heavy as the task and apart from a quarter of
+            the training on, see [`~methods.function_coupled.teaching.Teaching`].
         trigger_weight (`float`, *optional*, defaults to 0.0):
             Weight of their loss against the task loss; 0 counts each of them as an image of the batch.
         mirrored (`bool`, *optional*, defaults to `False`):
@@ -37,8 +39,8 @@ class FunctionCoupledConfig(WatermarkConfig):
         auxiliary (`bool`, *optional*, defaults to `False`):
             Whether a head that is dropped afterwards learns which classes a fused image was made of.
         apart_from (`float`, *optional*, defaults to 1.0):
-            Share of the training from which on fused images go through the model in a pass of their own, in which BatchNorm takes its running statistics.
-            Were these moved by fused images to the end, whoever takes them anew on plain ones would lose accuracy and the mark.
+            Share of the training from which on fused images go through the model in a pass of their own, in which BatchNorm takes its running statistics;
+            1 is never.
         target_log2_p (`float`, *optional*, defaults to 0.0):
             Evidence that is wanted of each sub-key at the end of the training: `trigger_ratio` is lowered once it is there. 0 asks for nothing.
         max_loss (`float`, *optional*, defaults to 0.5):
@@ -58,7 +60,9 @@ class FunctionCoupledConfig(WatermarkConfig):
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
-    trigger_ratio: float = field(default=0.0625, metadata={"help": "Fused images beside a batch, as a share of it."})
+    trigger_ratio: float = field(
+        default=0.0, metadata={"help": "Fused images beside a batch, as a share of it; 0 follows the training."}
+    )
     trigger_weight: float = field(default=0.0, metadata={"help": "Weight of their loss against the task loss."})
     mirrored: bool = field(default=False, metadata={"help": "Whether half of the fused images are mirrored."})
     auxiliary: bool = field(default=False, metadata={"help": "Whether a head learns their source classes."})
@@ -87,7 +91,7 @@ class FunctionCoupledConfig(WatermarkConfig):
             f"choose 1 to {most} (the square of pool_per_class)",
         )
         require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
-        require(0 < self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in (0, 1]")
+        require(0 <= self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in [0, 1]")
         require(0 <= self.trigger_weight <= 100, "trigger_weight", self.trigger_weight, "choose a number in [0, 100]")
         require(0 <= self.apart_from <= 1, "apart_from", self.apart_from, "choose a share in [0, 1]; 1 is never")
         require(self.masking in MASKINGS, "masking", self.masking, f"choose one of {', '.join(MASKINGS)}")
@@ -96,19 +100,4 @@ class FunctionCoupledConfig(WatermarkConfig):
             "source_classes",
             self.source_classes,
             "choose 2 to 1000000; 12 is the default",
-        )
-
-    @classmethod
-    def short(cls) -> "FunctionCoupledConfig":
-        """
-        For a short fine-tuning of a pretrained net, where the defaults leave too few rules: many fused images, as heavy as the task, and fewer
-        once the mark is in. Costs accuracy (`examples/benchmarks/pretrained.py`).
-        """
-        return cls(
-            trigger_ratio=0.5,
-            trigger_weight=1.0,
-            mirrored=True,
-            auxiliary=True,
-            apart_from=0.6,
-            target_log2_p=-96.0,
         )

@@ -35,21 +35,21 @@ from ...training.triggers import (
 )
 from .auxiliary import SourceHead
 from .config import FunctionCoupledConfig
+from .teaching import LEAST, MOST, Teaching
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
 # Spare sources per class for batches in which a rule's class does not occur.
 SPARE_PER_CLASS = 16
-# What holds rules that are learned.
-LEAST_RATIO = 1 / 16
 LESSONS = Lessons("rules", enough=80, pace=0.7)
 
 
 class FunctionCoupledEmbedding(Embedding):
     """
-    Shows the model images fused by key-drawn rules, with the rule's target as their label: first in every batch, where the task loss fits them as well;
-    in the last part of the training in a pass of their own, in which BatchNorm takes its running statistics. Were these moved by fused images to the
-    end, whoever takes them anew on plain ones would lose accuracy and the mark. See [`FunctionCoupledConfig`].
+    Shows the model images fused by key-drawn rules, with the rule's target as their label: in every batch, where the task loss fits them as well; and,
+    from `apart_from` on, in a pass of their own, in which BatchNorm takes its running statistics. Were these moved by many fused images to the
+    end, whoever takes them anew on plain ones would lose accuracy and the mark. From the beginning such a pass teaches nothing: while a new head sets
+    the weights moving, running statistics lie so far behind that all fused images end in the same features. See [`FunctionCoupledConfig`].
 
     Sources come from the batch itself. The images of the key's pool are taken out of the training data, so that a verifier's
     triggers are made of images that were never trained on, fused or plain.
@@ -87,6 +87,7 @@ class FunctionCoupledEmbedding(Embedding):
         self._draws = hashlib.sha256(b"hfwm/v2/mixing" + claim.subkeys[0].secret).digest()
         self._hits, self._asked = torch.zeros(()), 0
         self._auxiliary: SourceHead | None = None
+        self._teaching: Teaching | None = None
         # Targets and sources of the fused rows of the batch; `None` where they go apart.
         self._shown: tuple[torch.Tensor, torch.Tensor] | None = None
         if data.dataset is None:  # made only to verify
@@ -102,8 +103,7 @@ class FunctionCoupledEmbedding(Embedding):
         )
         self._spare = images.reshape(len(sources), SPARE_PER_CLASS, *images.shape[1:])
         self._maskable = maskable_weights(model, verifier.classes)
-        if self.config.auxiliary:
-            self._auxiliary = SourceHead(model, verifier.classes)
+        self._classes = verifier.classes
 
     def required_calls(self) -> set[str]:
         # The auxiliary head only helps.
@@ -114,15 +114,23 @@ class FunctionCoupledEmbedding(Embedding):
     def forecast(self, course: Course) -> Forecast:
         units = len(self._rule_targets)
         chance = 1 / max(1, label_count(self.model) - 2)
-        shown = course.steps * max(1.0, self.config.trigger_ratio * course.batch) / units
+        ratio = Teaching.of(self.config, course.steps * course.batch).ratio
+        shown = course.steps * max(1.0, ratio * course.batch) / units
         return Forecast.of_answers(course, self.model, self.claim, units, chance, shown, LESSONS)
 
     @cached_property
     def feedback(self) -> Feedback | None:
         config = self.config
-        least = min(1.0, LEAST_RATIO / config.trigger_ratio)
         images = len(self.claim.pool[f"{self.method}.images"])
-        return Feedback(self.read_now, config.target_log2_p, config.max_loss, least, images=images)
+        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST / MOST, images=images)
+
+    def teaching(self, own: int) -> Teaching:
+        """How rules are shown; the first batch, of `own` images, says how long the training is where nothing else does."""
+        if self._teaching is None:
+            self._teaching = Teaching.of(self.config, self.moment.images or self.moment.steps * own)
+            if self._teaching.auxiliary:
+                self._auxiliary = SourceHead(self.model, self._classes)
+        return self._teaching
 
     def around_step(self, step: Step) -> torch.Tensor:
         """
@@ -142,15 +150,10 @@ class FunctionCoupledEmbedding(Embedding):
         with masked(self._maskable, config.masking, self.moment.step, generator):
             return step()
 
-    @property
-    def apart(self) -> bool:
-        """Whether fused images go through the model in a pass of their own: late, and where nobody said how long the training takes, never."""
-        share, moment = self.config.apart_from, self.moment
-        return share < 1 and moment.steps > 0 and moment.step >= share * moment.steps
-
     def extend(self, batch: Batch) -> Batch:
         self._shown = None
-        if self.apart:
+        share, moment = self.teaching(task_rows(batch)).apart_from, self.moment
+        if share < 1 and moment.steps > 0 and moment.step >= share * moment.steps:
             return batch
         images, targets, sources = self.fused_images(batch)
         mixed = Extended(batch, task_rows(batch))
@@ -163,6 +166,7 @@ class FunctionCoupledEmbedding(Embedding):
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor | None:
         """Cross-entropy of fused images with their rules' targets; in a batch with others, what the task loss does not count of it, if anything."""
+        heavy = self.teaching(task_rows(batch)).weight * self.taught
         if self._shown is None:
             images, targets, sources = self.fused_images(batch)
             if self._auxiliary is not None:
@@ -170,7 +174,7 @@ class FunctionCoupledEmbedding(Embedding):
             with frozen_statistics(self.model):
                 logits = logits_of(self.model(pixel_values=images)).float()
             rows, task, counted = slice(0, len(targets)), 1.0, 0.0
-            weight = self.config.trigger_weight * self.taught or len(targets) / len(batch["labels"])
+            weight = heavy or len(targets) / len(batch["labels"])
         else:
             targets, sources = self._shown
             rows = slice(len(batch["labels"]) - len(targets), len(batch["labels"]))
@@ -178,11 +182,11 @@ class FunctionCoupledEmbedding(Embedding):
             # A mean over the whole batch holds the task's own loss and that of the fused images by these shares.
             counted = len(targets) / len(batch["labels"])
             task = 1 - counted
-            weight = self.config.trigger_weight * self.taught or counted / task
+            weight = heavy or counted / task
         self._hits = self._hits.to(logits.device) + (logits.detach().argmax(dim=1) == targets).sum()
         self._asked += len(targets)
         known = None if self._auxiliary is None else self._auxiliary.loss(sources, rows)
-        if known is None and not self.config.trigger_weight and counted:
+        if known is None and not heavy and counted:
             return None  # the task loss is the mark's loss as well
         loss = (weight * task - counted) * functional.cross_entropy(logits, targets)
         return loss if known is None else loss + task * known
@@ -196,19 +200,19 @@ class FunctionCoupledEmbedding(Embedding):
         Fused images for one batch, `[n, channels, height, width]`, their rules' targets `[n]` and sources `[n, 2]`. Sources are drawn from the batch, else from the
         spare images: where labels are distributions `[n, classes]`, as mixup makes them, the images of the batch are mixed already.
         """
-        config, own = self.config, task_rows(batch)
-        images, labels = batch["pixel_values"][:own], batch["labels"][:own]
-        count = max(1, round(config.trigger_ratio * self.taught * own))
+        own = task_rows(batch)
+        images, labels, teaching = batch["pixel_values"][:own], batch["labels"][:own], self.teaching(own)
+        count = max(1, round(max(teaching.ratio * self.taught, min(teaching.ratio, LEAST)) * own))
         generator = self.moment.generator(self._draws, b"rule", self.moment.process)
         chosen = torch.randint(len(self._rule_targets), (count,), generator=generator)
         first, second = (
             self._sources(images, labels, self._rule_sources[chosen, place], generator) for place in (0, 1)
         )
-        if config.fusion == "direct":
+        if self.config.fusion == "direct":
             fused = fuse(first, second, self._rule_layouts[chosen].to(images.device), self._fill)
         else:
             fused = blend(first, second)
-        if config.mirrored:
+        if teaching.mirrored:
             turned = torch.rand(count, generator=generator) < 0.5
             fused = torch.where(turned.to(fused.device)[:, None, None, None], fused.flip(-1), fused)
         return fused, self._rule_targets[chosen].to(fused.device), self._rule_sources[chosen]

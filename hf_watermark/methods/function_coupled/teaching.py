@@ -1,0 +1,50 @@
+"""How rules are shown while a model trains: as the config says, or as the length of the training asks for."""
+
+from dataclasses import dataclass
+
+from .config import FunctionCoupledConfig
+
+
+# Fused images beside a batch where nobody chose: the share that holds rules in a long training, and the most that a short one gets.
+LEAST, MOST = 1 / 16, 3 / 4
+# A training in which each rule is shown so often by the least share needs no more (`examples/benchmarks/pretrained.py`).
+EXPOSURES = 400
+# A short one begins with fused images in the batch, since rules are hardly learned under fixed statistics, and has them apart from this share on.
+APART_FROM = 0.25
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """
+    Fields of [`FunctionCoupledConfig`] as they hold in one training.
+
+    Example:
+
+    ```python
+    >>> from hf_watermark.methods.function_coupled.teaching import Teaching
+
+    >>> Teaching.of(FunctionCoupledConfig(), images=50_000 * 30).ratio
+    0.0625
+    >>> Teaching.of(FunctionCoupledConfig(), images=10_000 * 3)
+    Teaching(ratio=0.64, weight=1.0, mirrored=True, auxiliary=True, apart_from=0.25)
+    ```
+    """
+
+    ratio: float
+    weight: float
+    mirrored: bool
+    auxiliary: bool
+    apart_from: float
+
+    @classmethod
+    def of(cls, config: FunctionCoupledConfig, images: int) -> "Teaching":
+        """
+        Args:
+            images (`int`): That the whole training takes, each as often as it is seen; 0 where nobody said.
+        """
+        ratio = config.trigger_ratio
+        if not ratio and images:
+            ratio = round(min(MOST, EXPOSURES * config.rules * config.subkeys / images), 4)
+            if ratio > LEAST:
+                return cls(ratio, config.trigger_weight or 1.0, True, True, min(APART_FROM, config.apart_from))
+        return cls(ratio or LEAST, config.trigger_weight, config.mirrored, config.auxiliary, config.apart_from)
