@@ -108,8 +108,12 @@ class LocalWorkers(LocalPipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(local_rank, self.gpus_per_task, self.gpus))
-        # Rank 0 would repeat on standard error what every log says.
-        return super()._run_for_rank(rank, local_rank + 1, node_rank)
+        logger.enable("datatrove")
+        try:
+            # Rank 0 would repeat on standard error what every log says.
+            return super()._run_for_rank(rank, local_rank + 1, node_rank)
+        finally:
+            logger.disable("datatrove")
 
 
 def gpus_of(worker: int, each: int, gpus: Sequence[str]) -> list[str]:
@@ -233,24 +237,32 @@ def run_phases(config: MatrixConfig, store: Store, place: Place, say: Callable[[
     Returns:
         `bool`: whether the cells have run.
     """
-    executor = None
-    with ray_cluster(place):
+    multiprocess.set_forkserver_preload([__name__])  # one import of torch for all local workers
+    with quiet(), ray_cluster(place):
+        executor = None
         for phase in PHASES:
             cells = store.still_open(cells_of_phase(config, phase), attack_cells(config))
             if not cells:
                 continue
             step = RunCell(str(store.folder.resolve()), phase, tuple(cell.id for cell in cells))
             executor = place.executor_for(step, config, before=executor)
-            logger.disable("datatrove")  # its logs are in the folder
             if place.executor == "slurm":
                 executor.run()
                 say(f"queued {len(cells)} {phase} as job {executor.job_id}")
-                continue
-            # One import of torch for all workers.
-            multiprocess.set_forkserver_preload([__name__])
-            with told(cells, store, say):
-                executor.run()
+            else:
+                with told(cells, store, say):
+                    executor.run()
     return place.executor != "slurm"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without datatrove's words on standard error: its logs are in the folder."""
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")
 
 
 @contextmanager
