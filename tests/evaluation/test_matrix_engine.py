@@ -83,8 +83,8 @@ def test_a_killed_run_is_finished_by_more_workers(alone, tmp_path):
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(alone, begun):
-    """The twin's file is damaged, which one check of five reads."""
-    store, lines = begun(*CHECKS.values()), []
+    """The twin's file is damaged, which one of two checks reads."""
+    store, lines = begun(CHECKS[ON_TWIN], CHECKS["noise"]), []
     file = store.model_folder(TWIN_CELL) / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
@@ -99,7 +99,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(alone, begun):
 
     file.write_bytes(whole)
     again: list[str] = []
-    run_matrix(CONFIG, store.folder, on_result=again.append, workers=2)
+    run_matrix(CONFIG, store.folder, on_result=again.append)
     assert len(again) == 1 and again[0].startswith(ON_TWIN)
     assert table_of(store.folder) == table_of(alone)
 
@@ -123,7 +123,7 @@ def test_a_cell_that_another_worker_finishes_is_not_run(begun, monkeypatch):
     monkeypatch.setattr(CellRunner, "attempt", lambda self, cell: tried.append(cell))
     task = threading.Thread(target=engine.RunCell(str(store.folder), "attacks", (cell.id,)), args=(None, 0, 1))
 
-    with engine.held(store, cell):
+    with store.held(cell):
         task.start()
         task.join(0.5)
         assert task.is_alive()

@@ -10,7 +10,7 @@ import torch
 
 from ...serialization import InvalidInput
 from .cards import write_cards
-from .cells import Note, Store, attack_cells, model_cells
+from .cells import Cell, Note, Store, attack_cells, model_cells
 from .config import MatrixConfig
 from .report import write_matrix_report
 from .run import CellRunner, describe_cell, describe_result
@@ -177,7 +177,8 @@ def tell_open_cells(config: MatrixConfig, store: Store, say: Callable[[str], Non
         `int`: how many of them failed.
     """
     failed = 0
-    for cell in [*model_cells(config), *attack_cells(config)]:
+    cells: list[Cell] = [*model_cells(config), *attack_cells(config)]
+    for cell in cells:
         note = store.note(cell)
         if note is None and ran and not store.done(cell):
             note = Note("its worker was lost")

@@ -7,7 +7,8 @@ determines it, so a finished cell is found again whatever else in the config has
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,12 @@ from .backbones import backbone_identity
 from .budgets import attack_options
 from .config import BackboneSpec, DataSpec, MatrixConfig
 from .data import data_identity
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 FORMAT = 2
@@ -211,6 +218,10 @@ class Store:
     def done(self, cell: Cell) -> bool:
         return self._path(cell).exists()
 
+    def complete(self, cell: Cell) -> bool:
+        """Whether there is nothing to run: of a model that was taken over from a table the weights are missing."""
+        return self.done(cell) and (isinstance(cell, AttackCell) or self.model_folder(cell).exists())
+
     def still_open(self, cells: Sequence[Cell], checks: Sequence[AttackCell]) -> list[Cell]:
         """
         What is left to run of `cells`: those without a result, and models that were taken over from a table without their weights where one
@@ -234,7 +245,7 @@ class Store:
     def obstacle(self, cell: Cell) -> Note | None:
         """Why a cell cannot be tried: an attack needs its models."""
         for model in models_of(cell) if isinstance(cell, AttackCell) else ():
-            if not (self.done(model) and self.model_folder(model).exists()):
+            if not self.complete(model):
                 return Note(f"its model ({model.method}) is not finished", failed=False)
         return None
 
@@ -248,6 +259,22 @@ class Store:
             return None
         document = read_json(path, RESULT_BYTES)
         return Note(str(document.get("reason")), document.get("failed") is not False)
+
+    @contextmanager
+    def held(self, cell: Cell) -> Iterator[None]:
+        """
+        Nobody else runs this cell meanwhile, on any machine that sees the folder: the rest of a killed run neither. The system lets go of it
+        when the last process that holds it ends. Where the file system has no locks only this is lost.
+        """
+        path = self.folder / "open" / f"{cell.id}.lock"
+        with path.open("w") as file:
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+            if self.complete(cell):  # else somebody may wait for this very file
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def model_folder(self, cell: ModelCell) -> Path:
         return self.folder / "models" / cell.id

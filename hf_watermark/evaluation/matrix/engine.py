@@ -6,7 +6,6 @@ in the [`Store`], so datatrove's own marks of completed tasks, which count place
 cells: the table does not depend on who ran what.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from loguru import logger
 from transformers.utils import logging
 
 from ...serialization import InvalidInput
-from .cells import AttackCell, Cell, Note, Store, attack_cells
+from .cells import Cell, Note, Store, attack_cells
 from .config import MatrixConfig, parse_config
 from .run import CellRunner, describe_result, model_of
 from .table import cells_of_phase, read_stored_config
@@ -143,48 +143,28 @@ class RunCell:
         return Path(self.folder, "tasks", f"{self.phase}-{digest[:12]}")
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        runner, cells, checks = _prepared(self.folder, self.phase)
-        if self.cells[rank] not in cells:
+        runner, cells = _prepared(self.folder, self.phase)
+        cell = cells.get(self.cells[rank])
+        if cell is None:
             raise InvalidInput(
                 f"{self.folder}: its config has changed since this task was queued; start the benchmark again"
             )
-        cell, store = cells[self.cells[rank]], runner.store
-        with held(store, cell):
-            # Another worker, or the rest of a killed run, may have finished it meanwhile.
-            if not store.still_open([cell], checks):
-                return
-            if not torch.cuda.is_available():
-                # Read here, images serve the next cells of this process too. Why they cannot be read is said by the child.
-                with suppress(Exception):
-                    runner.data(model_of(cell).data_spec)
-            runner.settle(cell, partial(in_child, runner, self.phase))
-        result, note = store.result(cell), store.note(cell)
+        if not torch.cuda.is_available():
+            # Read here, images serve the next cells of this process too. Why they cannot be read is said by the child.
+            with suppress(Exception):
+                runner.data(model_of(cell).data_spec)
+        runner.settle(cell, partial(in_child, runner, self.phase))
+        result, note = runner.store.result(cell), runner.store.note(cell)
         logger.info(describe_result(cell, result) if result else note.reason if note else "")
 
 
 @lru_cache(maxsize=2)
-def _prepared(folder: str, phase: str) -> tuple[CellRunner, dict[str, Cell], list[AttackCell]]:
+def _prepared(folder: str, phase: str) -> tuple[CellRunner, dict[str, Cell]]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)  # threads of this process would be missing in its children
     config = parse_config(read_stored_config(Path(folder)))
-    cells = {cell.id: cell for cell in cells_of_phase(config, phase)}
-    return CellRunner(Store(folder)), cells, attack_cells(config)
-
-
-@contextmanager
-def held(store: Store, cell: Cell) -> Iterator[None]:
-    """
-    Nobody else runs this cell meanwhile, on any machine that sees the folder: the rest of a killed run neither. The system lets go of it
-    when the last process that holds it ends. A file system without locks only loses this.
-    """
-    path = store.folder / "open" / f"{cell.id}.lock"
-    with path.open("w") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        if store.done(cell):  # else somebody may wait for this very file
-            path.unlink(missing_ok=True)
+    return CellRunner(Store(folder)), {cell.id: cell for cell in cells_of_phase(config, phase)}
 
 
 def in_child(runner: CellRunner, phase: str, cell: Cell) -> Note | None:
@@ -197,7 +177,7 @@ def in_child(runner: CellRunner, phase: str, cell: Cell) -> Note | None:
     sys.stderr.flush()
     if torch.cuda.is_available():
         words = [sys.executable, "-m", __name__, str(runner.store.folder), phase, cell.id, str(writer)]
-        ended = subprocess.Popen(words, pass_fds=(writer,), stdin=subprocess.DEVNULL).wait
+        ended: Callable[[], int] = subprocess.Popen(words, pass_fds=(writer,), stdin=subprocess.DEVNULL).wait
     else:
         child = os.fork()
         if child == 0:
@@ -206,10 +186,7 @@ def in_child(runner: CellRunner, phase: str, cell: Cell) -> Note | None:
                 answer(runner.attempt(cell), writer)
             finally:
                 os._exit(0)
-
-        def ended() -> int:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
+        ended = lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])  # noqa: E731
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
         said = file.read()
@@ -276,7 +253,7 @@ def ray_cluster(place: Place) -> Iterator[None]:
 
     began = not ray.is_initialized()
     if began:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=ERROR)
     try:
         yield
     finally:
@@ -291,8 +268,7 @@ def told(cells: Sequence[Cell], store: Store, say: Callable[[str], None]) -> Ite
 
     def tell() -> None:
         for cell in list(waiting.values()):
-            complete = isinstance(cell, AttackCell) or store.model_folder(cell).exists()
-            result = store.result(cell) if complete else None
+            result = store.result(cell) if store.complete(cell) else None
             if result is not None:
                 del waiting[cell.id]
                 say(describe_result(cell, result))
@@ -313,5 +289,5 @@ def told(cells: Sequence[Cell], store: Store, say: Callable[[str], None]) -> Ite
 
 if __name__ == "__main__":  # by `in_child`
     _folder, _phase, _cell, _writer = sys.argv[1:]
-    _runner, _cells, _ = _prepared(_folder, _phase)
+    _runner, _cells = _prepared(_folder, _phase)
     answer(_runner.attempt(_cells[_cell]), int(_writer))

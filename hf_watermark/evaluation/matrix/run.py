@@ -63,14 +63,17 @@ class CellRunner:
 
     def settle(self, cell: Cell, attempt: Callable[[Cell], Note | None]) -> None:
         """Tries a cell, once more if it fails, and then notes why it stays open, so that the others go on."""
-        note = self.store.obstacle(cell)
-        if note is None:
-            for _ in range(ATTEMPTS):
-                note = attempt(cell)
-                if note is None or not note.failed:
-                    break
-        if note is not None:
-            self.store.leave_open(cell, note)
+        with self.store.held(cell):
+            if self.store.complete(cell):  # by another run meanwhile, or the rest of a killed one
+                return
+            note = self.store.obstacle(cell)
+            if note is None:
+                for _ in range(ATTEMPTS):
+                    note = attempt(cell)
+                    if note is None or not note.failed:
+                        break
+            if note is not None:
+                self.store.leave_open(cell, note)
 
     def attempt(self, cell: Cell) -> Note | None:
         """Runs a cell in this process and writes its result, or says why there is none."""
