@@ -117,6 +117,19 @@ from hf_watermark.demo import build_demo
 
 assert len(build_demo(public=False).blocks) > 10
 """
+TWO_WORKERS = """
+from pathlib import Path
+
+from hf_watermark.evaluation import parse_config
+from hf_watermark.evaluation.matrix.cells import Store, model_cells
+from hf_watermark.evaluation.matrix.engine import Place, run_phases
+from hf_watermark.evaluation.matrix.table import store_config
+from matrix_runs import HALF
+
+config, store = parse_config(HALF | {"attacks": []}), Store("out/run")
+store_config(config, Path("out/run"))
+assert run_phases(config, store, Place(workers=2), print) and all(map(store.done, model_cells(config)))
+"""
 VERIFY = "hf-watermark verify model --key key"
 # By extra: Python code, or a command.
 USES: dict[str, list[str]] = {
@@ -135,6 +148,7 @@ USES: dict[str, list[str]] = {
     "onnx": [ONNX],
     "endpoints": [GRADIO_APP],
     "demo": [DEMO],
+    "watch": [TWO_WORKERS],
     "attacks": [
         "hf-watermark attack int4_quantize model --output out/int4",
         "hf-watermark attack onnx_round_trip model --output out/onnx",

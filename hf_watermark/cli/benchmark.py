@@ -16,7 +16,7 @@ EXAMPLE = """Example:
 
 hf-watermark benchmark --init my_benchmark.yaml
 
-hf-watermark benchmark my_benchmark.yaml --output runs/my_benchmark
+hf-watermark benchmark my_benchmark.yaml --output runs/my_benchmark --workers 2
 """
 TEMPLATE = Path(__file__).parents[1] / "evaluation" / "matrix" / "template.yaml"
 
@@ -50,12 +50,27 @@ def benchmark(
             help="Table of an earlier run, maybe somebody else's: its checks are not run again.",
         ),
     ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="Where cells run: local, slurm or ray. Extra `watch`.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Cells at a time: by default one, or all that the cluster takes."),
+    ] = None,
+    gpus_per_task: Annotated[
+        int | None,
+        typer.Option("--gpus-per-task", metavar="N", help="GPUs of one cell: by default one where `device` is cuda."),
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Of Slurm.")] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="LIMIT", help="Of one cell, for Slurm, such as 02:00:00.")
+    ] = None,
 ) -> None:
     """
     Train marked models, attack them, and write a table (parquet), a report (HTML) and model cards.
 
-    A run that was stopped goes on where it was. Under accelerate launch or torchrun the work is spread over all processes. Keys and seeds follow from the
-    config: a key of a benchmark is no secret.
+    A run that was stopped goes on where it was, and a cell that fails twice is named while the others go on. The table is the same from any number of
+    workers. Keys and seeds follow from the config: a key of a benchmark is no secret.
     """
     if init is not None:
         if config is not None or output is not None:
@@ -75,7 +90,10 @@ def benchmark(
     chosen = read_config(config, folders)
     # Relative paths only: the cards are published, and folders of a machine are nobody's business.
     shown = [Path(path.name) if path.is_absolute() else path for path in (config, output)]
-    table = run_matrix(chosen, output, shlex.join(_words(*shown)), typer.echo, only_table, reuse)
+    words = shlex.join(_words(*shown))
+    table = run_matrix(
+        chosen, output, words, typer.echo, only_table, reuse, executor, workers, gpus_per_task, partition, time
+    )
     if table.exists():
         typer.echo(f"wrote {table}, {table.with_name('report.html')} and {table.with_name('model_cards')}")
 

@@ -7,8 +7,9 @@ determines it, so a finished cell is found again whatever else in the config has
 
 import hashlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from .backbones import backbone_identity
 from .budgets import attack_options
 from .config import BackboneSpec, DataSpec, MatrixConfig
 from .data import data_identity
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 FORMAT = 2
@@ -135,6 +142,20 @@ class AttackCell:
 Cell = ModelCell | AttackCell
 
 
+@dataclass(frozen=True)
+class Note:
+    """
+    Why a cell has no result.
+
+    Args:
+        failed (`bool`):
+            `False` where it could not be tried: an optional library or the model is missing.
+    """
+
+    reason: str
+    failed: bool = True
+
+
 def model_cells(config: MatrixConfig) -> list[ModelCell]:
     """Every model of a benchmark, twins first."""
     cells: dict[str, ModelCell] = {}
@@ -163,15 +184,20 @@ def attack_cells(config: MatrixConfig) -> list[AttackCell]:
     return cells
 
 
+def models_of(check: AttackCell) -> tuple[ModelCell, ...]:
+    """The models whose weights a check needs."""
+    return (check.model, check.model.twin) if check.label == ON_TWIN else (check.model,)
+
+
 class Store:
     """
-    Results in a folder: `cells/<id>.json`, one finished cell each, and the models under `models/` and `keys/`. A file takes its name when it
-    is complete, so a killed run leaves finished cells or nothing.
+    Results in a folder: `cells/<id>.json`, one finished cell each, the models under `models/` and `keys/`, and in `open/` why a cell has no
+    result. A file takes its name when it is complete, so a killed run leaves finished cells or nothing.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        for name in ("cells", "models", "keys"):
+        for name in ("cells", "models", "keys", "open"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
@@ -192,6 +218,10 @@ class Store:
     def done(self, cell: Cell) -> bool:
         return self._path(cell).exists()
 
+    def complete(self, cell: Cell) -> bool:
+        """Whether there is nothing to run: of a model that was taken over from a table the weights are missing."""
+        return self.done(cell) and (isinstance(cell, AttackCell) or self.model_folder(cell).exists())
+
     def still_open(self, cells: Sequence[Cell], checks: Sequence[AttackCell]) -> list[Cell]:
         """
         What is left to run of `cells`: those without a result, and models that were taken over from a table without their weights where one
@@ -200,7 +230,7 @@ class Store:
         used: set[str] = set()
         for check in checks:
             if not self.done(check):
-                used |= {check.model.id, check.model.twin.id} if check.label == ON_TWIN else {check.model.id}
+                used |= {model.id for model in models_of(check)}
         return [
             cell
             for cell in cells
@@ -210,6 +240,41 @@ class Store:
 
     def write(self, cell: Cell, result: dict[str, Any]) -> None:
         write_json_atomic(self._path(cell), {"id": cell.id, "identity": cell.identity, "result": result})
+        self._note_path(cell).unlink(missing_ok=True)
+
+    def obstacle(self, cell: Cell) -> Note | None:
+        """Why a cell cannot be tried: an attack needs its models."""
+        for model in models_of(cell) if isinstance(cell, AttackCell) else ():
+            if not self.complete(model):
+                return Note(f"its model ({model.method}) is not finished", failed=False)
+        return None
+
+    def leave_open(self, cell: Cell, note: Note) -> None:
+        write_json_atomic(self._note_path(cell), asdict(note))
+
+    def note(self, cell: Cell) -> Note | None:
+        """What the last run said of a cell that it left open."""
+        path = self._note_path(cell)
+        if self.done(cell) or not path.exists():
+            return None
+        document = read_json(path, RESULT_BYTES)
+        return Note(str(document.get("reason")), document.get("failed") is not False)
+
+    @contextmanager
+    def held(self, cell: Cell) -> Iterator[None]:
+        """
+        Nobody else runs this cell meanwhile, on any machine that sees the folder: the rest of a killed run neither. The system lets go of it
+        when the last process that holds it ends. Where the file system has no locks only this is lost.
+        """
+        path = self.folder / "open" / f"{cell.id}.lock"
+        with path.open("w") as file:
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+            if self.complete(cell):  # else somebody may wait for this very file
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def model_folder(self, cell: ModelCell) -> Path:
         return self.folder / "models" / cell.id
@@ -223,6 +288,9 @@ class Store:
         for folder in (self.model_folder(cell), self.key_folder(cell)):
             if folder.exists():
                 shutil.rmtree(folder)
+
+    def _note_path(self, cell: Cell) -> Path:
+        return self.folder / "open" / f"{cell.id}.json"
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.id}.json"

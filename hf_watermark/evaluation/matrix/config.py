@@ -126,7 +126,7 @@ class MatrixConfig(Strict):
         methods (`dict`):
             By label, the methods of one model and the fields of their configs; several are stacked.
         threads (`int`):
-            Threads of each process. More than one may change the last digits, so it is part of what determines a cell.
+            Threads of each cell. More than one may change the last digits, so it is part of what determines a cell.
         precision (`str`):
             Of every training, the owner's and the attackers': `bf16` is mixed precision, with weights and marks in float32.
         precision_of (`dict`):
@@ -159,7 +159,7 @@ class MatrixConfig(Strict):
     def method_configs(self, label: str) -> list[WatermarkConfig]:
         """
         Configs of the marks that one model carries, in the order of stacking: by name, so that a config means the same however it was
-        written down (processes of a launcher read it back from JSON, which has no order).
+        written down (workers read it back from JSON, which has no order).
         """
         named = self.methods[label]
         if not named:

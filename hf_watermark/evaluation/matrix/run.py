@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -25,6 +26,7 @@ from ...attacks.training import QUIET, collate
 from ...keys import Owner, WatermarkKey
 from ...mapping import AutoTrainer, AutoWatermarkConfig
 from ...marking import plan_key
+from ...serialization.confined import one_line
 from ...training.embedding import TrainingData
 from ...training.trainer import stack_trainers
 from ...training.triggers import without_rows
@@ -32,13 +34,15 @@ from ..hardware import hardware, versions
 from ..survival import accuracy, read_mark, survival_row
 from .backbones import build_backbone
 from .budgets import attack_budget
-from .cells import NO_ATTACK, ON_TWIN, AttackCell, Cell, ModelCell, Store
+from .cells import NO_ATTACK, ON_TWIN, AttackCell, Cell, ModelCell, Note, Store
 from .config import DataSpec
 from .data import LoadedData, load_data
 
 
 Result = dict[str, Any]
 Report = Callable[[Cell, Result], None]
+# What fails once may have been short of memory; what fails twice fails.
+ATTEMPTS = 2
 
 
 class CellRunner:
@@ -46,38 +50,50 @@ class CellRunner:
     Runs cells and writes their results into a [`Store`]. Keeps the data set and the model of the last cell, because neighbours share them.
     """
 
-    def __init__(self, store: Store, on_result: Report | None = None, alive: Callable[[], bool] = lambda: True):
-        self.store, self.on_result, self.alive = store, on_result, alive
+    def __init__(self, store: Store, on_result: Report | None = None):
+        self.store, self.on_result = store, on_result
         self._data: tuple[DataSpec, LoadedData] | None = None
         # Not a cached method: that would keep this object, and every model, alive for good.
         self._load = cache(self._load_uncached)
 
-    def run(self, cells: Sequence[Cell]) -> list[str]:
-        """
-        Runs these cells in this order; [`Store.still_open`] says which are worth it.
-
-        Returns:
-            `list[str]`: one line per cell that an optional library is missing for; it stays open.
-        """
-        left_out = []
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Runs these cells in this order; [`Store.still_open`] says which are worth it."""
         for cell in cells:
-            if not self.alive():
-                break
-            torch.set_num_threads(_model_of(cell).threads)
-            # What `accelerate launch --mixed_precision` sets: it reaches the Trainers of owner and attackers alike.
-            os.environ["ACCELERATE_MIXED_PRECISION"] = {"fp32": "no", "bf16": "bf16"}[_model_of(cell).precision]
-            begin, cpu = time.perf_counter(), time.process_time()
-            try:
-                result = self.train(cell) if isinstance(cell, ModelCell) else self.attack(cell)
-            except ImportError as error:
-                left_out.append(f"{getattr(cell, 'label', cell)}: {error}")
-                continue
-            result["seconds"] = round(time.perf_counter() - begin, 2)
-            result["cpu_seconds"] = round(time.process_time() - cpu, 2)
-            self.store.write(cell, result | {"hardware": hardware(), "versions": versions()})
-            if self.on_result is not None:
-                self.on_result(cell, result)
-        return left_out
+            self.settle(cell, self.attempt)
+
+    def settle(self, cell: Cell, attempt: Callable[[Cell], Note | None]) -> None:
+        """Tries a cell, once more if it fails, and then notes why it stays open, so that the others go on."""
+        with self.store.held(cell):
+            if self.store.complete(cell):  # by another run meanwhile, or the rest of a killed one
+                return
+            note = self.store.obstacle(cell)
+            if note is None:
+                for _ in range(ATTEMPTS):
+                    note = attempt(cell)
+                    if note is None or not note.failed:
+                        break
+            if note is not None:
+                self.store.leave_open(cell, note)
+
+    def attempt(self, cell: Cell) -> Note | None:
+        """Runs a cell in this process and writes its result, or says why there is none."""
+        torch.set_num_threads(model_of(cell).threads)
+        # What `accelerate launch --mixed_precision` sets: it reaches the Trainers of owner and attackers alike.
+        os.environ["ACCELERATE_MIXED_PRECISION"] = {"fp32": "no", "bf16": "bf16"}[model_of(cell).precision]
+        begin, cpu = time.perf_counter(), time.process_time()
+        try:
+            result = self.train(cell) if isinstance(cell, ModelCell) else self.attack(cell)
+        except ImportError as error:
+            return Note(one_line(error)[:500], failed=False)
+        except Exception as error:
+            traceback.print_exc()
+            return Note(f"{type(error).__name__}: {one_line(error)}"[:500])
+        result["seconds"] = round(time.perf_counter() - begin, 2)
+        result["cpu_seconds"] = round(time.process_time() - cpu, 2)
+        self.store.write(cell, result | {"hardware": hardware(), "versions": versions()})
+        if self.on_result is not None:
+            self.on_result(cell, result)
+        return None
 
     # One marked model, or the twin
 
@@ -204,5 +220,20 @@ def attacker_images(train: Any, key: WatermarkKey, most: int | None) -> Any:
     return torch.utils.data.Subset(rest, range(min(most or len(rest), len(rest))))
 
 
-def _model_of(cell: Cell) -> ModelCell:
+def model_of(cell: Cell) -> ModelCell:
     return cell if isinstance(cell, ModelCell) else cell.model
+
+
+def describe_cell(cell: Cell) -> str:
+    model = model_of(cell)
+    place = f"{model.method}, {model.backbone} on {model.data}, seed {model.seed}"
+    return f"{cell.label} on {place}" if isinstance(cell, AttackCell) else place
+
+
+def describe_result(cell: Cell, result: Result) -> str:
+    """One line for people."""
+    if isinstance(cell, ModelCell):
+        return f"trained {describe_cell(cell)}: accuracy {result['accuracy']:.4f} ({result['cpu_seconds']:.0f} s CPU)"
+    known = "" if result.get("accuracy") is None else f", accuracy {result['accuracy']:.4f}"
+    strength = "" if result.get("log2_p") is None else f", log2 p = {result['log2_p']}"
+    return f"{describe_cell(cell)}: {result['verdict']}{strength}{known} ({result['cpu_seconds']:.0f} s CPU)"
