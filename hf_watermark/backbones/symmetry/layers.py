@@ -20,7 +20,7 @@ def convolution(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         trace.consumed(value)
     if groups == 1:
         return _layer(trace, node, value, weight, bias, channel=1)
-    ids = trace.along(trace.ids(value), 1)  # type: ignore[arg-type]
+    ids = trace.along(trace.activation(value), 1)
     trace.consumed(value)
     shape = node.meta["val"].shape
     if weight.parameter is None or groups != len(ids) or shape[1] != groups:
@@ -39,8 +39,7 @@ def _fixed_block(trace: Trace, weight: Value, bias: Value | None, size: int) -> 
 
 
 def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | None, channel: int) -> Value:
-    ids, shape = trace.ids(value), node.meta["val"].shape
-    assert ids is not None
+    ids, shape = trace.activation(value), node.meta["val"].shape
     read = trace.along(ids, channel)
     name = weight.parameter or trace.stands_for(weight, node.args[1].meta["val"].shape)
     if name is None:  # a weight that is computed from others
@@ -78,8 +77,7 @@ def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | N
 
 def diagonal(trace: Trace, value: Value, weight: str, bias: str | None, shape: Any, channel: int) -> Value:
     """Every channel is multiplied by a number (or a kernel) of its own, so its scale before and after are two things."""
-    ids = trace.ids(value)
-    read = trace.along(ids, channel)  # type: ignore[arg-type]
+    read = trace.along(trace.activation(value), channel)
     trace.mark("tied", read)
     written = trace.relabel(torch.from_numpy(read)).numpy()
     axis = int(np.argmax(trace.shapes[weight]))
@@ -95,17 +93,17 @@ def _name(value: Value | None) -> str | None:
 
 def layer_norm(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     value, shape, weight, bias = (*args, None, None)[:4]
-    ids = trace.ids(value)
+    ids = trace.activation(value)
     trace.consumed(value)
     if len(shape) != 1:
         return trace.unknown(node, [value])
-    trace.mark("norm", trace.along(ids, -1))  # type: ignore[arg-type]
+    trace.mark("norm", trace.along(ids, -1))
     name = _name(weight)
     if name is None:
         return Value(ids=ids)
     if name in trace.unfoldable:
-        return diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)  # type: ignore[union-attr]
-    channels = trace.along(ids, -1)  # type: ignore[arg-type]
+        return diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)
+    channels = trace.along(ids, -1)
     trace.norms[name] = Norm(name, _name(bias), channels)
     if bias is not None:
         # What cannot be folded into readers without a bias stays here, in the coordinates of the stream.

@@ -131,8 +131,7 @@ def _tags(trace: Trace, node: Any, tracked: list[Value]) -> dict[str, Any]:
 
 
 def _pool(trace: Trace, node: Any, value: Value, maximum: bool) -> Value:
-    ids = trace.ids(value)
-    assert ids is not None
+    ids = trace.activation(value)
     if maximum:
         trace.consumed(value)
         trace.mark("positive", ids)

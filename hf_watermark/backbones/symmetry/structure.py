@@ -200,8 +200,13 @@ class _Builder:
         first_name = np.full(self.channel.max() + 1, len(self.channel))
         np.minimum.at(first_name, self.channel, np.arange(len(self.channel)))
         spaces: list[Space] = []
-        for label in sorted(members, key=lambda label: first_name[list(members[label])].min()):
-            known = list(members[label])
+        roles = self._roles()
+        parts: list[tuple[np.ndarray, int]] = []
+        for label, channels_of in members.items():
+            known = np.array(list(channels_of))
+            kinds = roles[known] if label not in attention_of else np.zeros(len(known))
+            parts += [(known[kinds == kind], label) for kind in dict.fromkeys(kinds.tolist())]
+        for known, label in sorted(parts, key=lambda part: first_name[part[0]].min()):
             self.space_of[known], self.place_of[known] = len(spaces), np.arange(len(known))
             spaces.append(Space("permutation", len(known)))
             if label in attention_of:
@@ -214,6 +219,20 @@ class _Builder:
                 if number >= 0:
                     spaces[number].kind = "fixed"
         return spaces
+
+    def _roles(self) -> np.ndarray:
+        """
+        A number per channel, equal where all the same tensors and kinds of operations touch two channels. Others never change places, though one
+        layer may write both.
+        """
+        touched = [use.ids for use in self.trace.uses]
+        touched += [names for marks in self.trace.marks.values() for names in marks]
+        # Sums of random numbers: those of two different sets are not equal.
+        numbers = np.random.default_rng(0).integers(1, 2**62, len(touched), dtype=np.uint64)
+        roles = np.zeros(self.channel.max() + 1, dtype=np.uint64)
+        for names, number in zip(touched, numbers, strict=True):
+            np.add.at(roles, self.channel[names[names > 0]], number)
+        return roles
 
     def _pair(self, spaces: list[Space]) -> None:
         """Queries know their values, and per-head channels (position biases) too."""

@@ -151,6 +151,11 @@ class Trace:
             return self.parameter_ids[name]
         return value.ids
 
+    def activation(self, value: Value) -> Ids:
+        """Names of what a layer reads: none of a constant, such as a table of positions."""
+        ids = self.ids(value)
+        return torch.zeros(value.constant.shape, dtype=torch.int64) if ids is None else ids
+
     def link(self, first: Any, second: Any, scale: bool = True) -> None:
         """Says that names at equal places are the same channel; 0 is no name."""
         if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
