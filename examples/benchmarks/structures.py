@@ -291,7 +291,9 @@ def split_units(symmetry: Symmetry, state: State) -> State:
 
 
 def _may_grow(symmetry: Symmetry, number: int) -> bool:
-    """Whether all that touches a space holds nothing else on that axis, and no layer reads it channel by channel."""
+    """Whether all that touches a space holds nothing else on that axis, and no layer or normalisation reads it channel by channel."""
+    if symmetry.spaces[number].normed:
+        return False
     for name, axis in symmetry.touching(number):
         both = [other for other in symmetry.axes[name] if other.axis == axis.axis]
         if len(axis.segments) != 1 or axis.segments[0].repeat != 1 or len(both) > 1:

@@ -135,7 +135,7 @@ class FoldedNet:
         if not error <= TOLERANCE:
             raise InvalidInput(
                 f"folding the BatchNorms changes the answers by {float(error):.2g} of the largest logit: this architecture uses a "
-                "layer's output before its BatchNorm too; use `moves='parameters'`"
+                "layer's weights in another place too; use `moves='parameters'`"
             )
 
 
@@ -160,7 +160,8 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
             readers.inside += 1
             layer, version = outputs.get(id(args[0]), (None, 0))
             # The same object with another version was changed in place in between, by an activation say.
-            pairs[name] = layer if args[0]._version == version else None
+            direct = args[0]._version == version and name not in pairs
+            pairs[name] = layer if direct else None
 
         return hook
 
@@ -185,9 +186,7 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
     # A shortcut that begins at the layer itself has its output without the normalisation.
     shared = {layer for key, (layer, _) in outputs.items() if key in readers.read}
     readers_of = Counter(pairs.values())
-    pairs = {
-        name: None if layer in shared or readers_of[layer] > 1 else layer for name, layer in pairs.items()
-    }
+    pairs = {name: None if layer in shared or readers_of[layer] > 1 else layer for name, layer in pairs.items()}
     return [Fold(name, pairs.get(name), norm.eps) for name, norm in norms.items() if norm.running_mean is not None]
 
 

@@ -180,6 +180,7 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
         stream = channel[writes[name]].tobytes()
         widest[stream] = max(widest.get(stream, 0), found.positions.get(name, 0))
     written: dict[bytes, list[Writer]] = {}
+    sources = _Sources()
     writers = []
     for number, name in enumerate(matrices):
         stream = channel[writes[name]].tobytes()
@@ -189,17 +190,36 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
         apart = not bool(np.isin(channel[reads[name]], values).any())
         inner = bool(number and np.isin(channel[writes[name]], read).all()) and adds and apart
         before = written.setdefault(stream, [])
+        reads_itself = sources.add(stream, channel[reads[name]], channel[writes[name]])
         writers.append(Writer(name, later=inner and bool(before), inner=inner))
         before.append(writers[-1])
         if (
             len(before) == 2
+            and not reads_itself
             and before[0].inner
             and writers[-1].later
             and math.prod(shapes[before[0].weight]) > math.prod(shapes[name])
         ):
-            # The smaller one of the two that begin a stream suffices to recognise its channels.
+            # The smaller one of the two that begin a stream suffices to recognise its channels, but not if it needs these itself.
             before[0].later, before[1].later = True, False
     return writers
+
+
+class _Sources:
+    """Which streams each stream is computed from."""
+
+    def __init__(self) -> None:
+        self.of: dict[bytes, set[bytes]] = {}
+        self.with_channel: dict[int, set[bytes]] = {}
+
+    def add(self, stream: bytes, read: np.ndarray, written: np.ndarray) -> bool:
+        """Whether the channels that are read come from the stream that they are written to."""
+        near = set().union(*(self.with_channel.get(channel, set()) for channel in np.unique(read).tolist()))
+        behind = near.union(*(self.of[other] for other in near))
+        self.of[stream] = self.of.get(stream, set()) | behind
+        for channel in np.unique(written).tolist():
+            self.with_channel.setdefault(channel, set()).add(stream)
+        return stream in behind
 
 
 def _side(model: nn.Module) -> int:

@@ -67,12 +67,15 @@ class Space:
             Number of heads and channels per head.
         partner (`int`, *optional*):
             Of queries with keys, the space of their values, and the other way round; of a space of one channel per head, the values.
+        normed (`bool`):
+            Whether a normalisation goes over all its channels, so that none can be added or left out.
     """
 
     kind: str
     size: int
     heads: tuple[int, int] | None = None
     partner: int | None = None
+    normed: bool = False
 
 
 @dataclass
@@ -258,6 +261,7 @@ class _Builder:
             names = np.concatenate([*self.trace.marks[kind], np.zeros(0, dtype=np.int64)])
             kinds[kind] = set(np.unique(self.space_of[self.channel[names]]).tolist()) if len(names) else set()
         for number, space in enumerate(spaces):
+            space.normed = number in kinds["norm"]
             plain = number not in kinds["none"] | kinds["positive"] | kinds["tied"]
             if space.kind == "permutation" and plain:
                 space.kind = "orthogonal" if number in kinds["norm"] else "linear"
