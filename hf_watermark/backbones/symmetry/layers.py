@@ -136,7 +136,7 @@ def attention(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     heads = trace.block(len(names[0]))
     trace.mark("tied", heads)
     trace.attentions.append(Attention(heads, *names))
-    trace.link(names[0], names[1], scale=False)
+    trace.link(names[0], names[1], scale=False, product=True)
     if isinstance(mask, Value):
         ids = trace.ids(mask)
         if ids is not None:
@@ -160,7 +160,7 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         heads = trace.block(len(query))
         trace.mark("tied", heads)
         trace.attentions.append(Attention(heads, query, key))
-        trace.link(query, key, scale=False)
+        trace.link(query, key, scale=False, product=True)
         return Value(ids=trace.spread(heads, shape, 1))
     if not left and not right:  # scores times values
         heads, names = trace.along(one, 1), trace.along(two, 1, 3)

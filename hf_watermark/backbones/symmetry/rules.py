@@ -181,7 +181,7 @@ def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
-    trace.link(one, two, scale=False)
+    trace.link(one, two, scale=False, product=True)
     if trace.unscaled(two):  # a gate without a scale of its own
         return Value(ids=one)
     if trace.unscaled(one):

@@ -16,6 +16,8 @@ A *class* is what one scale per channel belongs to: `none` (1), `positive`, or `
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ from .tracing import Attention, Norm, Trace, Use
 
 
 SCALES = ("none", "positive", "any")
+# An exporter takes seconds, and one reference is aligned to many times.
+_TRACED: "WeakKeyDictionary[nn.Module, tuple[list[Any], Trace]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,13 @@ def symmetry_of(model: nn.Module, images: torch.Tensor | None = None) -> Symmetr
     """
     images = example_images(model) if images is None else images[:1]
     net = FoldedNet(model, images)
-    found = trace(net.holding(net.coordinates(model)), images, observe(model).treatments)
+    # What the graph of a model depends on, short of its code.
+    parts = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    graph = [*parts, *((name, type(part)) for name, part in model.named_modules()), tuple(images.shape)]
+    known, found = _TRACED.get(model, ([], None))
+    if found is None or known != graph:
+        found = trace(net.holding(net.coordinates(model)), images, observe(model).treatments)
+        _TRACED[model] = graph, found
     return _Builder(found).build(net)
 
 

@@ -92,7 +92,8 @@ class Trace:
     What the graph says about channels; the rules fill it.
 
     Attributes:
-        links, scale_links: Pairs of names that are one channel; those of the second list also have one scale.
+        links, scale_links, sum_links: Pairs of names that are one channel; those of the second list also have one scale, and those of the third are
+            not two factors of a product.
         marks: By kind of operation, names that pass through it: `fixed`, `none` (no scale passes), `positive` (positive scales
             pass), `norm` (normalised over the channels), `tied` (multiplied one by one).
         blocks: Names that one layer wrote.
@@ -106,6 +107,7 @@ class Trace:
         self.count = 0
         self.links: list[np.ndarray] = []
         self.scale_links: list[np.ndarray] = []
+        self.sum_links: list[np.ndarray] = []
         self.marks: dict[str, list[np.ndarray]] = {kind: [] for kind in ("fixed", "none", "positive", "norm", "tied")}
         # Of every name so far, whether it is marked `none`.
         self._unscaled = np.zeros(1024, dtype=bool)
@@ -156,7 +158,7 @@ class Trace:
         ids = self.ids(value)
         return torch.zeros(value.constant.shape, dtype=torch.int64) if ids is None else ids
 
-    def link(self, first: Any, second: Any, scale: bool = True) -> None:
+    def link(self, first: Any, second: Any, scale: bool = True, product: bool = False) -> None:
         """Says that names at equal places are the same channel; 0 is no name."""
         if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
             first, second = thinned(first, second)
@@ -169,6 +171,8 @@ class Trace:
         self.links.append(pairs)
         if scale:
             self.scale_links.append(pairs)
+        if not product:
+            self.sum_links.append(pairs)
 
     def mark(self, kind: str, ids: Any) -> None:
         names = np.unique(np.asarray(thinned(ids)[0] if isinstance(ids, torch.Tensor) else ids))
