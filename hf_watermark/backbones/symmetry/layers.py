@@ -40,7 +40,7 @@ def _fixed_block(trace: Trace, weight: Value, bias: Value | None, size: int) -> 
 
 def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | None, channel: int) -> Value:
     ids, shape = trace.activation(value), node.meta["val"].shape
-    read = trace.along(ids, channel)
+    read = np.maximum(trace.along(ids, channel), 0)
     name = weight.parameter or trace.stands_for(weight, node.args[1].meta["val"].shape)
     if name is None:  # a weight that is computed from others
         trace.mark("fixed", read)
@@ -77,7 +77,7 @@ def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | N
 
 def diagonal(trace: Trace, value: Value, weight: str, bias: str | None, shape: Any, channel: int) -> Value:
     """Every channel is multiplied by a number (or a kernel) of its own, so its scale before and after are two things."""
-    read = trace.along(trace.activation(value), channel)
+    read = np.maximum(trace.along(trace.activation(value), channel), 0)
     trace.mark("tied", read)
     written = trace.relabel(torch.from_numpy(read)).numpy()
     axis = int(np.argmax(trace.shapes[weight]))
@@ -103,7 +103,7 @@ def layer_norm(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         return Value(ids=ids)
     if name in trace.unfoldable:
         return diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)
-    channels = trace.along(ids, -1)
+    channels = np.maximum(trace.along(ids, -1), 0)
     trace.norms[name] = Norm(name, _name(bias), channels)
     if bias is not None:
         # What cannot be folded into readers without a bias stays here, in the coordinates of the stream.
@@ -130,7 +130,7 @@ def attention(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     for item in (query, key, value):
         trace.consumed(item)
         ids = trace.ids(item)
-        if ids is None or ids.ndim != 4 or ids.shape[1] != query.ids.shape[1]:
+        if ids is None or ids.ndim != 4 or ids.shape[1] != query.ids.shape[1] or (thinned(ids)[0] <= 0).any():
             return trace.unknown(node, [query, key, value])
         names.append(trace.along(ids, 1, 3))
     heads = trace.block(len(names[0]))
@@ -152,6 +152,8 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     for item in (first, second):
         trace.consumed(item)
     if one is None or two is None or one.ndim != 4 or two.ndim != 4 or one.shape[1] != two.shape[1]:
+        return trace.unknown(node, [first, second])
+    if any((thinned(item)[0] <= 0).any() for item in (one, two)):
         return trace.unknown(node, [first, second])
     shape = node.meta["val"].shape
     left, right = _varies(one, 3), _varies(two, 2)

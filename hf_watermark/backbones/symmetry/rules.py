@@ -35,6 +35,9 @@ POOLS = {
     "adaptive_avg_pool1d",
     "upsample_bilinear2d",
     "upsample_nearest2d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
     "interpolate",
 }
 MAX_POOLS = {"max_pool2d", "adaptive_max_pool2d"}
@@ -155,6 +158,7 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
+    trace.held_by_unknown(one, two)
     trace.link(one, two)
     first, second = thinned(one, two)
     return Value(ids=torch.where(first > 0, first, second).expand(one.shape))
@@ -181,6 +185,7 @@ def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
+    trace.held_by_unknown(one, two)
     trace.link(one, two, scale=False, product=True)
     if trace.unscaled(two):  # a gate without a scale of its own
         return Value(ids=one)

@@ -20,6 +20,8 @@ from ..treatment import Treatment
 
 Ids = torch.Tensor
 MOST_NAMES = 2**23
+# In place of a name, of what an operation without a rule returns. A constant has none (0).
+UNKNOWN = -1
 
 
 class Untraceable(ValueError):
@@ -211,7 +213,7 @@ class Trace:
         names, place = torch.unique(thin, return_inverse=True)
         new = torch.from_numpy(self.fresh(len(names)))
         self.link(names[names > 0], new[names > 0], scale=False)
-        return torch.where(names > 0, new, 0)[place].expand(ids.shape)
+        return torch.where(names > 0, new, names)[place].expand(ids.shape)
 
     def consumed(self, value: Value) -> None:
         """Something other than a layer read this: a normalisation in front of it cannot be folded."""
@@ -241,8 +243,14 @@ class Trace:
                 self.mark("fixed", self.ids(value))
         result = node.meta["val"]
         if isinstance(result, torch.Tensor):
-            return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
-        return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
+            return Value(ids=torch.tensor(UNKNOWN).expand(result.shape))
+        return [Value(ids=torch.tensor(UNKNOWN).expand(item.shape)) for item in result]
+
+    def held_by_unknown(self, first: Ids, second: Ids) -> None:
+        """What meets something of which no channel is known may not change."""
+        for one, other in ((first, second), (second, first)):
+            if (thinned(one)[0] == UNKNOWN).any():
+                self.mark("fixed", other)
 
 
 def thinned(*tensors: Ids, but: Sequence[int] = ()) -> list[Ids]:
