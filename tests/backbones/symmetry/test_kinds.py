@@ -159,3 +159,48 @@ def test_an_alignment_without_carriers_puts_them_back(case):
     wanted = unfold(symmetry, fold(symmetry, state), state)
     for name, _ in model.named_parameters():
         torch.testing.assert_close(aligned[name], wanted[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+class Sequence(Kind):
+    """Layers without biases and their normalisations, under numbers as blocks have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.Sequential(
+            nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1, bias=False)
+        )
+
+    def inner(self, hidden):
+        return self.parts(hidden)
+
+
+def test_biases_of_a_copy_without_its_normalisations_are_those_of_the_original():
+    torch.manual_seed(0)
+    model = lively(Sequence()).eval()
+    symmetry, state = symmetry_of(model, IMAGES), model.state_dict()
+    folded = fold(symmetry, state)
+    copied = {name: tensor for name, tensor in folded.items() if not name.startswith("parts.1.")}
+    assert "parts.0.bias" in copied and "parts.0.bias" not in state
+    aligned = Aligner(model, [], IMAGES).align(copied)
+    assert not aligned.report.blocks and not aligned.report.warnings
+    wanted = unfold(symmetry, folded, state)
+    assert wanted["parts.1.bias"].any()
+    torch.testing.assert_close(aligned.tensors["parts.1.bias"], wanted["parts.1.bias"], rtol=1e-3, atol=1e-3)
+
+
+class Resized(Kind):
+    """Something of which no rule knows the channels is added to channels: these may not change places any more."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Parameter(torch.randn(1, 8, 8, 8)), nn.Conv2d(8, 8, 1)
+
+    def inner(self, hidden):
+        return self.last((hidden + self.table.cumsum(1)).relu())
+
+
+def test_channels_that_meet_something_unknown_are_held():
+    torch.manual_seed(0)
+    symmetry = symmetry_of(lively(Resized()).eval(), IMAGES)
+    sizes = [(space.kind, space.size) for space in symmetry.spaces]
+    assert sizes == [("fixed", 8), ("linear", 8), ("fixed", 5)]
