@@ -105,8 +105,14 @@ def families(options: argparse.Namespace, results: Results) -> None:
             continue
         label, build = small_model(file, name)
         results.row("families", file, lambda label=label, build=build: {"model": label} | family_row(build))
-    rows = [row for label, row in results.record["families"].items() if label != "all"]
-    summary = {"files": len(rows), "files of timm": len(files_of_timm(options.coverage))}
+    summarise(results, files_of_timm(options.coverage))
+
+
+def summarise(results: Results, files: set[str]) -> None:
+    """What all rows say together, and which files have none."""
+    found = results.record["families"]
+    rows = [row for label, row in found.items() if label != "all"]
+    summary: Row = {"files": len(rows), "files of timm": len(files), "not measured": sorted(files - set(found))}
     for label in ("moved", "split"):
         shares = [row[label]["aligned"] for row in rows if "aligned" in row.get(label, {})]
         summary |= {
