@@ -8,16 +8,13 @@ Networks whose layout is derived from their graph: false positives, and what ali
   keys as they are, with all names gone (shapes and order decide), with a block's number or stage moved on, and aligned to the marked one's start.
 * `keys`: 100,000 random keys of greedy residuals on four of these nets as they are, and on two of them aligned with nothing left out: counts at
   p <= 1e-2 ... 1e-5 against the largest that a one-sided binomial test at 99.9 % still calls nominal.
-* `families`: the smallest model of every file of timm, with random weights; greedy residuals are written into it, every channel is permuted, rescaled
-  where that is free, and a quarter of the units that may be are split; bits right before, after, and aligned.
+* `families`: a small model of every file of timm, see `families.py`.
 
 The JSON is rewritten after every row; a row that is there is not measured again.
 """
 
 import argparse
 import copy
-import json
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from alignment import Results, Row, lively
+from alignment import Results, Row
+from families import as_suspect, families
 from null import GREEDY, GreedyNull, fresh, table
 from scipy.stats import binom
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
@@ -41,14 +38,10 @@ from torch import nn
 from torch.nn import functional
 
 from hf_watermark import Evidence, InvalidInput, Owner, WatermarkKey, mark_model, verify
-from hf_watermark.attacks.symmetric import random_factors
 from hf_watermark.backbones import layout_of
-from hf_watermark.backbones.symmetry import Change, Moved, Symmetry, change_stored, fold, symmetry_of, unfold
 from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.methods.greedy_residuals.residuals import groups_per_slot
-from hf_watermark.suspects import Suspect
 from hf_watermark.verification.alignment import Aligner
-from hf_watermark.verification.alignment.suspect import images_for
 
 
 SECTIONS = ("nulls", "keys", "families")
@@ -59,8 +52,6 @@ MARKS: dict[str, dict[str, Any]] = {
     "greedy_residuals": {"method": "greedy_residuals", "bits": 256, "group_size": 8, "subkeys": 2},
     "watermas": {"method": "watermas", "bits": 160, "subkeys": 2},
 }
-# Models of more parameters are not aligned here.
-MOST_PARAMETERS = 8_000_000
 State = dict[str, torch.Tensor]
 
 
@@ -125,10 +116,6 @@ def digits(part: str) -> tuple[torch.Tensor, torch.Tensor]:
     data: Any = load_digits_data(part)
     items = [data[row] for row in range(len(data))]
     return torch.stack([item["pixel_values"] for item in items]), torch.tensor([item["labels"] for item in items])
-
-
-def as_suspect(state: Mapping[str, torch.Tensor]) -> Suspect:
-    return Suspect("tensors", dict(state), {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
 def nameless(state: Mapping[str, torch.Tensor]) -> State:
@@ -242,134 +229,6 @@ def keys(options: argparse.Namespace, results: Results) -> None:
         results.row("keys", family, measure)
 
 
-# --- One model of every file of timm -------------------------------------------------------------------------------------
-
-
-def smallest_models(coverage: Path) -> dict[str, str]:
-    """Of every file of timm the smallest model that has a layout, by the table of `coverage.py`."""
-    rows = json.loads(coverage.read_text())["timm"]
-    found: dict[str, tuple[int, str]] = {}
-    for name, row in rows.items():
-        if "carriers" in row:
-            found[row["file"]] = min(found.get(row["file"], (math.inf, "")), (row["parameters"], name))
-    return {
-        file: name for file, (size, name) in sorted(found.items(), key=lambda item: item[1]) if size <= MOST_PARAMETERS
-    }
-
-
-def transformed(symmetry: Symmetry, state: State) -> State:
-    """Every channel at another place, and under another factor where that is free."""
-    generator = torch.Generator().manual_seed(1)
-    change = Change()
-    for number, space in enumerate(symmetry.spaces):
-        if space.kind in ("permutation", "orthogonal", "linear"):
-            change.spaces[number] = Moved.permutation(torch.randperm(space.size, generator=generator))
-    moved = change_stored(change, symmetry, state)
-    factors = Change(factors=random_factors(symmetry, 1.0, generator))
-    return change_stored(factors, symmetry, moved)
-
-
-def split_units(symmetry: Symmetry, state: State) -> State:
-    """A quarter more units in every space that allows it: the copy of a unit has its rows, and both have half of its columns."""
-    change = Change()
-    for number, space in enumerate(symmetry.spaces):
-        if space.kind == "permutation" and space.size >= 4 and _may_grow(symmetry, number):
-            extra = torch.arange(0, space.size, 4)
-            order = torch.cat([torch.arange(space.size), extra])
-            change.spaces[number] = Moved(order, order, torch.arange(len(order)))
-    folded = change.apply(symmetry, fold(symmetry, state))
-    for number, moved in change.spaces.items():
-        assert isinstance(moved, Moved)
-        double = torch.zeros(len(moved.order))
-        double[torch.arange(0, symmetry.spaces[number].size, 4)] = 1
-        double[symmetry.spaces[number].size :] = 1
-        for name, axis in symmetry.touching(number):
-            if axis.flow == "in" and name in folded:
-                shape = [-1 if place == axis.axis else 1 for place in range(folded[name].ndim)]
-                folded[name] = folded[name] * torch.where(double > 0, 0.5, 1.0).reshape(shape)
-    return folded
-
-
-def _may_grow(symmetry: Symmetry, number: int) -> bool:
-    """Whether all that touches a space holds nothing else on that axis, and no layer reads it channel by channel."""
-    for name, axis in symmetry.touching(number):
-        both = [other for other in symmetry.axes[name] if other.axis == axis.axis]
-        if len(axis.segments) != 1 or axis.segments[0].repeat != 1 or len(both) > 1:
-            return False
-    return True
-
-
-def families(options: argparse.Namespace, results: Results) -> None:
-    for file, name in smallest_models(options.coverage).items():
-        if options.models and file not in options.models:
-            continue
-        results.row("families", file, lambda name=name: {"model": name} | family_row(name))
-    rows = [row for label, row in results.record["families"].items() if label != "all"]
-    full = sum(row.get("moved", {}).get("aligned") == 1.0 for row in rows)
-    grown = [row["split"]["aligned"] for row in rows if "aligned" in row.get("split", {})]
-    summary = {
-        "files": len(rows),
-        "permuted and rescaled, all bits back": full,
-        "permuted and rescaled, 98 % of the bits back": sum(
-            row.get("moved", {}).get("aligned", 0) >= 0.98 for row in rows
-        ),
-        "also split": len(grown),
-        "split, all bits back": sum(share == 1.0 for share in grown),
-        "others": {
-            label: row.get("reason") or row.get("moved") or {}
-            for label, row in results.record["families"].items()
-            if label != "all" and row.get("moved", {}).get("aligned") != 1.0
-        },
-    }
-    results.record["families"].pop("all", None)
-    results.row("families", "all", lambda: summary)
-
-
-def family_row(name: str) -> Row:
-    begin = time.perf_counter()
-    try:
-        torch.manual_seed(0)
-        model = lively(timm.create_model(name, num_classes=10))
-        config = {"method": "greedy_residuals", "subkeys": 1, "bits": 128, "group_size": 16}
-        marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
-        symmetry = symmetry_of(marked, images_for(marked))
-    except Exception as error:  # what an exporter raises can be anything
-        return {"reason": f"{type(error).__name__}: {error}"[:200]}
-    state = marked.state_dict()
-    row: Row = {"before": share(verify(marked, key))}
-    for label, change in (("moved", transformed), ("split", split_units)):
-        try:
-            other = change(symmetry, state)
-            if label == "split":
-                other = {n: t for n, t in unfolded_freely(symmetry, other, state).items()}
-            suspect = as_suspect(other)
-            found = verify(suspect, key, reference=model)
-            row[label] = {"direct": share(verify(suspect, key)), "aligned": share(found)} | report(found)
-        except Exception as error:
-            row[label] = {"reason": f"{type(error).__name__}: {error}"[:200]}
-    return row | {"seconds": round(time.perf_counter() - begin, 1)}
-
-
-def unfolded_freely(symmetry: Symmetry, folded: State, like: State) -> State:
-    """[`unfold`] for tensors of other sizes: the norms are left out, as they are when a file is exported with its norms folded."""
-    whole = unfold(symmetry, folded, like)
-    for item in symmetry.net.folds:
-        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            whole.pop(f"{item.norm}.{part}", None)
-    return {name: tensor for name, tensor in whole.items() if name not in folded} | folded
-
-
-def share(evidence: Evidence) -> float:
-    return round(evidence.rate, 4)
-
-
-def report(evidence: Evidence) -> Row:
-    kept = evidence.details.get("alignment", {})
-    return {"bits": evidence.trials, "verdict": str(evidence.verdict)} | {
-        name: kept[name] for name in ("carriers_readable", "warnings") if name in kept
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -382,7 +241,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     results = Results(options.output)
     for section in options.sections:
-        globals()[section](options, results)
+        {"nulls": nulls, "keys": keys, "families": families}[section](options, results)
 
 
 if __name__ == "__main__":

@@ -45,16 +45,16 @@ def families() -> Section:
         if file == "all":
             continue
         moved, split = row.get("moved", {}), row.get("split", {})
-        reasons = [item["reason"].split(":")[0] for item in (row, moved, split) if "reason" in item]
+        reasons = [item["reason"] for item in (row, moved, split) if "reason" in item]
         rows.append(
             [file, f"`{row['model']}`", *(_share(item, "aligned") for item in (moved, split)), *(reasons[:1] or [""])]
         )
     about = (
-        "The smallest model of each file of timm that has one of at most 8 million parameters, random weights, greedy residuals of 128 bits: per cent of the bits that are right "
-        "once every channel was permuted and rescaled where that is free, and with a quarter of the units split in two besides, each aligned to the model before the mark. "
-        "An empty cell has its reason in the last column: a graph that cannot be traced, or units that cannot be split."
+        "A small model of each file of timm that was measured (the smallest that is listed, or a narrower one of its class), random weights, greedy residuals of 128 "
+        "bits: per cent of the bits that are right once every channel was permuted and rescaled where that is free, and once a quarter of the units was split in two "
+        "and every normalisation folded away, each aligned to the model before the mark. An empty cell has its reason in the last column."
     )
-    columns = "file of timm, model, =permuted and rescaled (%), =units split too (%), reason".split(", ")
+    columns = "file of timm, model, =permuted and rescaled (%), =units split (%), reason".split(", ")
     return Section("What alignment brings back", about, COMMAND.format("families"), columns, rows)
 
 

@@ -7,6 +7,7 @@ differ by rescaling a layer against its BatchNorm have the same folded weights, 
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ..serialization import InvalidInput
 from .adapted import as_one
@@ -132,7 +135,7 @@ class FoldedNet:
         if not error <= TOLERANCE:
             raise InvalidInput(
                 f"folding the BatchNorms changes the answers by {float(error):.2g} of the largest logit: this architecture uses a "
-                "layer's output before its BatchNorm too; use `moves='parameters'`"
+                "layer's weights in another place too; use `moves='parameters'`"
             )
 
 
@@ -154,13 +157,20 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
 
     def look_up(name: str) -> Any:
         def hook(module: nn.Module, args: tuple) -> None:
+            readers.inside += 1
             layer, version = outputs.get(id(args[0]), (None, 0))
             # The same object with another version was changed in place in between, by an activation say.
-            pairs[name] = layer if args[0]._version == version else None
+            direct = args[0]._version == version and name not in pairs
+            pairs[name] = layer if direct else None
 
         return hook
 
+    def leave(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        readers.inside -= 1
+
+    readers = _Readers(outputs)
     hooks: list[Any] = [norm.register_forward_pre_hook(look_up(name)) for name, norm in norms.items()]
+    hooks += [norm.register_forward_hook(leave) for norm in norms.values()]
     hooks += [
         module.register_forward_hook(remember(name))
         for name, module in model.named_modules()
@@ -168,12 +178,32 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
         if isinstance(module, FOLDABLE) and seen.get(f"{name}.weight", Treatment()) == Treatment()
     ]
     try:
-        with torch.no_grad(), evaluation_mode(model):
+        with torch.no_grad(), evaluation_mode(model), readers:
             model(images[:1])
     finally:
         for hook in hooks:
             hook.remove()
+    # A shortcut that begins at the layer itself has its output without the normalisation.
+    shared = {layer for key, (layer, _) in outputs.items() if key in readers.read}
+    readers_of = Counter(pairs.values())
+    pairs = {name: None if layer in shared or readers_of[layer] > 1 else layer for name, layer in pairs.items()}
     return [Fold(name, pairs.get(name), norm.eps) for name, norm in norms.items() if norm.running_mean is not None]
+
+
+class _Readers(TorchFunctionMode):
+    """Which outputs of layers anything but a normalisation computes with, by their id."""
+
+    def __init__(self, outputs: Mapping[int, Any]) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.inside = 0
+        self.read: set[int] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not self.inside and any(isinstance(item, torch.Tensor) for item in tree_leaves(result)):
+            self.read |= {id(item) for item in tree_leaves((args, kwargs)) if id(item) in self.outputs}
+        return result
 
 
 def _neutralise(template: nn.Module, item: Fold) -> None:

@@ -2,7 +2,8 @@
 The layout of a model of any architecture, derived from its graph: which weights carry a mark, and which ones only align.
 
 A stream (a set of channels) that several weights write to keeps its first writer as an anchor; later ones carry. Where there are too few of these,
-every third input channel of the other weights carries and the rest of them aligns. Nothing here knows an architecture by name.
+every third input channel of the other weights carries and the rest of them aligns. So it is with all branches whose outputs are added: a copy for
+inference has them in one kernel, in which nothing else would align. Nothing here knows an architecture by name.
 """
 
 import math
@@ -109,13 +110,19 @@ def derived(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Carrier]:
 
 def _chosen(writers: Sequence["Writer"], shapes: Mapping[str, Shape], seen: Observation) -> list[Carrier]:
     whole = sum(math.prod(shapes[writer.weight]) for writer in writers)
-    able = [writer for writer in writers if writer.later or writer.inner and shapes[writer.weight][1] >= FEWEST_INPUTS]
+    able = [
+        writer
+        for writer in writers
+        if (writer.later and not writer.branch) or (writer.inner and shapes[writer.weight][1] >= FEWEST_INPUTS)
+    ]
     carriers = {writer.weight: _derived(writer, shapes, seen) for writer in able}
     found = [carrier for writer in able if writer.later and (carrier := carriers[writer.weight])]
     if _size(found) >= max(ENOUGH, SHARE * whole):
         return found
     return [
-        replace(carrier, every_third_input=not writer.later) for writer in able if (carrier := carriers[writer.weight])
+        replace(carrier, every_third_input=carrier.every_third_input or not writer.later)
+        for writer in able
+        if (carrier := carriers[writer.weight])
     ]
 
 
@@ -133,11 +140,14 @@ class Writer:
             Whether another weight has written to the same stream before, so that this one is not needed to recognise its channels.
         inner (`bool`):
             Whether it is neither the first weight nor one whose output is an answer.
+        branch (`bool`):
+            Whether another weight reads the same activation and its output is added to this one's.
     """
 
     weight: str
     later: bool = False
     inner: bool = True
+    branch: bool = False
 
 
 def _derived(writer: Writer, shapes: Mapping[str, Shape], seen: Observation) -> Carrier | None:
@@ -152,7 +162,7 @@ def _derived(writer: Writer, shapes: Mapping[str, Shape], seen: Observation) -> 
     ):
         return None
     carrier = carrier_at(writer.weight, Found(writer.weight, next(iter(scales), None)), shapes, False)
-    return replace(carrier, centred=how.centred)
+    return replace(carrier, centred=how.centred, every_third_input=writer.branch)
 
 
 # --- From the graph
@@ -179,7 +189,11 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
     for name in matrices:
         stream = channel[writes[name]].tobytes()
         widest[stream] = max(widest.get(stream, 0), found.positions.get(name, 0))
+    added = components(found.sum_links, found.count)
+    blocks = {name: (reads[name].tobytes(), added[writes[name]].tobytes()) for name in matrices}
+    branches = Counter(blocks.values())
     written: dict[bytes, list[Writer]] = {}
+    sources = _Sources()
     writers = []
     for number, name in enumerate(matrices):
         stream = channel[writes[name]].tobytes()
@@ -189,17 +203,36 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
         apart = not bool(np.isin(channel[reads[name]], values).any())
         inner = bool(number and np.isin(channel[writes[name]], read).all()) and adds and apart
         before = written.setdefault(stream, [])
-        writers.append(Writer(name, later=inner and bool(before), inner=inner))
+        reads_itself = sources.add(stream, channel[reads[name]], channel[writes[name]])
+        writers.append(Writer(name, inner and bool(before), inner, branches[blocks[name]] > 1))
         before.append(writers[-1])
         if (
             len(before) == 2
+            and not reads_itself
             and before[0].inner
             and writers[-1].later
             and math.prod(shapes[before[0].weight]) > math.prod(shapes[name])
         ):
-            # The smaller one of the two that begin a stream suffices to recognise its channels.
+            # The smaller one of the two that begin a stream suffices to recognise its channels, but not if it needs these itself.
             before[0].later, before[1].later = True, False
     return writers
+
+
+class _Sources:
+    """Which streams each stream is computed from."""
+
+    def __init__(self) -> None:
+        self.of: dict[bytes, set[bytes]] = {}
+        self.with_channel: dict[int, set[bytes]] = {}
+
+    def add(self, stream: bytes, read: np.ndarray, written: np.ndarray) -> bool:
+        """Whether the channels that are read come from the stream that they are written to."""
+        near = set().union(*(self.with_channel.get(channel, set()) for channel in np.unique(read).tolist()))
+        behind = near.union(*(self.of[other] for other in near))
+        self.of[stream] = self.of.get(stream, set()) | behind
+        for channel in np.unique(written).tolist():
+            self.with_channel.setdefault(channel, set()).add(stream)
+        return stream in behind
 
 
 def _side(model: nn.Module) -> int:

@@ -182,3 +182,24 @@ def test_the_graph_shows_what_names_say(name):
 
 def shapes_of(model):
     return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+
+
+class Reader(nn.Module):
+    """A strided stem, and a block with one layer that reads the stream and writes to it again."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.down = nn.Conv2d(3, 24, 3), nn.Conv2d(24, 48, 3, stride=2)
+        self.grow, self.back = nn.Conv2d(48, 24, 1), nn.Conv2d(24, 48, 1)
+        self.leave = nn.Linear(48, 10)
+
+    def forward(self, images):
+        stream = self.down(self.enter(images).relu())
+        stream = stream + self.back(self.grow(stream).relu())
+        return self.leave(stream.mean((2, 3)))
+
+
+def test_a_smaller_writer_that_reads_the_stream_itself_does_not_align_it():
+    found = chosen(Reader())
+    assert found["back.weight"] is False
+    assert found["down.weight"] is True

@@ -121,12 +121,25 @@ def test_reordered_channels_of_a_copy_for_inference_are_put_back_by_the_original
     assert evidence.found and evidence.details["alignment"]["committed_reference"]
 
 
-def test_where_too_little_of_the_sum_is_an_anchor_nothing_is_said():
+def test_of_added_branches_every_third_input_carries_so_that_a_reordered_copy_is_put_back():
     torch.manual_seed(0)
     model = lively(blocks("rep"))
+    assert all(carrier.every_third_input for carrier in layout_of(model))
+    marked, key = mark_model(model, CONFIG, Owner.create(), IMAGES, 1e9)
+    suspect = permuted(merged_copy(marked))
+    assert not verify(suspect, key).found
+    evidence = verify(suspect, key, reference=model)
+    assert evidence.details["alignment"]["committed_reference"] and evidence.rate > 0.85 and evidence.log2_p <= -64
+    assert verify(permuted(merged_copy(model)), key, reference=model).log2_p > -20
+
+
+def test_a_reordered_sum_of_equal_branches_is_put_back_and_holds_too_little_of_each():
+    torch.manual_seed(0)
+    model = lively(KINDS["mobileone"]())
     marked, key = mark_model(model, CONFIG, Owner.create(), IMAGES, 1e9)
     evidence = verify(permuted(merged_copy(marked)), key, reference=model)
     assert evidence.verdict is Verdict.INCONCLUSIVE and "reparameterised" in f"{evidence.warnings}{evidence.unread}"
+    assert evidence.details["alignment"]["carriers_readable"] > 0.9
 
 
 def test_what_the_fit_may_see_of_a_sum_holds_no_carrier():

@@ -127,8 +127,13 @@ class Change:
         sizes = [segment.size * segment.repeat for segment in read.segments]
         parts = tensor.movedim(read.axis, 0).split(sizes if len(sizes) > 1 else len(tensor.movedim(read.axis, 0)))
         divided = [
-            _scaled(part, None if factors is None else torch.where(factors.rows == 0, 0, 1 / factors.rows))
-            for part, factors in zip(parts, known, strict=True)
+            _scaled(
+                part,
+                None
+                if factors is None
+                else torch.where(factors.rows == 0, 0, 1 / factors.rows).repeat_interleave(segment.repeat),
+            )
+            for part, factors, segment in zip(parts, known, read.segments, strict=True)
         ]
         return torch.cat(divided).movedim(0, read.axis)
 
@@ -155,6 +160,11 @@ def raw_axes(symmetry: Symmetry) -> tuple[dict[str, list[Axis]], set[str]]:
 
     for item in symmetry.net.folds:
         if item.layer is None:
+            # Its mean has the factors of what it reads.
+            read = [axis for axis in symmetry.axes.get(f"{item.norm}.weight", []) if axis.flow == "in"]
+            for name in ("running_mean", "running_var"):
+                axes[f"{item.norm}.{name}"] = [Axis(axis.axis, "out", axis.segments) for axis in read]
+            plain.add(f"{item.norm}.running_var")
             continue
         statistics = [f"{item.norm}.running_mean", f"{item.norm}.running_var"]
         for name in (f"{item.norm}.weight", f"{item.norm}.bias", *statistics):

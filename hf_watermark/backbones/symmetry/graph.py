@@ -1,6 +1,7 @@
 """From a model to the trace of its channels, through `torch.export`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,22 +51,42 @@ def _run(trace: Trace, exported: torch.export.ExportedProgram) -> None:
     parameters, inputs = dict(signature.inputs_to_parameters), set(signature.user_inputs)
     constants = {**exported.constants, **dict(exported.named_buffers())}
     buffers = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    values: dict[str, Any] = {}
-    computed = _computed_weights(exported.graph, parameters, buffers)
+    values: dict[Any, Any] = {}
+    for node, computed in _computed_weights(exported.graph, parameters, buffers).items():
+        values[node] = Value(computed=computed)
     for node in exported.graph.nodes:
-        if node in computed:
-            values[node.name] = Value(computed=computed[node])
-        elif node.op == "placeholder":
-            values[node.name] = _placeholder(trace, node, parameters, inputs, buffers, constants)
-        elif node.op == "call_function":
-            args, kwargs = (torch.fx.node.map_arg(part, lambda n: values[n.name]) for part in (node.args, node.kwargs))
-            values[node.name] = apply(trace, node, args, kwargs)
-        elif node.op == "output":
-            for item in torch.utils._pytree.tree_leaves(node.args):
-                found = values.get(str(getattr(item, "name", "")))
-                if isinstance(found, Value) and found.ids is not None:
-                    trace.mark("fixed", found.ids)
-                    trace.consumed(found)
+        if node.op == "placeholder":
+            values[node] = _placeholder(trace, node, parameters, inputs, buffers, constants)
+    for item in torch.utils._pytree.tree_leaves(_outputs(trace, exported.graph_module, values)):
+        if isinstance(item, Value) and item.ids is not None:
+            trace.mark("fixed", item.ids)
+            trace.consumed(item)
+
+
+def _outputs(trace: Trace, module: torch.fx.GraphModule, values: dict[Any, Any]) -> Any:
+    """What a graph returns, once the values of its placeholders are known."""
+    for node in module.graph.nodes:
+        if node in values:
+            continue
+        if node.op == "get_attr":
+            values[node] = getattr(module, node.target)
+            continue
+        args, kwargs = (torch.fx.node.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+        if node.op == "output":
+            return args[0]
+        inner = next((place for place, item in enumerate(args) if isinstance(item, torch.fx.GraphModule)), None)
+        if inner is None:
+            values[node] = apply(trace, node, args, kwargs)
+            continue
+        # A part under its own precision or without gradients is a graph in the graph. Who reads a value there is not known here.
+        given = zip(args[inner].graph.find_nodes(op="placeholder"), args[inner + 1 :], strict=True)
+        found = _outputs(trace, args[inner], {name: _shared(item) for name, item in given})
+        values[node] = [_shared(item) for item in found] if isinstance(found, list | tuple) else _shared(found)
+    return None
+
+
+def _shared(value: Any) -> Any:
+    return replace(value, writer=None) if isinstance(value, Value) else value
 
 
 def _computed_weights(graph: torch.fx.Graph, parameters: dict, buffers: dict) -> dict[Any, tuple[str, ...]]:

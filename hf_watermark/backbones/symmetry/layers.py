@@ -20,7 +20,7 @@ def convolution(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         trace.consumed(value)
     if groups == 1:
         return _layer(trace, node, value, weight, bias, channel=1)
-    ids = trace.along(trace.ids(value), 1)  # type: ignore[arg-type]
+    ids = trace.along(trace.activation(value), 1)
     trace.consumed(value)
     shape = node.meta["val"].shape
     if weight.parameter is None or groups != len(ids) or shape[1] != groups:
@@ -39,9 +39,8 @@ def _fixed_block(trace: Trace, weight: Value, bias: Value | None, size: int) -> 
 
 
 def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | None, channel: int) -> Value:
-    ids, shape = trace.ids(value), node.meta["val"].shape
-    assert ids is not None
-    read = trace.along(ids, channel)
+    ids, shape = trace.activation(value), node.meta["val"].shape
+    read = np.maximum(trace.along(ids, channel), 0)
     name = weight.parameter or trace.stands_for(weight, node.args[1].meta["val"].shape)
     if name is None:  # a weight that is computed from others
         trace.mark("fixed", read)
@@ -78,8 +77,7 @@ def _layer(trace: Trace, node: Any, value: Value, weight: Value, bias: Value | N
 
 def diagonal(trace: Trace, value: Value, weight: str, bias: str | None, shape: Any, channel: int) -> Value:
     """Every channel is multiplied by a number (or a kernel) of its own, so its scale before and after are two things."""
-    ids = trace.ids(value)
-    read = trace.along(ids, channel)  # type: ignore[arg-type]
+    read = np.maximum(trace.along(trace.activation(value), channel), 0)
     trace.mark("tied", read)
     written = trace.relabel(torch.from_numpy(read)).numpy()
     axis = int(np.argmax(trace.shapes[weight]))
@@ -95,17 +93,17 @@ def _name(value: Value | None) -> str | None:
 
 def layer_norm(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     value, shape, weight, bias = (*args, None, None)[:4]
-    ids = trace.ids(value)
+    ids = trace.activation(value)
     trace.consumed(value)
     if len(shape) != 1:
         return trace.unknown(node, [value])
-    trace.mark("norm", trace.along(ids, -1))  # type: ignore[arg-type]
+    trace.mark("norm", trace.along(ids, -1))
     name = _name(weight)
     if name is None:
         return Value(ids=ids)
     if name in trace.unfoldable:
-        return diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)  # type: ignore[union-attr]
-    channels = trace.along(ids, -1)  # type: ignore[arg-type]
+        return diagonal(trace, Value(ids=ids), name, _name(bias), ids.shape, ids.ndim - 1)
+    channels = np.maximum(trace.along(ids, -1), 0)
     trace.norms[name] = Norm(name, _name(bias), channels)
     if bias is not None:
         # What cannot be folded into readers without a bias stays here, in the coordinates of the stream.
@@ -132,13 +130,13 @@ def attention(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     for item in (query, key, value):
         trace.consumed(item)
         ids = trace.ids(item)
-        if ids is None or ids.ndim != 4 or ids.shape[1] != query.ids.shape[1]:
+        if ids is None or ids.ndim != 4 or ids.shape[1] != query.ids.shape[1] or (thinned(ids)[0] <= 0).any():
             return trace.unknown(node, [query, key, value])
         names.append(trace.along(ids, 1, 3))
     heads = trace.block(len(names[0]))
     trace.mark("tied", heads)
     trace.attentions.append(Attention(heads, *names))
-    trace.link(names[0], names[1], scale=False)
+    trace.link(names[0], names[1], scale=False, product=True)
     if isinstance(mask, Value):
         ids = trace.ids(mask)
         if ids is not None:
@@ -155,6 +153,8 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         trace.consumed(item)
     if one is None or two is None or one.ndim != 4 or two.ndim != 4 or one.shape[1] != two.shape[1]:
         return trace.unknown(node, [first, second])
+    if any((thinned(item)[0] <= 0).any() for item in (one, two)):
+        return trace.unknown(node, [first, second])
     shape = node.meta["val"].shape
     left, right = _varies(one, 3), _varies(two, 2)
     if left and right:  # scores: channels of queries times channels of keys
@@ -162,7 +162,7 @@ def matmul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
         heads = trace.block(len(query))
         trace.mark("tied", heads)
         trace.attentions.append(Attention(heads, query, key))
-        trace.link(query, key, scale=False)
+        trace.link(query, key, scale=False, product=True)
         return Value(ids=trace.spread(heads, shape, 1))
     if not left and not right:  # scores times values
         heads, names = trace.along(one, 1), trace.along(two, 1, 3)

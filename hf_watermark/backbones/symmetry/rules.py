@@ -35,6 +35,9 @@ POOLS = {
     "adaptive_avg_pool1d",
     "upsample_bilinear2d",
     "upsample_nearest2d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
     "interpolate",
 }
 MAX_POOLS = {"max_pool2d", "adaptive_max_pool2d"}
@@ -131,8 +134,7 @@ def _tags(trace: Trace, node: Any, tracked: list[Value]) -> dict[str, Any]:
 
 
 def _pool(trace: Trace, node: Any, value: Value, maximum: bool) -> Value:
-    ids = trace.ids(value)
-    assert ids is not None
+    ids = trace.activation(value)
     if maximum:
         trace.consumed(value)
         trace.mark("positive", ids)
@@ -156,6 +158,7 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
+    trace.held_by_unknown(one, two)
     trace.link(one, two)
     first, second = thinned(one, two)
     return Value(ids=torch.where(first > 0, first, second).expand(one.shape))
@@ -182,7 +185,8 @@ def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
     one, two = torch.broadcast_tensors(one, two)
-    trace.link(one, two, scale=False)
+    trace.held_by_unknown(one, two)
+    trace.link(one, two, scale=False, product=True)
     if trace.unscaled(two):  # a gate without a scale of its own
         return Value(ids=one)
     if trace.unscaled(one):

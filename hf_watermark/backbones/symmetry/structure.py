@@ -16,6 +16,8 @@ A *class* is what one scale per channel belongs to: `none` (1), `positive`, or `
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ from .tracing import Attention, Norm, Trace, Use
 
 
 SCALES = ("none", "positive", "any")
+# An exporter takes seconds, and one reference is aligned to many times.
+_TRACED: "WeakKeyDictionary[nn.Module, tuple[list[Any], Trace]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,15 @@ class Space:
             Number of heads and channels per head.
         partner (`int`, *optional*):
             Of queries with keys, the space of their values, and the other way round; of a space of one channel per head, the values.
+        normed (`bool`):
+            Whether a normalisation goes over all its channels, so that none can be added or left out.
     """
 
     kind: str
     size: int
     heads: tuple[int, int] | None = None
     partner: int | None = None
+    normed: bool = False
 
 
 @dataclass
@@ -120,7 +127,13 @@ def symmetry_of(model: nn.Module, images: torch.Tensor | None = None) -> Symmetr
     """
     images = example_images(model) if images is None else images[:1]
     net = FoldedNet(model, images)
-    found = trace(net.holding(net.coordinates(model)), images, observe(model).treatments)
+    # What the graph of a model depends on, short of its code.
+    parts = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    graph = [*parts, *((name, type(part)) for name, part in model.named_modules()), tuple(images.shape)]
+    known, found = _TRACED.get(model, ([], None))
+    if found is None or known != graph:
+        found = trace(net.holding(net.coordinates(model)), images, observe(model).treatments)
+        _TRACED[model] = graph, found
     return _Builder(found).build(net)
 
 
@@ -200,8 +213,13 @@ class _Builder:
         first_name = np.full(self.channel.max() + 1, len(self.channel))
         np.minimum.at(first_name, self.channel, np.arange(len(self.channel)))
         spaces: list[Space] = []
-        for label in sorted(members, key=lambda label: first_name[list(members[label])].min()):
-            known = list(members[label])
+        roles = self._roles()
+        parts: list[tuple[np.ndarray, int]] = []
+        for label, channels_of in members.items():
+            known = np.array(list(channels_of))
+            kinds = roles[known] if label not in attention_of else np.zeros(len(known))
+            parts += [(known[kinds == kind], label) for kind in dict.fromkeys(kinds.tolist())]
+        for known, label in sorted(parts, key=lambda part: first_name[part[0]].min()):
             self.space_of[known], self.place_of[known] = len(spaces), np.arange(len(known))
             spaces.append(Space("permutation", len(known)))
             if label in attention_of:
@@ -214,6 +232,20 @@ class _Builder:
                 if number >= 0:
                     spaces[number].kind = "fixed"
         return spaces
+
+    def _roles(self) -> np.ndarray:
+        """
+        A number per channel, equal where all the same tensors and kinds of operations touch two channels. Others never change places, though one
+        layer may write both.
+        """
+        touched = [use.ids for use in self.trace.uses]
+        touched += [names for marks in self.trace.marks.values() for names in marks]
+        # Sums of random numbers: those of two different sets are not equal.
+        numbers = np.random.default_rng(0).integers(1, 2**62, len(touched), dtype=np.uint64)
+        roles = np.zeros(self.channel.max() + 1, dtype=np.uint64)
+        for names, number in zip(touched, numbers, strict=True):
+            np.add.at(roles, self.channel[names[names > 0]], number)
+        return roles
 
     def _pair(self, spaces: list[Space]) -> None:
         """Queries know their values, and per-head channels (position biases) too."""
@@ -239,6 +271,7 @@ class _Builder:
             names = np.concatenate([*self.trace.marks[kind], np.zeros(0, dtype=np.int64)])
             kinds[kind] = set(np.unique(self.space_of[self.channel[names]]).tolist()) if len(names) else set()
         for number, space in enumerate(spaces):
+            space.normed = number in kinds["norm"]
             plain = number not in kinds["none"] | kinds["positive"] | kinds["tied"]
             if space.kind == "permutation" and plain:
                 space.kind = "orthogonal" if number in kinds["norm"] else "linear"

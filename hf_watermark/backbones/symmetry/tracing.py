@@ -20,6 +20,8 @@ from ..treatment import Treatment
 
 Ids = torch.Tensor
 MOST_NAMES = 2**23
+# In place of a name, of what an operation without a rule returns. A constant has none (0).
+UNKNOWN = -1
 
 
 class Untraceable(ValueError):
@@ -92,7 +94,8 @@ class Trace:
     What the graph says about channels; the rules fill it.
 
     Attributes:
-        links, scale_links: Pairs of names that are one channel; those of the second list also have one scale.
+        links, scale_links, sum_links: Pairs of names that are one channel; those of the second list also have one scale, and those of the third are
+            not two factors of a product.
         marks: By kind of operation, names that pass through it: `fixed`, `none` (no scale passes), `positive` (positive scales
             pass), `norm` (normalised over the channels), `tied` (multiplied one by one).
         blocks: Names that one layer wrote.
@@ -106,6 +109,7 @@ class Trace:
         self.count = 0
         self.links: list[np.ndarray] = []
         self.scale_links: list[np.ndarray] = []
+        self.sum_links: list[np.ndarray] = []
         self.marks: dict[str, list[np.ndarray]] = {kind: [] for kind in ("fixed", "none", "positive", "norm", "tied")}
         # Of every name so far, whether it is marked `none`.
         self._unscaled = np.zeros(1024, dtype=bool)
@@ -151,7 +155,12 @@ class Trace:
             return self.parameter_ids[name]
         return value.ids
 
-    def link(self, first: Any, second: Any, scale: bool = True) -> None:
+    def activation(self, value: Value) -> Ids:
+        """Names of what a layer reads: none of a constant, such as a table of positions."""
+        ids = self.ids(value)
+        return torch.zeros(value.constant.shape, dtype=torch.int64) if ids is None else ids
+
+    def link(self, first: Any, second: Any, scale: bool = True, product: bool = False) -> None:
         """Says that names at equal places are the same channel; 0 is no name."""
         if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
             first, second = thinned(first, second)
@@ -164,6 +173,8 @@ class Trace:
         self.links.append(pairs)
         if scale:
             self.scale_links.append(pairs)
+        if not product:
+            self.sum_links.append(pairs)
 
     def mark(self, kind: str, ids: Any) -> None:
         names = np.unique(np.asarray(thinned(ids)[0] if isinstance(ids, torch.Tensor) else ids))
@@ -202,7 +213,7 @@ class Trace:
         names, place = torch.unique(thin, return_inverse=True)
         new = torch.from_numpy(self.fresh(len(names)))
         self.link(names[names > 0], new[names > 0], scale=False)
-        return torch.where(names > 0, new, 0)[place].expand(ids.shape)
+        return torch.where(names > 0, new, names)[place].expand(ids.shape)
 
     def consumed(self, value: Value) -> None:
         """Something other than a layer read this: a normalisation in front of it cannot be folded."""
@@ -232,8 +243,14 @@ class Trace:
                 self.mark("fixed", self.ids(value))
         result = node.meta["val"]
         if isinstance(result, torch.Tensor):
-            return Value(ids=torch.zeros(result.shape, dtype=torch.int64))
-        return [Value(ids=torch.zeros(item.shape, dtype=torch.int64)) for item in result]
+            return Value(ids=torch.tensor(UNKNOWN).expand(result.shape))
+        return [Value(ids=torch.tensor(UNKNOWN).expand(item.shape)) for item in result]
+
+    def held_by_unknown(self, first: Ids, second: Ids) -> None:
+        """What meets something of which no channel is known may not change."""
+        for one, other in ((first, second), (second, first)):
+            if (thinned(one)[0] == UNKNOWN).any():
+                self.mark("fixed", other)
 
 
 def thinned(*tensors: Ids, but: Sequence[int] = ()) -> list[Ids]:

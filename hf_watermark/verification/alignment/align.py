@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from ...backbones import Carrier, Found, layout_of, located, read_float, shapes_in
-from ...backbones.names import Renamed, in_form_of
+from ...backbones.names import Renamed, Source, in_form_of
 from ...backbones.stored.turning import in_order_of
 from ...backbones.symmetry import Symmetry, fold, symmetry_of, unfold
 from ...serialization import InvalidInput
-from .blocks import BlockMatching, Blocks, spelled_with_surplus
+from .blocks import BlockMatching, Blocks, folded_as_given, spelled_with_surplus
 from .sweep import AlignmentReport, Sweep
 
 
@@ -111,34 +111,46 @@ class Aligner:
             [`~serialization.InvalidInput`]: when the suspect lacks the reference's tensors, or these do not fit each other.
         """
         sources, shapes = spelled_with_surplus(list(suspect), list(self.state)), shapes_in(suspect)
+        biases = self._folded_biases(sources, shapes)
+        sources |= biases
         there = {name: source.shape(shapes) for name, source in sources.items()}
-        wanted = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        state = self.state | {name: torch.zeros(there[name]) for name in biases}
+        wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
         renamed = Renamed(suspect, sources, in_order_of(wanted, there, read_float))
-        matching = BlockMatching(self.symmetry, self.anchors, self.state, renamed, list(self.held))
+        matching = BlockMatching(self.symmetry, self.anchors, state, renamed, list(self.held))
         found = matching.match(differing) if (differing := matching.differing()) else matching.unmoved()
-        best, folded = self._fitted(renamed, found)
+        best, folded = self._fitted(renamed, found, state)
         if not differing and self._readable(best) < ENOUGH and (stacks := matching.of_one_kind()):
             # As many blocks as there should be, and they do not fit where their names put them.
             other = matching.match(stacks)
             if other.moved:
-                run, given = self._fitted(renamed, other)
+                run, given = self._fitted(renamed, other, state)
                 if self._readable(run) > self._readable(best):
                     best, folded, found = run, given, other
         return self._result(best, folded, found, erase)
 
-    def _fitted(self, renamed: Renamed, found: Blocks) -> tuple[Sweep, Tensors]:
+    def _folded_biases(
+        self, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Source]:
+        """Biases that the suspect has where the reference has a normalisation instead: it was written into the layer."""
+        used = {name for source in sources.values() for name in source.names}
+        found = {}
+        for item in self.symmetry.net.folds:
+            weight = sources.get(f"{item.layer}.weight")
+            if weight is None or f"{item.layer}.bias" in self.state or weight.of > 1 or len(weight.names) > 1:
+                continue
+            name = weight.names[0].removesuffix("weight") + "bias"
+            if name in shapes and name not in used and shapes[name] == weight.shape(shapes)[:1]:
+                found[f"{item.layer}.bias"] = Source((name,))
+        return found
+
+    def _fitted(self, renamed: Renamed, found: Blocks, state: Tensors) -> tuple[Sweep, Tensors]:
         """The fit, and the suspect's tensors, folded, with what the fit does not see."""
         # Integers (counters) are the reference's own.
-        floats = {name: source for name, source in found.sources.items() if self.state[name].is_floating_point()}
-        try:
-            given = {name: in_form_of(renamed.of(source), self.state[name].shape) for name, source in floats.items()}
-            folded = fold(
-                self.symmetry, {name: item for name, item in given.items() if self._has_the_labels(name, item)}
-            )
-        except (RuntimeError, IndexError) as error:  # torch, of a weight and a normalisation that do not go together
-            raise InvalidInput(
-                f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
-            ) from None
+        floats = {name: source for name, source in found.sources.items() if state[name].is_floating_point()}
+        given = {name: in_form_of(renamed.of(source), state[name].shape) for name, source in floats.items()}
+        given = {name: item for name, item in given.items() if self._has_the_labels(name, item)}
+        folded = folded_as_given(self.symmetry, given)
         run = Sweep(self.symmetry, self.anchors, self._as_seen(folded))
         run.refuse_another_architecture()
         run.fit()

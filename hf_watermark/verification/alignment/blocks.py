@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from ...backbones.filling import shapes_in
 from ...backbones.names import Renamed, Source, best_spelling
 from ...backbones.symmetry import Symmetry, fold
+from ...serialization import InvalidInput
 from .fitting import unit_rows
 from .sweep import Sweep, Tensors
 
@@ -123,12 +124,23 @@ class BlockMatching:
         self.own = {stack.prefix: stack for stack in stacks_of(floats)}
         self.theirs = {stack.prefix: stack for stack in stacks_of(list(suspect.sources))}
         self.numbers: dict[str, dict[int, int]] = {}
+        # What may be written into the layer in front of it.
+        parts = ("weight", "bias", "running_mean", "running_var")
+        self.spare = {f"{item.norm}.{part}" for item in symmetry.net.folds for part in parts}
+        self.spare |= {f"{item.layer}.bias" for item in symmetry.net.folds} | set(symmetry.scalers)
+
+    def _needed(self, prefix: str, number: int) -> frozenset[str]:
+        """The tensors of a block that no other one can stand for."""
+        block = self.own[prefix].blocks[number]
+        return frozenset(rest for rest in block if f"{prefix}{number}{rest}" not in self.spare)
 
     def differing(self) -> list[str]:
         """Stacks whose blocks are not as many, or not of the kinds, that the reference's are."""
         found: list[str] = []
         for prefix, stack in self.own.items():
-            if set(self._blocks(prefix)) != set(stack.blocks) and not any(map(prefix.startswith, found)):
+            needed = {number for number in stack.blocks if self._needed(prefix, number)}
+            same = needed <= set(self._blocks(prefix)) <= set(stack.blocks)
+            if not same and not any(map(prefix.startswith, found)):
                 found.append(prefix)
         return found
 
@@ -182,10 +194,10 @@ class BlockMatching:
 
     def _fits(self, prefix: str, number: int, other: int, exact: bool = False) -> bool:
         """Whether a suspect's block has most of what the reference's has; `exact`: all, and as many channels."""
-        own = self.own[prefix].blocks[number]
-        both = own & self.theirs[prefix].blocks[other]
-        if len(both) < (len(own) if exact else len(own) / 2):
+        needed, theirs = self._needed(prefix, number), self.theirs[prefix].blocks[other]
+        if len(needed & theirs) < (len(needed) if exact else len(needed) / 2):
             return False
+        both = self.own[prefix].blocks[number] & theirs
         for rest in both:
             wanted, shape = tuple(self.state[f"{prefix}{number}{rest}"].shape), self.shapes[f"{prefix}{other}{rest}"]
             if len(wanted) != len(shape) or (exact and wanted != shape):
@@ -252,7 +264,7 @@ class BlockMatching:
             for name, source in result.sources.items()
             if self.state[name].is_floating_point()
         }
-        run = Sweep(self.symmetry, self.anchors, fold(self.symmetry, floats))
+        run = Sweep(self.symmetry, self.anchors, folded_as_given(self.symmetry, floats))
         run.fit(sweeps=1)
         return run
 
@@ -260,7 +272,9 @@ class BlockMatching:
         """How much the anchors of a suspect's block resemble those of the reference's, and how much its carriers write."""
         tensors = {name: self.suspect.of(source) for name, source in self._renamed(prefix, number, other).items()}
         folded = {
-            name: item for name, item in fold(self.symmetry, tensors).items() if name.startswith(f"{prefix}{number}.")
+            name: item
+            for name, item in folded_as_given(self.symmetry, tensors).items()
+            if name.startswith(f"{prefix}{number}.")
         }
         trial = Sweep(self.symmetry, self.anchors, folded, like=run)
         rows = [
@@ -273,6 +287,21 @@ class BlockMatching:
         norms = [float(folded[name].norm()) for name in self.carriers if name in folded]
         values = [*rows, *same]
         return sum(values) / len(values) if values else 0.0, sum(norms)
+
+
+def folded_as_given(symmetry: Symmetry, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """
+    [`fold`] of a stranger's tensors.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when a weight and a normalisation do not go together.
+    """
+    try:
+        return fold(symmetry, tensors)
+    except (RuntimeError, IndexError) as error:  # torch's
+        raise InvalidInput(
+            f"the suspect's tensors do not fit each other as the reference's do: {error}; give them as its library stores them"
+        ) from None
 
 
 def best_rows(suspect: torch.Tensor, reference: torch.Tensor) -> float:

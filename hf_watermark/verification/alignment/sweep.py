@@ -240,24 +240,24 @@ class Sweep:
             if any(s.space not in self.known for other in others if other.axis != axis.axis for s in other.segments):
                 continue
             suspect = self.change.apply_to(self.suspect[name], self.symmetry.axes[name], skip=axis.axis)
-            for own, theirs, segment in self._parts(axis, self.anchors[name], suspect):
+            parts = self._parts(axis, self.anchors[name], suspect)
+            for (own, theirs, segment), reads in zip(parts, self._read(axis, one_by_one), strict=True):
                 if segment.space == number:
                     # What a stranger wrote may be too large to be multiplied.
-                    theirs = self._divided(theirs, one_by_one, number).nan_to_num(0, HUGE, -HUGE)
+                    theirs = theirs.nan_to_num(0, HUGE, -HUGE)
                     theirs, own = without_wild_columns(theirs, own)
-                    yield Feature(theirs, own, axis.flow, segment.scale)
+                    # A column that carries is held out of the reference, so it says nothing on the other side.
+                    theirs = theirs.masked_fill(~own.any(dim=0), 0)
+                    yield Feature(theirs, own, axis.flow, segment.scale, reads)
 
-    def _divided(self, rows: torch.Tensor, one_by_one: list[Axis], number: int) -> torch.Tensor:
-        """A depthwise row also holds one over the factor of what it reads; before the channels are matched that factor is not known."""
-        if not one_by_one or number not in self.fits or len(one_by_one[0].segments) != 1:
-            return rows
-        [segment] = one_by_one[0].segments
-        factors, fit = self.change.factors.get(segment.scale), self.fits[number]
-        if factors is None or not hasattr(fit.change, "source"):
-            return rows
-        scale = torch.ones(len(rows))
-        scale[fit.change.source] = factors.columns
-        return rows * scale[:, None]
+    def _read(self, axis: Axis, one_by_one: list[Axis]) -> list[int | None]:
+        """Of every segment of a depthwise row, the class by whose factors it is divided."""
+        if not one_by_one:
+            return [None] * len(axis.segments)
+        read = one_by_one[0].segments
+        if [segment.space for segment in read] != [segment.space for segment in axis.segments]:
+            return [-1] * len(axis.segments)
+        return [None if self.symmetry.scales[segment.scale] == "none" else segment.scale for segment in read]
 
     def _parts(
         self, axis: Axis, own: torch.Tensor, suspect: torch.Tensor
