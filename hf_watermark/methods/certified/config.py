@@ -44,7 +44,7 @@ class CertifiedConfig(WatermarkConfig):
             Triggers in a noisy pass, as a share of the batch size.
         strength (`float`, *optional*, defaults to 0.3):
             Weight of the trigger loss against the task loss.
-        target_log2_p (`float`, *optional*, defaults to 0.0):
+        target_log2_p (`float`, *optional*, defaults to -96.0):
             Evidence that is wanted of each sub-key at the end of the training, such as -96: then `strength` follows from what is read meanwhile. 0 leaves it
             as it is.
         max_loss (`float`, *optional*, defaults to 0.5):
@@ -77,7 +77,7 @@ class CertifiedConfig(WatermarkConfig):
     schedule: str = field(default="amortised", metadata={"help": "`amortised` or `released`."})
     trigger_ratio: float = field(default=0.5, metadata={"help": "Triggers per noisy pass, as a share of the batch."})
     strength: float = field(default=0.3, metadata={"help": "Weight of the trigger loss against the task loss."})
-    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    target_log2_p: float = field(default=-96.0, metadata={"help": "Evidence that is wanted of each sub-key."})
     max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     overshoot: float = field(default=1.2, metadata={"help": "Largest noise level in training, in units of sigma."})
     warmup: float = field(default=0.5, metadata={"help": "Share of the training in which the noise rises."})

@@ -41,7 +41,7 @@ class FunctionCoupledConfig(WatermarkConfig):
         apart_from (`float`, *optional*, defaults to 1.0):
             Share of the training from which on fused images go through the model in a pass of their own, in which BatchNorm takes its running statistics;
             1 is never.
-        target_log2_p (`float`, *optional*, defaults to 0.0):
+        target_log2_p (`float`, *optional*, defaults to -96.0):
             Evidence that is wanted of each sub-key at the end of the training: `trigger_ratio` is lowered once it is there. 0 asks for nothing.
         max_loss (`float`, *optional*, defaults to 0.5):
             Points of accuracy that the mark may cost, as far as the images of the pool can tell.
@@ -67,7 +67,7 @@ class FunctionCoupledConfig(WatermarkConfig):
     mirrored: bool = field(default=False, metadata={"help": "Whether half of the fused images are mirrored."})
     auxiliary: bool = field(default=False, metadata={"help": "Whether a head learns their source classes."})
     apart_from: float = field(default=1.0, metadata={"help": "Share of the training after which they go apart."})
-    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    target_log2_p: float = field(default=-96.0, metadata={"help": "Evidence that is wanted of each sub-key."})
     max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     masking: str = field(default="forward", metadata={"help": "`forward`, `fc_v1`, `fc_v2` or `none`."})
     pool_per_class: int = field(default=12, metadata={"help": "Images per source class set aside for verification."})

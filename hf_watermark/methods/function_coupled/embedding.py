@@ -189,7 +189,7 @@ class FunctionCoupledEmbedding(Embedding):
         if known is None and not heavy and counted:
             return None  # the task loss is the mark's loss as well
         loss = (weight * task - counted) * functional.cross_entropy(logits, targets)
-        return loss if known is None else loss + task * known
+        return loss if known is None else loss + weight * task * known
 
     def after_update(self) -> None:
         if self._auxiliary is not None:

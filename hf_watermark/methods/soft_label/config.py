@@ -27,7 +27,7 @@ class SoftLabelConfig(WatermarkConfig):
             Size of the perturbation of the other classes' log-probabilities, in nats.
         strength (`float`, *optional*, defaults to 1.0):
             Weight of the divergence between the model's distribution over the other classes and the perturbed one.
-        target_log2_p (`float`, *optional*, defaults to 0.0):
+        target_log2_p (`float`, *optional*, defaults to -96.0):
             Evidence that is wanted of each sub-key at the end of the training, such as -96: then `strength` follows from what is read meanwhile. 0 leaves it
             as it is.
         max_loss (`float`, *optional*, defaults to 0.5):
@@ -46,7 +46,7 @@ class SoftLabelConfig(WatermarkConfig):
     mass: float = field(default=0.1, metadata={"help": "Probability that the soft labels leave to the other classes."})
     amplitude: float = field(default=1.0, metadata={"help": "Size of the perturbation of log-probabilities, in nats."})
     strength: float = field(default=1.0, metadata={"help": "Weight of the fit of the perturbed distribution."})
-    target_log2_p: float = field(default=0.0, metadata={"help": "Evidence that is wanted of each sub-key."})
+    target_log2_p: float = field(default=-96.0, metadata={"help": "Evidence that is wanted of each sub-key."})
     max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     decision: float = field(
         default=0.0,

@@ -73,6 +73,14 @@ class Aligner:
             part = held_out(carrier, found, shapes[found.weight])
             self.held[found.weight] = self.held.get(found.weight, part) | part
             self.centred |= {found.weight} if carrier.centred else set()
+        # Into these biases the shift of a normalisation is written, through the whole weight behind it: its carriers would be seen in them.
+        self.shifted = {
+            self.symmetry.biases[reader]
+            for norm in self.symmetry.norms.values()
+            if norm.bias is not None
+            for reader in norm.readers
+            if reader in self.held and reader in self.symmetry.biases
+        }
         for name in self.held:
             # Integers are taken over from the reference as they are, and a carrier must never be.
             if not self.state[name].is_floating_point():
@@ -86,6 +94,8 @@ class Aligner:
         anchors = {}
         for name, tensor in folded.items():
             held = self.held.get(name)
+            if name in self.shifted:
+                continue
             if held is None:
                 anchors[name] = tensor
             elif not held.all():

@@ -22,7 +22,7 @@ from hf_watermark.attacks import (
     RotateResidual,
     StructuredPrune,
 )
-from hf_watermark.backbones import canonical_rows
+from hf_watermark.backbones import Carrier, canonical_rows
 from hf_watermark.backbones.names import Renamed, best_spelling
 from hf_watermark.evidence import Verdict
 from hf_watermark.serialization import InvalidInput
@@ -147,6 +147,23 @@ def test_the_fit_is_the_same_whatever_the_references_carriers_say():
     suspect = RotateResidual()(reference, [{"pixel_values": images_for("timm vit")[0]}]).state_dict()
     _, other = aligner.with_random_carriers(aligner.carriers, suspect, seed=0)
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in aligner.align(suspect).tensors.items())
+
+
+def test_what_a_normalisation_writes_into_a_bias_through_carriers_is_not_seen():
+    reference = build("timm vit")
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            if "norm" in name:
+                weight.add_(torch.rand(weight.shape))
+    weight = next(name for name in reference.state_dict() if name.endswith("mlp.fc1.weight"))
+    shape = tuple(reference.state_dict()[weight].shape)
+    carrier = Carrier(weight, shape[0], shape[1], 1, False, shape, name=weight)
+    one = Aligner(reference, [carrier], images_for("timm vit", 1))
+    with torch.no_grad():
+        reference.get_parameter(weight).normal_()
+    other = Aligner(reference, [carrier], images_for("timm vit", 1))
+    assert one.anchors.keys() == other.anchors.keys()
+    assert all(torch.equal(tensor, other.anchors[name]) for name, tensor in one.anchors.items())
 
 
 def test_another_architecture_is_refused():
