@@ -20,8 +20,8 @@ SAID_AT = (0.2, 0.5)
 CHANGE = 1.5
 # Bits beyond the target at which less is enough, so that the strength does not swing.
 SPARE = 16.0
-# log2 p is taken to go as this power of the share of a run that is over: an assumption between 1 and 2, which no benchmark has tested yet.
-POWER = 1.5
+# log2 p is taken to go as this power of the share of a run that is over (`examples/benchmarks/forecasts.py`).
+POWER = 1.0
 
 
 @dataclass(frozen=True)
