@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..evidence import Access, Check
 from ..keys import WatermarkKey
 from ..mapping import AutoVerifier
-from ..serialization import InvalidInput, canonical_json, read_private_bytes
+from ..serialization import InvalidInput, read_private_bytes
 from ..verification.carriers import CarrierVerifier
 from ..verification.ranged import Stops
 from ..verifying import self_check
@@ -17,7 +17,7 @@ from .settings import WatchSettings
 
 
 # Argon2 takes a second per key: whoever asks for the same keys again, in another batch, gets the same objects.
-_OPENED: dict[tuple[tuple[str, ...], str], "list[WatchedKey]"] = {}
+_OPENED: dict[tuple[Any, ...], "list[WatchedKey]"] = {}
 # Enough are more bits than a look of any number will ever need; a claim reads on. Six bits against a mark of which 70 % is left end a reading: one in
 # a thousand such marks is lost by that, and one in eight readings of nothing goes on.
 RADAR = Stops(enough=68.0, futile=-6.0, share=0.024, least=2**18)
@@ -69,11 +69,11 @@ def open_keys(settings: WatchSettings, passphrase: str | None = None) -> list[Wa
     Raises:
         [`~serialization.InvalidInput`]: for a folder that holds no key, a wrong passphrase, or a key without a method that reads weights.
     """
-    name = (settings.keys, settings.passphrase_file)
+    references = settings.references or {}
+    name = (settings.keys, settings.passphrase_file, tuple(sorted(references.items())))
     if name not in _OPENED:
         if passphrase is None and settings.passphrase_file:
             passphrase = read_passphrase_file(settings.passphrase_file)
-        references = settings.references or {}
         opened = [
             watched(folder, WatermarkKey.load(folder, passphrase), references.get(folder, ""))
             for folder in settings.keys
@@ -126,17 +126,13 @@ def share_order(opened: Sequence[WatchedKey]) -> None:
     Keys of one layout read the same rows first, so that one read serves all. Which ones follows from secrets of all of them, and from no
     bit of any: nobody else can know the rows, and no key's p-value depends on how they were drawn.
     """
-    groups: dict[bytes, list[CarrierVerifier]] = {}
+    groups: dict[tuple[Any, ...], list[CarrierVerifier]] = {}
     for item in opened:
         for reader in item.verifiers:
-            counted = [subkey.slot for subkey in reader.claim.subkeys if subkey.index not in item.check.disclosed]
-            layout = {
-                "method": reader.method,
-                "carriers": reader.layout["carriers"],
-                "slots": counted,
-                "subkeys": reader.subkeys,
-            }
-            groups.setdefault(canonical_json(layout), []).append(reader)
+            counted = tuple(subkey.slot for subkey in reader.claim.subkeys if subkey.index not in item.check.disclosed)
+            # What a key knows of the rows of its own model changes nothing of where they are.
+            carriers = tuple(replace(carrier, witness="") for carrier in reader.carriers)
+            groups.setdefault((reader.method, carriers, counted, reader.subkeys), []).append(reader)
     for members in groups.values():
         drawn = sorted(reader.claim.subkeys[0].stream("order").bytes(32) for reader in members)
         seed = hashlib.sha256(b"".join(drawn)).digest()
