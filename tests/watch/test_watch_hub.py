@@ -232,7 +232,7 @@ def test_a_repository_deleted_after_the_listing_is_gone_and_a_rewritten_one_is_r
 
 
 def test_a_storm_of_refusals_loses_nothing(crowd, settings):
-    left = [30]
+    left = [8]
 
     def storm(method, path):
         if "resolve" in path and left[0] > 0:
