@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.drawing import Figure, matplotlib
+from ..evaluation.drawing import Figure, NullFormatter, matplotlib
 from ..evaluation.plots import FAINT, INK, SETTINGS, STYLES, WIDTH, inline_svg
 from .budget import SpentForEver
 from .table import DISCARDED, LOOK, OUTCOMES
@@ -50,6 +50,8 @@ def looks_plot(looks: Sequence[Mapping[str, Any]], count: int, budget: float, wi
                 zorder=3,
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(in_figures)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0.9, 1.3 * last)
         axes.set_ylim(bottom=-4)
         axes.set_xlabel("number of the look")
@@ -72,6 +74,7 @@ def cost_plot(repositories: Sequence[Mapping[str, Any]], width: float = WIDTH) -
             if own:
                 counts.hist(own, bins=bins, color=colour, label=name, alpha=0.85, align="left")
         counts.set_yscale("symlog", linthresh=1)
+        counts.yaxis.set_major_formatter(in_figures)
         counts.set_ylim(bottom=0)
         counts.set_xlabel("requests of a repository")
         counts.set_ylabel("repositories")
@@ -84,3 +87,8 @@ def cost_plot(repositories: Sequence[Mapping[str, Any]], width: float = WIDTH) -
         volume.invert_yaxis()
         volume.set_xlabel("MB read")
         return inline_svg(figure, f"cost{width:.0f}")
+
+
+def in_figures(value: float, _: int) -> str:
+    """A tick of a logarithmic axis: matplotlib would write a formula."""
+    return f"{value:,.0f}"

@@ -142,6 +142,10 @@ def share_order(opened: Sequence[WatchedKey]) -> None:
 
 
 def key_name(folder: str, folders: Sequence[str]) -> str:
-    """The last part of a key folder's path, or all of it where two end alike."""
-    last = Path(folder).name
-    return folder if [Path(other).name for other in folders].count(last) > 1 else last
+    """As much of the end of a key folder's path as tells it from the others."""
+    parts = Path(folder).parts
+    others = [Path(other).parts for other in folders if other != folder]
+    for count in range(1, len(parts)):
+        if all(other[-count:] != parts[-count:] for other in others):
+            return "/".join(parts[-count:])
+    return folder

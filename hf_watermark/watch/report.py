@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ..evaluation.glossary import explained
 from ..evaluation.report import environment
+from ..evidence import Verdict
 from ..package import VERSION
 from ..serialization import write_bytes_atomic
 from .alarms import WHAT_A_CLAIM_NEEDS
@@ -57,7 +58,7 @@ def render_watch(settings: WatchSettings) -> str:
             count=count,
             spent=spent_by(settings.budget, count),
             next_alpha=math.log2(settings.budget * SpentForEver().gamma(count + 1)),
-            needs=WHAT_A_CLAIM_NEEDS,
+            needs=WHAT_A_CLAIM_NEEDS.replace("`", ""),
             glossary=explained("log2 p", "look", "basis", "reference", "sub-key"),
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=VERSION,
@@ -115,7 +116,9 @@ def spent_by(budget: float, looks: int) -> float:
 
 def shown(row: Mapping[str, Any], settings: WatchSettings) -> dict[str, Any]:
     kinds = [name for name, said in (("alarm", row["alarm"]), ("discovery", row["discovery"])) if said]
-    return dict(row) | {"key": key_name(row["key"], settings.keys), "kinds": " and ".join(kinds)}
+    # What was read would do for a claim, if it were one; or only for a radar, whose reading ends early.
+    strength = "as strong as a claim asks for" if row["verdict"] == Verdict.FOUND else "strong for a radar"
+    return dict(row) | {"key": key_name(row["key"], settings.keys), "kinds": " and ".join(kinds), "strength": strength}
 
 
 def cards_of(

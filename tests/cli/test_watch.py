@@ -37,7 +37,8 @@ def test_alarms_are_an_exit_status_and_a_report(crowd, copies, tmp_path):
 def test_a_dry_run_forecasts(crowd, copies, tmp_path):
     result = run(*arguments(copies, tmp_path / "w", "--dry-run"))
 
-    assert "headers of those that do not fit" in result.stdout and "an assumption" in result.stdout
+    assert "stage" in result.stdout and "limited by" in " ".join(result.stdout.split())
+    assert "assumption" in result.stdout and "30" in result.stdout
     assert crowd.count(part="resolve") == 0
 
 

@@ -63,12 +63,16 @@ def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ManyRepos]
         huggingface_hub.set_client_factory(huggingface_hub.utils._http.default_client_factory)
 
 
+def fill(hub: ManyRepos, copies: Copies) -> None:
+    """30 repositories, three of them marked."""
+    hub.generate(27, OTHERS)
+    for name, minute in (("plain", 5), ("tuned", 14), ("both", 22)):
+        hub.add_marked(f"thief/{name}", copies.folder / name, minute)
+
+
 @pytest.fixture
 def crowd(many: ManyRepos, copies: Copies) -> ManyRepos:
-    """30 repositories, three of them marked."""
-    many.generate(27, OTHERS)
-    for name, minute in (("plain", 5), ("tuned", 14), ("both", 22)):
-        many.add_marked(f"thief/{name}", copies.folder / name, minute)
+    fill(many, copies)
     return many
 
 
@@ -81,32 +85,18 @@ def settings(copies: Copies, tmp_path: Path) -> Callable[..., WatchSettings]:
     return make
 
 
-@pytest.fixture
-def command(copies: Copies, tmp_path: Path) -> Callable[..., tuple[list[str], dict[str, str]]]:
-    """The command line of a watch in a process of its own, and its environment."""
-
-    def make(hub: ManyRepos, output: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
-        keys = [f"--key={folder}" for folder in copies.keys]
-        line = [
-            sys.executable,
-            "-m",
-            "hf_watermark.cli.main",
-            "watch",
-            *keys,
-            "--output",
-            str(output),
-            "--rate",
-            "1000000",
-        ]
-        return [*line, "--json", *arguments], {**os.environ, **environment(hub.url, tmp_path / "home")}
-
-    return make
+def command_line(hub: ManyRepos, copies: Copies, output: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A watch in a process of its own, and its environment."""
+    keys = [f"--key={folder}" for folder in copies.keys]
+    line = [sys.executable, "-m", "hf_watermark.cli.main", "watch", *keys, "--output", str(output), "--json"]
+    return [*line, "--rate", "1000000", "--batch", "10", *arguments], {
+        **os.environ,
+        **environment(hub.url, output / "home"),
+    }
 
 
-@pytest.fixture
-def finished(command: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess]:
-    def run(hub: ManyRepos, output: Path, *arguments: str) -> subprocess.CompletedProcess:
-        line, env = command(hub, output, *arguments)
-        return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
-
-    return run
+def watch_in_a_process(
+    hub: ManyRepos, copies: Copies, output: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    line, env = command_line(hub, copies, output, *arguments)
+    return subprocess.run(line, env=env, capture_output=True, text=True, check=False)

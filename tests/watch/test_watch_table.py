@@ -6,8 +6,13 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from many_repos import ManyRepos
+from watch_fixtures import command_line, fill, watch_in_a_process
 
 from hf_watermark.serialization import InvalidInput
 from hf_watermark.watch import ListedRepo, Watch
@@ -109,31 +114,45 @@ def test_two_watches_do_not_write_into_one_folder(crowd, settings):
         Watch(settings()).once()
 
 
-def test_killed_at_random_moments_nothing_is_lost_and_nothing_counted_twice(crowd, command, finished, tmp_path):
-    whole = finished(crowd, tmp_path / "whole", "--batch", "10")
-    assert whole.returncode == 1, whole.stderr
-    rng, kills = random.Random(3), 0
-    line, env = command(crowd, tmp_path / "torn", "--batch", "10")
-    for _ in range(6):
+@pytest.fixture(scope="module")
+def whole(copies, tmp_path_factory):
+    """A Hub, and the table of a watch over it that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    with ManyRepos() as hub:
+        fill(hub, copies)
+        done = watch_in_a_process(hub, copies, folder / "table")
+        assert done.returncode == 1, done.stderr
+        yield hub, told(folder / "table")
+
+
+def test_killed_at_random_moments_nothing_is_lost_and_nothing_counted_twice(whole, copies, tmp_path):
+    hub, expected = whole
+    rng, output = random.Random(3), tmp_path / "torn"
+    line, env = command_line(hub, copies, output)
+    for done in (3, 14, 22):
         process = subprocess.Popen(
             line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        try:
-            process.wait(timeout=rng.uniform(3.0, 8.0))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    done = finished(crowd, tmp_path / "torn", "--batch", "10")
+        deadline = time.monotonic() + 120
+        while lines_in(output) < done and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, "it ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert lines_in(output) >= done
 
-    assert done.returncode in (0, 1), done.stderr
-    assert kills >= 2
-    assert told(tmp_path / "whole") == told(tmp_path / "torn")
-    alarms = sorted(path.name for path in (tmp_path / "torn" / "alarms").glob("*.sent"))
-    assert (
-        len(alarms) == 4
-        and json.loads((tmp_path / "torn" / "alarms" / alarms[0]).with_suffix(".json").read_text())["alarm"]
-    )
+    ended = watch_in_a_process(hub, copies, output)
+
+    assert ended.returncode in (0, 1), ended.stderr
+    assert told(output) == expected
+    alarms = sorted(path.name for path in (output / "alarms").glob("*.sent"))
+    assert len(alarms) == 4
+    assert json.loads((output / "alarms" / alarms[0]).with_suffix(".json").read_text())["alarm"]
+
+
+def lines_in(output):
+    return sum(path.read_bytes().count(b"\n") for path in output.glob("batches/*/rows-*.jsonl"))
 
 
 def told(output):
@@ -141,18 +160,42 @@ def told(output):
     return [tuple(item[name] for name in names) for item in Table(output).looks().to_pylist()]
 
 
-def test_the_same_table_from_one_and_from_two_workers(crowd, finished, tmp_path):
-    for workers in ("1", "2"):
-        done = finished(crowd, tmp_path / workers, "--workers", workers)
-        assert done.returncode == 1, done.stderr
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_the_same_table_from_two_workers(whole, copies, tmp_path, executor):
+    if executor == "ray":
+        pytest.importorskip("ray")
+    hub, expected = whole
 
-    assert told(tmp_path / "1") == told(tmp_path / "2")
+    done = watch_in_a_process(hub, copies, tmp_path / "table", "--executor", executor, "--workers", "2")
+
+    assert done.returncode == 1, done.stderr
+    assert told(tmp_path / "table") == expected
+    written = b"".join(path.read_bytes() for path in (tmp_path / "table").rglob("*") if path.is_file())
+    assert copies.key(0).seed.hex().encode() not in written and copies.key(0).seed not in written
 
 
-def test_the_same_table_from_ray(crowd, finished, tmp_path):
-    pytest.importorskip("ray")
-    for name, arguments in (("one", []), ("ray", ["--executor", "ray", "--workers", "2"])):
-        done = finished(crowd, tmp_path / name, *arguments)
-        assert done.returncode == 1, done.stderr
+def test_jobs_of_slurm_are_handed_in_and_waited_for(whole, copies, tmp_path, monkeypatch):
+    """`sbatch` is a script that runs the array's only job at once, as Slurm would on a node."""
+    hub, expected = whole
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    python = Path(sys.executable)
+    (tools / "launch_pickled_pipeline").write_text(
+        f'#!/bin/sh\nexec {python} -m datatrove.tools.launch_pickled_pipeline "$@"\n'
+    )
+    (tools / "srun").write_text('#!/bin/sh\nwhile [ "$1" != "launch_pickled_pipeline" ]; do shift; done\nexec "$@"\n')
+    (tools / "sbatch").write_text(
+        "#!/bin/bash\nscript=${@: -1}\nif grep -q launch_pickled_pipeline $script; then\n"
+        "SLURM_ARRAY_TASK_ID=0 RUN_OFFSET=0 SLURM_NODELIST=here SLURM_NODEID=0 SLURM_JOB_ID=7 bash $script >&2\nfi\necho Submitted batch job 7\n"
+    )
+    (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
 
-    assert told(tmp_path / "one") == told(tmp_path / "ray")
+    done = watch_in_a_process(hub, copies, tmp_path / "table", "--executor", "slurm", "--slurm-partition", "cpu")
+
+    assert done.returncode == 1, done.stderr
+    assert told(tmp_path / "table") == expected
+    pickled = next((tmp_path / "table").rglob("executor.pik"))
+    assert copies.key(0).seed not in pickled.read_bytes() and pickled.parent.stat().st_mode & 0o077 == 0
