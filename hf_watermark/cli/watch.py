@@ -116,10 +116,15 @@ def watch(
     if dry_run:
         show_forecast(settings, json)
         return
+    if pause is None:
+        raise typer.Exit(1 if run_once(settings, json).alarms else 0)
+    from ..suspects.errors import HubError
+
     while True:
-        summary = run_once(settings, json)
-        if pause is None:
-            raise typer.Exit(1 if summary.alarms else 0)
+        try:
+            run_once(settings, json)
+        except HubError as error:  # the next time the network may be there again
+            typer.echo(f"{printable(str(error))}; tried again in {every}", err=True)
         time.sleep(pause)
 
 

@@ -85,17 +85,19 @@ class LookAtBatch(PipelineStep):
             table.append(self.batch, worker, place, rows)
             self.stat_update("repositories", value=1, unit="task")
             self.stat_update("requests", value=rows[0]["requests"], unit="repository")
-        self.stat_update("memory_mb", value=private_megabytes(), unit="task")
+        self.stat_update("memory_mb", value=own_megabytes(), unit="task")
 
 
-def private_megabytes() -> float:
-    """Memory of this process that no other one shares, in MB; 0 where the system does not say."""
+def own_megabytes() -> float:
+    """
+    Memory of this process in MB, with its part of what it shares with others (the sum over all workers is what they take together); 0 where
+    the system does not say.
+    """
     try:
         text = Path("/proc/self/smaps_rollup").read_text()
     except OSError:
         return 0.0
-    lines = (line.split() for line in text.splitlines())
-    return sum(int(words[1]) for words in lines if words[0] in ("Private_Clean:", "Private_Dirty:")) / 1024
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def run_batch(settings: WatchSettings, number: int) -> None:

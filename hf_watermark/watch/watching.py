@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from ..serialization import InvalidInput
 from ..suspects.errors import HubError
 from .budget import Budget
 from .listing import ListedRepo, pages
@@ -221,6 +220,3 @@ def watch_repos(settings: WatchSettings, repos: list[ListedRepo], watch: Watch |
         watch.enter(batch)
         watch.alarm(batch.number)
         return watch.summary([batch.number])
-
-
-__all__ = ["InvalidInput", "Summary", "Watch", "one_line", "watch_repos"]
