@@ -142,11 +142,14 @@ def run_once(settings: "WatchSettings", json: bool) -> "Summary":
     def told(alarm: dict[str, Any]) -> None:
         tell(one_line(alarm))
 
-    watch = Watch(settings, tell=tell, alarm=lambda number: record_alarms(watch.settings, number, told) and None)
-    open_keys(watch.settings)  # what is wrong with a key is said before anything is asked for
-    summary = watch.once()
-    send_again(watch.settings, told)
-    report = write_watch_report(watch.settings)
+    def alarm(number: int) -> None:
+        record_alarms(over_the_hub.settings, number, told)
+
+    over_the_hub = Watch(settings, tell=tell, alarm=alarm)
+    open_keys(over_the_hub.settings)  # what is wrong with a key is said before anything is asked for
+    summary = over_the_hub.once()
+    send_again(over_the_hub.settings, told)
+    report = write_watch_report(over_the_hub.settings)
     if json:
         typer.echo(json_format.dumps(vars(summary), indent=2, default=str))
         return summary

@@ -197,7 +197,7 @@ def costs_measured(table: Table) -> ScanInputs | None:
     def mean(rows: list[dict[str, Any]], name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)
 
-    costs = {
+    costs: dict[str, Any] = {
         f"{stage}_{name}": mean(own, name)
         for stage, own in (("read", read), ("header", headers))
         for name in ("requests", "bytes", "seconds")

@@ -167,7 +167,7 @@ class Table:
                 found.setdefault(line["place"], line["rows"])
         return found
 
-    def append(self, number: int, worker: int, place: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, number: int, worker: str, place: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """
         One repository's rows, at once and on the disk before this returns.
 

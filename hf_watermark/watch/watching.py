@@ -77,7 +77,9 @@ class Watch:
         alarm: Callable[[int], None] = lambda number: None,
     ):
         if run is None:
-            from .engine import run_batch as run
+            from .engine import run_batch
+
+            run = run_batch
         self.settings, self.run, self.tell, self.alarm = settings.continued(), run, tell, alarm
         self.table = Table(settings.folder)
 
@@ -186,7 +188,7 @@ class Watch:
         )
 
 
-def _lost(repo: ListedRepo) -> Mapping[str, Any]:
+def _lost(repo: ListedRepo) -> dict[str, Any]:
     return {
         "repo": repo.repo, "revision": repo.revision, "modified": repo.modified, "outcome": UNREACHED, "requests": 0, "bytes": 0, "size": 0,
         "reason": "the worker that looked at it was lost; it is tried again", "seconds": 0.0, "digest": "", "tries": repo.tries,
