@@ -24,7 +24,7 @@ from hf_watermark import AutoTrainer, Evidence, Owner, WatermarkConfig, Watermar
 from hf_watermark.mapping import METHODS
 
 
-pytest_plugins = ["browser_fixtures", "hub_fixtures"]
+pytest_plugins = ["browser_fixtures", "hub_fixtures", "watch_fixtures"]
 
 torch.set_num_threads(1)
 randomness.install()

@@ -132,6 +132,17 @@ assert run_phases(config, store, Place(workers=2), print) and all(map(store.done
 """
 VERIFY = "hf-watermark verify model --key key"
 # By extra: Python code, or a command.
+WATCH = """
+import os, subprocess
+from pathlib import Path
+from many_repos import ManyRepos
+
+with ManyRepos() as hub:
+    hub.add_repo("me/copy", {"model.safetensors": Path("model/model.safetensors")})
+    command = ["hf-watermark", "watch", "--key", "key", "--output", "out/watch", "--rate", "1000", "--executor", "EXECUTOR"]
+    status = subprocess.run(command, env=os.environ | {"HF_ENDPOINT": hub.url}).returncode
+    assert status == 1, status
+"""
 USES: dict[str, list[str]] = {
     "": [MARK, VERIFY, "hf-watermark attack weight_noise model --output out/noise"],
     "plots": [f"{VERIFY} --report out/report.html"],
@@ -147,6 +158,8 @@ USES: dict[str, list[str]] = {
     "gguf": [GGUF],
     "onnx": [ONNX],
     "endpoints": [GRADIO_APP],
+    "watch": [WATCH.replace("EXECUTOR", "local")],
+    "ray": [WATCH.replace("EXECUTOR", "ray")],
     "demo": [DEMO],
     "watch": [TWO_WORKERS],
     "attacks": [

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from .carriers import WITNESS_ROWS, Carrier, canonical_form
 from .families import Found, Shape
@@ -87,6 +86,8 @@ def by_witness(
     own = {number: _likeness(carriers[number], named[number], tensors) for number in telling}
     if not telling or min(own.values()) >= KNOWN:
         return []
+    from scipy.optimize import linear_sum_assignment  # a second to import, and most readings never need it
+
     best, gains = dict(enumerate(named)), []
     for kind in dict.fromkeys(core_shape(carriers[number].shape) for number in telling):
         members = [number for number in telling if core_shape(carriers[number].shape) == kind]

@@ -32,6 +32,7 @@ from . import (
     statement,
     survival,
     verify,
+    watch,
 )
 from .errors import BUG, OneLineErrors
 
@@ -75,6 +76,7 @@ key_app.command("import", epilog=keys.RESTORE_EXAMPLE)(keys.restore)
 app.add_typer(key_app, name="key")
 app.command(epilog=verify.EXAMPLE)(verify.verify)
 app.command(epilog=mark.EXAMPLE)(mark.mark)
+app.command(epilog=watch.EXAMPLE)(watch.watch)
 app.command(epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command(epilog=certify.EXAMPLE)(certify.certify)
 app.command(epilog=attack.EXAMPLE, cls=attack.AttackCommand)(attack.attack)

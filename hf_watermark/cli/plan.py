@@ -1,6 +1,7 @@
 """`hf-watermark plan`."""
 
 import json as json_format
+import math
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from .progress import begin
 
 EXAMPLE = (
     "Examples:\n\nhf-watermark plan --method greedy_residuals --backbone small_resnet --target-p 1e-9 --rate 0.8\n\n"
-    "hf-watermark plan --scan 2000000 --workers 1000"
+    "hf-watermark plan --scan 2500000 --keys 50 --workers 16"
 )
 
 
@@ -38,14 +39,20 @@ def plan(
         int | None, typer.Option("--scan", metavar="REPOS", min=1, help="Plan a scan of so many repositories.")
     ] = None,
     keys: Annotated[int, typer.Option("--keys", min=1, help="For --scan: keys looked for.")] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="For --scan: cores or GPUs.")] = 1000,
-    addresses: Annotated[int, typer.Option("--addresses", min=1, help="For --scan: machines with an address.")] = 16,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="For --scan: cores.")] = 16,
+    addresses: Annotated[int, typer.Option("--addresses", min=1, help="For --scan: machines with an address.")] = 1,
     requests_per_second: Annotated[
         float, typer.Option("--requests-per-second", min=0.001, help="For --scan: per address.")
     ] = 10.0,
     matching: Annotated[
         float, typer.Option("--matching", min=0, max=1, help="For --scan: share of repositories that fit a key.")
     ] = 0.02,
+    keys_each: Annotated[
+        float, typer.Option("--keys-each", min=1, help="For --scan: keys that fit such a repository.")
+    ] = 1.0,
+    alarms: Annotated[
+        float, typer.Option("--alarms", help="For --scan: expected number of false alarms of all looks ever, at most.")
+    ] = 0.01,
     json: JsonOption = False,
 ) -> None:
     """
@@ -58,17 +65,19 @@ def plan(
     begin("Planning")
     silence_loading()
     if scan is not None:
-        from ..evaluation.scanning import ScanInputs, scan_plan
+        from ..watch.forecast import forecast, with_measured_costs
 
-        inputs = ScanInputs(
+        inputs = with_measured_costs(
             repos=scan,
             keys=keys,
+            keys_each=min(keys_each, keys),
             workers=workers,
             addresses=addresses,
             requests_per_second=requests_per_second,
             matching=matching,
+            budget=alarms,
         )
-        document = scan_plan(inputs)
+        document = forecast(inputs)
         typer.echo(json_format.dumps(document, indent=2)) if json else show_scan(document)
         return
     assert method is not None
@@ -137,14 +146,24 @@ def show_scan(document: dict[str, Any]) -> None:
         ]
         table.add_row(stage["stage"], *numbers, stage["limited_by"])
     total = document["total"]
-    table.add_row("total", f"{total['requests']:,.0f}", size(total["bytes"]), "", f"{total['hours']:,.2f}", "")
+    table.add_row(
+        "total",
+        f"{total['requests']:,.0f}",
+        size(total["bytes"]),
+        f"{total['core_hours']:,.1f}",
+        f"{total['hours']:,.2f}",
+        "",
+    )
     console = Console()
     console.print(table)
     for name, expected in document["false_alarms"].items():
-        console.print(f"expected false alarms, {name}: at most {expected:.3g}")
-    console.print(f"e-BH at 1 %: a hit needs log2 e >= {document['log2_e_for_ebh_at_1_percent']:.1f}")
-    inputs = ", ".join(f"{name}={value:g}" for name, value in document["inputs"].items())
+        console.print(f"false alarms {name}: {expected:.3g}")
+    bits = math.log2(document["last_look_needs_p"])
+    console.print(f"{document['looks']:,.0f} looks; the last one alarms at log2 p <= {bits:.1f}")
+    said = document["inputs"]
+    inputs = ", ".join(f"{name}={value:g}" for name, value in said.items() if name != "measured")
     console.print(f"inputs: {inputs}")
+    console.print(f"costs: measured over {said['measured']}; the share that fits a key is an assumption")
 
 
 def size(count: float) -> str:

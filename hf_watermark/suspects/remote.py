@@ -39,6 +39,13 @@ class Part(NamedTuple):
     stop: int
 
 
+class Listed(NamedTuple):
+    """What a list of repositories says of one: the commit, and the names of its files."""
+
+    revision: str
+    files: frozenset[str]
+
+
 class RangesIgnored(HubError):
     """The server does not send the bytes that were asked for; the whole files have to be downloaded."""
 
@@ -58,6 +65,8 @@ class RemoteSafetensors(NamedTensors):
             Access token; by default the one that `huggingface_hub` finds (`HF_TOKEN`, `hf auth login`); `False` sends none.
         max_bytes (`int`, *optional*, defaults to 16 GiB):
             Largest accepted sum of file sizes.
+        listed ([`Listed`], *optional*):
+            What is known already, which saves the first request. Sizes are then learned with the first bytes of each file.
 
     Attributes:
         revision (`str`): The commit, 40 hexadecimal digits.
@@ -79,7 +88,13 @@ class RemoteSafetensors(NamedTensors):
     ```
     """
 
-    def __init__(self, repo: str, token: str | bool | None = None, max_bytes: int = WEIGHT_BYTES):
+    def __init__(
+        self,
+        repo: str,
+        token: str | bool | None = None,
+        max_bytes: int = WEIGHT_BYTES,
+        listed: Listed | None = None,
+    ):
         parsed = parse_repo(repo)
         if parsed is None:
             raise InvalidInput(f"{repo[:200]!r} is no repo; give user/repo or user/repo@revision")
@@ -88,21 +103,27 @@ class RemoteSafetensors(NamedTensors):
         self._data_starts: dict[str, int] = {}
         self._places: dict[str, str] = {}
         self._api = hub_api(token)
-        with hub_errors(repo):
-            # One request gives the commit and the size of every file.
-            found = self._api.model_info(self.repo, revision=wanted, files_metadata=True)
-        self.requests += 1
-        self.revision = str(found.sha)
+        self._listed = listed is not None
+        if listed is None:
+            with hub_errors(repo):
+                # One request gives the commit and the size of every file.
+                found = self._api.model_info(self.repo, revision=wanted, files_metadata=True)
+            self.requests += 1
+            listed = Listed(str(found.sha), frozenset(file.rfilename for file in found.siblings or []))
+            self._sizes = {file.rfilename: file.size for file in found.siblings or []}
+        else:
+            self._sizes = dict.fromkeys(listed.files)
+        self.revision = listed.revision
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             raise HubError(f"{repo}: the Hub named no commit for this revision")
-        self._sizes = {file.rfilename: file.size for file in found.siblings or []}
-        self.beside = frozenset(self._sizes)
+        self.beside = listed.files
         chosen = choose_weight_files(self._sizes, self._read_index, repo)
         self.left_out, self.lacking = chosen.left_out, said_of(chosen.lacking)
+        starts = {file: self._first_bytes(file) for file in chosen.files} if self._listed else {}
         self.size = sum(self._size_of(file) for file in chosen.files)
         if self.size > max_bytes:
             raise InvalidInput(f"{repo}: its weights have {self.size} bytes, limit {max_bytes}.")
-        headers = {file: self._read_header(file) for file in chosen.files}
+        headers = {file: self._read_header(file, starts.get(file)) for file in chosen.files}
         self.infos, self._files, self._twice = merge_headers(headers, chosen.weight_map, repo)
         self.shapes = {name: info.shape for name, info in self.infos.items()}
         self.dtypes = {name: info.dtype for name, info in self.infos.items()}
@@ -156,10 +177,18 @@ class RemoteSafetensors(NamedTensors):
 
     def document(self, name: str) -> dict[str, Any]:
         """As of [`~serialization.SafetensorsFolder`]; costs a request where the file is there and small."""
+        raw = b""
+        if self._listed and name in self._sizes and self._sizes[name] is None:
+            try:
+                raw = self._first_bytes(name)
+            except HubError:
+                raise
+            except InvalidInput:  # an empty file
+                return {}
         size = self._sizes.get(name)
         if not isinstance(size, int) or not 0 < size <= JSON_BYTES:
             return {}
-        raw = bytes(self._read(name, 0, size))
+        raw = raw + bytes(self._read(name, len(raw), size)) if len(raw) < size else raw
         try:
             return parse_json(raw, allow_floats=True)
         except InvalidInput:
@@ -196,17 +225,26 @@ class RemoteSafetensors(NamedTensors):
         return tensors
 
     def _read_index(self) -> dict[str, Any]:
+        raw = self._first_bytes(INDEX_NAME) if self._listed else b""
         size = self._size_of(INDEX_NAME)
         if size > HEADER_BYTES:
             raise InvalidInput(f"{self.repo}/{INDEX_NAME} has {size} bytes, limit {HEADER_BYTES}.")
-        raw = bytes(self._read(INDEX_NAME, 0, size))
+        if size > len(raw):
+            raw += bytes(self._read(INDEX_NAME, len(raw), size))
         with naming(f"{self.repo}/{INDEX_NAME}"):
             return parse_json(raw, HEADER_BYTES, allow_floats=True)
 
-    def _read_header(self, file: str) -> dict[str, TensorInfo]:
+    def _first_bytes(self, file: str) -> bytes:
+        """The start of a file whose size is not known yet, and with it the size."""
+        data = self._ask(file, 0, FIRST_BYTES)
+        if data is None or len(data) != min(FIRST_BYTES, self._size_of(file)):
+            raise RangesIgnored(f"{self.repo}/{file}: got {len(data or b'')} bytes of its start; try again")
+        return bytes(data)
+
+    def _read_header(self, file: str, start: bytes | None = None) -> dict[str, TensorInfo]:
         size = self._size_of(file)
         # Only what is wrong with the file is named after it; the Hub's errors keep their kind.
-        start = bytes(self._read(file, 0, min(size, FIRST_BYTES)))
+        start = bytes(self._read(file, 0, min(size, FIRST_BYTES))) if start is None else start
         with naming(f"{self.repo}/{file}"):
             length = header_length(start, size)
         if length + 8 > len(start):
@@ -251,11 +289,14 @@ class RemoteSafetensors(NamedTensors):
                 if place and response.is_client_error:
                     return None
                 hf_raise_for_status(response)
-                if response.status_code != 206 and (begin, end) != (0, self._sizes[file]):
+                whole = self._sizes[file] if self._sizes[file] is not None else _size_in(response.headers)
+                if response.status_code != 206 and (begin != 0 or whole is None or end < whole):
                     raise RangesIgnored(
                         f"{self.repo}/{file}: the server ignored the range request (status {response.status_code}); download the "
                         "repo with `hf download` and check the folder"
                     )
+                if self._sizes[file] is None:
+                    self._sizes[file] = _size_in(response.headers)
                 if str(response.url) != url:
                     self._places[file] = str(response.url)
                 # A connection that breaks here is no reason to ask again from within: the client cannot.
@@ -266,6 +307,12 @@ class RemoteSafetensors(NamedTensors):
                             break
         self.bytes_read += len(data)
         return data
+
+
+def _size_in(headers: Mapping[str, str]) -> int | None:
+    """The size of the whole file that a server's answer to a range states; `None` where it states none."""
+    total = headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
+    return int(total) if total.isascii() and total.isdigit() else None
 
 
 def cached_folder(repo: str) -> SafetensorsFolder:

@@ -171,6 +171,11 @@ class Suspect(Askable):
         return cls._of_files(name, tensors, backbone, get_all, base, source)
 
     @classmethod
+    def of_stored(cls, tensors: Any) -> "Suspect":
+        """A model whose files were opened already, such as [`~suspects.remote.RemoteSafetensors`]: only its weights are read."""
+        return cls._of_model(tensors.name, tensors, None, lambda: tensors)
+
+    @classmethod
     def _of_files(
         cls,
         name: str,

@@ -26,15 +26,19 @@ def verify_aligned(
     check: Check,
     open_reference: Callable[[], nn.Module],
     start: str,
+    direct: Evidence | None = None,
 ) -> Evidence:
     """
     The direct reading, and where that does not suffice the aligned one; the stronger of the two. Where there is no reference, the direct one
     with the reason.
+
+    Args:
+        direct ([`~evidence.Evidence`], *optional*):
+            What the direct reading of this suspect gave, where it was done already.
     """
-    direct: Evidence | None = None
     failure: InvalidInput | None = None
     try:
-        direct = verify_claims(verifiers, suspect, check)
+        direct = direct or verify_claims(verifiers, suspect, check)
     except InvalidInput as error:  # lost or added channels, other names
         failure = error
     if direct is not None and direct.found:

@@ -37,7 +37,7 @@ from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
 from .portions import owned_blocks
-from .ranged import Members, PartialReading, RangedReader, legible_bits, read_until_decided, score_reading
+from .ranged import Members, PartialReading, RangedReader, Stops, legible_bits, read_until_decided, score_reading
 from .verifier import DECOYS, Verifier, digest_of
 
 
@@ -71,6 +71,9 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
         if type(self.of_adapter) is not bool:
             raise InvalidInput("layout: `adapter` must be true, or absent")
         self.reads_coordinates = not self.of_adapter
+        # What draws the rows that are read first, where several keys are to read the same ones: 32 bytes that no bit of a key depends on.
+        self.order: bytes | None = None
+        self.stops = Stops()
         # The tensors do not depend on the sub-key, so they are read once for all of them.
         self._rows: tuple[Suspect, dict[str, torch.Tensor]] | None = None
         self._parts: tuple[Suspect, list[PartialReading]] | None = None
@@ -256,14 +259,14 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 open_to_all = all(own.index in check.disclosed for own in subkeys)
                 counted = [n for n, own in enumerate(subkeys) if open_to_all or own.index not in check.disclosed]
                 owned = owned_blocks(self.carriers, [subkeys[place].slot for place in counted], self.subkeys)
-                order = random.Random(subkeys[counted[0]].stream("order").bytes(32))
+                order = random.Random(self.order or subkeys[counted[0]].stream("order").bytes(32))
                 members = list(map(self.members, subkeys))
                 found = self.placing(suspect).found
                 weights = as_stored(suspect)
                 assert isinstance(weights, RemoteSafetensors)
-                reader = RangedReader(weights, self.carriers, owned, order, members, self.reduce, found)
+                reader = RangedReader(weights, self.carriers, owned, order, members, self.reduce, found, self.stops)
                 parts = read_until_decided(
-                    reader, lambda part, place: self.score(part, subkeys[place]), check, counted
+                    reader, lambda part, place: self.score(part, subkeys[place]), check, counted, self.stops
                 )
             self._parts = suspect, parts
         return self._parts[1][self.claim.subkeys.index(subkey)]

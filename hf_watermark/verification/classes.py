@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from ..evidence import MOST_UNUSABLE, Access, Check, Evidence
 from ..serialization import InvalidInput
@@ -109,6 +108,8 @@ def by_pool(verifiers: Sequence[Verifier], suspect: Suspect, classes: int) -> Cl
 def _assigned(counts: np.ndarray, asked: int) -> ClassOrder | None:
     """From how often images of each class `[classes, theirs]` got each answer."""
     classes, there = counts.shape
+    from scipy.optimize import linear_sum_assignment  # a second to import, and most readings never need it
+
     rows, columns = linear_sum_assignment(counts, maximize=True)
     right = float(counts[rows, columns].sum()) / asked
     as_they_are = float(np.trace(counts)) / asked if classes == there else 0.0

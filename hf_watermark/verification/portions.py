@@ -79,7 +79,7 @@ def plan_readings(
     yield portion
     left.sort(key=lambda block: (-size(block), block.carrier, block.start))
     portion, filled = [], 0
-    for block in (cut for whole in left for cut in _cut(whole, row_bytes)):
+    for block in (cut for whole in left for cut in _cut(whole, row_bytes, limit)):
         if portion and filled + size(block) > limit:
             yield portion
             portion, filled, limit = [], 0, min(2 * limit, MOST_BYTES)
@@ -88,8 +88,8 @@ def plan_readings(
         yield portion
 
 
-def _cut(block: Block, row_bytes: list[int]) -> list[Block]:
-    """In blocks of at most [`BLOCK_BYTES`]; neighbours are read in one request all the same."""
-    step = max(1, BLOCK_BYTES // row_bytes[block.carrier])
+def _cut(block: Block, row_bytes: list[int], most: int = BLOCK_BYTES) -> list[Block]:
+    """In blocks of at most `most` bytes; neighbours are read in one request all the same."""
+    step = max(1, min(most, BLOCK_BYTES) // row_bytes[block.carrier])
     firsts = range(block.start, block.stop, step)
     return [Block(block.carrier, first, min(first + step, block.stop)) for first in firsts]

@@ -36,6 +36,28 @@ EXACT = "the key's bits are independent of the suspect: matches ~ Bin(n, 1/2), e
 SEQUENTIAL = "the key's bits are independent of the suspect: beta-mixture e-value, p <= 1/E wherever the reading stops"
 
 
+@dataclass(frozen=True)
+class Stops:
+    """
+    When reading by range begins to be enough, or futile. All of it is fixed before the first range, and the e-value is valid wherever it ends.
+
+    Args:
+        enough (`float`, *optional*):
+            log2 of the e-value that suffices; by default what a verdict needs.
+        futile (`float`):
+            log2 of the likelihood of a weak mark against none below which reading ends.
+        share (`float`):
+            Of the checkpoint that the first reading takes, its headers included.
+        least (`int`):
+            Bytes that it takes at least.
+    """
+
+    enough: float | None = None
+    futile: float = FUTILE
+    share: float = SHARE
+    least: int = LEAST_BYTES
+
+
 class Members(Protocol):
     """Where each bit of one sub-key lies: carrier number and row, `[bits]`, and eligible columns `[bits, size]`."""
 
@@ -95,6 +117,8 @@ class RangedReader:
             From canonical weights `[n, size]` to what says a bit, `[n]`.
         found (`Sequence[Found]`, *optional*):
             Where the carriers lie, see [`~backbones.find_places`]; in the first place that fits by default.
+        stops ([`Stops`], *optional*):
+            How much is read first.
     """
 
     def __init__(
@@ -106,7 +130,9 @@ class RangedReader:
         members: Sequence[Members],
         reduce: Callable[[torch.Tensor], torch.Tensor],
         found: Sequence[Found] | None = None,
+        stops: Stops = Stops(),
     ):
+        self.stops = stops
         self.weights, self.carriers, self.members, self.reduce = weights, carriers, members, reduce
         self.found = found or find_places(carriers, weights.shapes)[0].found
         self.values = [torch.zeros(len(own.row)) for own in members]
@@ -149,10 +175,10 @@ class RangedReader:
     def _first_reading(self) -> tuple[int, int]:
         """Bytes and number of blocks of the first reading."""
         weights = self.weights
-        allowed = int(SHARE * weights.size) - weights.bytes_read
+        allowed = int(self.stops.share * weights.size) - weights.bytes_read
         requests_each = 2 if any(found.scale for found in self.found) else 1
         blocks = max(1, (REQUESTS - weights.requests) // requests_each)
-        return min(max(allowed, LEAST_BYTES), MOST_BYTES), min(blocks, 4)
+        return min(max(allowed, self.stops.least), MOST_BYTES), min(blocks, 4)
 
 
 def read_until_decided(
@@ -160,6 +186,7 @@ def read_until_decided(
     score: Callable[[PartialReading, int], Evidence],
     check: Check,
     counted: Sequence[int],
+    stops: Stops = Stops(),
 ) -> list[PartialReading]:
     """
     Reads on until the e-value of all sub-keys suffices for the verdict, or more is futile ([`FUTILE`], [`HOPE`]).
@@ -171,11 +198,14 @@ def read_until_decided(
             What the verifier decided beforehand.
         counted (`Sequence[int]`):
             Places of the sub-keys that may add evidence: those that were not disclosed.
+        stops ([`Stops`], *optional*):
+            When it is enough, or futile.
 
     Returns:
         `list[PartialReading]`: one for each sub-key, also for those that do not count.
     """
-    enough = SPARE + math.log2(check.looks) - level_limit(check.bound)
+    needed = SPARE + math.log2(check.looks) - level_limit(check.bound)
+    enough = needed if stops.enough is None else stops.enough
     parts: list[PartialReading] = []
     while reader.read_on():
         parts = [reader.result(place) for place in range(len(reader.members))]
@@ -183,7 +213,7 @@ def read_until_decided(
         right, read = sum(part.matches for part in seen), sum(part.trials for part in seen)
         weak = right * math.log2(WEAK_MARK / 0.5) + (read - right) * math.log2((1 - WEAK_MARK) / 0.5)
         values = [part.log2_e for part in seen]
-        if sum(values) >= enough or (weak <= FUTILE and max(values) < HOPE):
+        if sum(values) >= enough or (weak <= stops.futile and max(values) < HOPE):
             break
     return parts
 

@@ -46,7 +46,7 @@ def test_benchmark_refuses_what_it_cannot_read(run, tmp_path):
     [
         (["--method", "greedy_residuals", "--rate", "0.8", "--target-p", "1e-9"], "146 bits per sub-key, 109 of them"),
         (["--method", "greedy_residuals", "--rate", "0.8", "--backbone", "small_resnet"], "312490 parameters"),
-        (["--scan", "2000000"], "expected false alarms"),
+        (["--scan", "2500000", "--keys", "50"], "false alarms expected, of all looks ever, at most"),
     ],
 )
 def test_plan(run, arguments, words):

@@ -12,7 +12,6 @@ from scipy.stats import binom
 from hf_watermark import InvalidInput
 from hf_watermark.evaluation.measured import MEASURED, fidelity_rows, rates_after, shipped_measurements
 from hf_watermark.evaluation.planning import expected_rate, plan_mark
-from hf_watermark.evaluation.scanning import ScanInputs, scan_plan
 from hf_watermark.statistics import log2_rademacher_tail
 
 
@@ -111,28 +110,3 @@ def test_a_rate_is_given_or_measured():
         expected_rate("greedy_residuals", "prayer", None)
     with pytest.raises(InvalidInput, match="exactly one"):
         expected_rate("greedy_residuals", None, None)
-
-
-def test_the_scan_of_a_hub_by_hand():
-    inputs = ScanInputs(
-        repos=1000, matching=0.1, files=2, header_bytes=50, checkpoint_bytes=10**6, read_share=0.01, check_seconds=1.5
-    )
-    plan = scan_plan(inputs)
-    shapes, checks, second = plan["stages"]
-
-    assert (shapes["requests"], shapes["bytes"]) == (2000, 100_000)
-    assert (checks["requests"], checks["bytes"]) == (100 * 12, pytest.approx(100 * 10**4))
-    assert checks["core_hours"] == pytest.approx(100 * 1.5 / 3600)
-    assert shapes["hours"] == pytest.approx(2000 / 160 / 3600) and shapes["limited_by"] == "requests"
-    assert plan["false_alarms"]["radar, log2 p <= -20"] == pytest.approx(100 * 2**-20)
-    assert second["requests"] == pytest.approx(12 * 100 * 2**-20)
-    assert plan["log2_e_for_ebh_at_1_percent"] == pytest.approx(math.log2(100 / 0.01))
-
-
-def test_false_alarms_grow_with_repositories_and_keys():
-    one, many = scan_plan(ScanInputs(keys=1)), scan_plan(ScanInputs(keys=1000, workers=1))
-
-    assert many["pairs"] == 1000 * one["pairs"]
-    assert many["stages"][1]["limited_by"] == "processors"
-    with pytest.raises(InvalidInput, match="`matching` is 2"):
-        ScanInputs(matching=2)

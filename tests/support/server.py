@@ -204,6 +204,7 @@ class HubServer:
         self.verdict_on_yaml: list[str] = []
         self.lock = threading.RLock()
         self._arrived, self._drop, self._conflicts = 0, {}, 0
+        self._truncate: set[int] = set()
 
     def __enter__(self) -> "HubServer":
         hub = self
@@ -257,6 +258,7 @@ class HubServer:
         """Starts counting anew; pending drops and conflicts are forgotten too."""
         with self.lock:
             self.requests, self._arrived, self._drop, self._conflicts = [], 0, {}, 0
+            self._truncate = set()
 
     def drop_at(self, number: int, after: bool = False) -> None:
         """
@@ -264,6 +266,10 @@ class HubServer:
         has taken effect but before the client hears of it.
         """
         self._drop[number] = after
+
+    def truncate_at(self, number: int) -> None:
+        """Cuts the connection in the middle of the body of the `number`-th answer."""
+        self._truncate.add(number)
 
     def conflict(self, times: int = 1) -> None:
         """The next commits are answered with 412, as if somebody else had just pushed."""
@@ -541,6 +547,7 @@ class _Handler(BaseHTTPRequestHandler):
         with hub.lock:
             hub._arrived += 1
             drop = hub._drop.pop(hub._arrived, None)
+            self.truncated = hub._arrived in hub._truncate
         if drop is False:
             return self._cut(len(body))
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
@@ -578,7 +585,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = b"" if answer.body is None else json.dumps(answer.body).encode()
             blob, end = Blob(content), len(content)
             answer.headers.setdefault("Content-Type", "application/json")
-        sent = 0 if self.command == "HEAD" else end - begin
+        sent = 0 if self.command == "HEAD" else (end - begin) // 2 if self.truncated else end - begin
         self._log(answer.status, received, sent)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
@@ -586,7 +593,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - begin))
         self.end_headers()
         for start in range(begin, begin + sent, BLOCK):
-            self.wfile.write(blob.read(start, min(start + BLOCK, end)))
+            self.wfile.write(blob.read(start, min(start + BLOCK, begin + sent)))
+        if self.truncated:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _log(self, status: int, received: int, sent: int) -> None:
         line = Request(
