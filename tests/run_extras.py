@@ -158,10 +158,9 @@ USES: dict[str, list[str]] = {
     "gguf": [GGUF],
     "onnx": [ONNX],
     "endpoints": [GRADIO_APP],
-    "watch": [WATCH.replace("EXECUTOR", "local")],
+    "watch": [WATCH.replace("EXECUTOR", "local"), TWO_WORKERS],
     "ray": [WATCH.replace("EXECUTOR", "ray")],
     "demo": [DEMO],
-    "watch": [TWO_WORKERS],
     "attacks": [
         "hf-watermark attack int4_quantize model --output out/int4",
         "hf-watermark attack onnx_round_trip model --output out/onnx",

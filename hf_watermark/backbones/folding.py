@@ -146,7 +146,8 @@ def find_folds(model: nn.Module, images: torch.Tensor) -> list[Fold]:
     seen = observe(model).treatments
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     outputs: dict[int, tuple[str, int]] = {}
-    kept, pairs = [], {}
+    kept: list[torch.Tensor] = []
+    pairs: dict[str, str | None] = {}
 
     def remember(name: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """Safetensors on the Hugging Face Hub: single tensors, or rows of them, by HTTP range requests at one pinned commit."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch

@@ -89,6 +89,6 @@ def cost_plot(repositories: Sequence[Mapping[str, Any]], width: float = WIDTH) -
         return inline_svg(figure, f"cost{width:.0f}")
 
 
-def in_figures(value: float, _: int) -> str:
+def in_figures(value: float, _: float) -> str:
     """A tick of a logarithmic axis: matplotlib would write a formula."""
     return f"{value:,.0f}"

@@ -5,6 +5,7 @@ A task gets the path of the output folder and the number of the batch, and nothi
 Slurm `executor.pik`, which datatrove pickles) holds no key and no token. Keys are opened where they are needed, from their folders.
 """
 
+import logging
 import os
 import socket
 import time
@@ -165,8 +166,8 @@ def _ray(pipeline: list[Any], tasks: int, folder: Path) -> Any:
 
     if not ray.is_initialized():
         # The cluster that RAY_ADDRESS names; else this machine is one.
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(tasks, os.cpu_count() or 1)}
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **local)
+        cores = None if os.environ.get("RAY_ADDRESS") else max(tasks, os.cpu_count() or 1)
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return RayPipelineExecutor(pipeline, tasks, logging_dir=str(folder), mem_per_cpu_gb=0.5)
 
 

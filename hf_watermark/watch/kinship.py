@@ -58,7 +58,7 @@ def align(key: WatchedKey, suspect: Suspect, weights: SharedWeights, direct: Evi
     copy.unread = suspect.unread
     try:
         return verify_aligned(
-            key.verifiers, copy, key.check, lambda: reference, start=key.key.context.start, direct=direct
+            list(key.verifiers), copy, key.check, lambda: reference, start=key.key.context.start, direct=direct
         )
     except InvalidInput:
         return None
