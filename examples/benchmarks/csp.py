@@ -49,7 +49,7 @@ def train_copy(train: Any, owner: Owner, epochs: float, key: WatermarkKey | None
             model=build_model("digits", 0),
             args=arguments("digits", 0, epochs, scratch),
             train_dataset=train,
-            watermark=CSPConfig(),
+            watermark=CSPConfig(target_log2_p=0.0),
             **identity,
         )
         if epochs:

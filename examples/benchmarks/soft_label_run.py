@@ -42,7 +42,7 @@ class Run:
     def __init__(self, options: argparse.Namespace):
         self.options, self.task, self.seed = options, options.task, options.seed
         self.epochs = options.epochs or EPOCHS[options.task]
-        self.config = USPConfig(**options.config)
+        self.config = USPConfig(**{"target_log2_p": 0.0} | options.config)
         self.train, self.test = load_data(options.task, options.data, options.images, options.held_out)
         self.images = torch.stack([self.test[row]["pixel_values"] for row in range(len(self.test))])
         self.labels = torch.tensor([int(self.test[row]["labels"]) for row in range(len(self.test))])

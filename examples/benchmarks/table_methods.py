@@ -32,7 +32,7 @@ def stacked_cifar10() -> Section:
             rows.append([seed, plain(method), *others, *numbers])
     columns = ["=seed", "method", "beside", "=matches", "=of", "=evidence (bits)", "=accuracy (points)"]
     about = (
-        "Eight epochs on CIFAR-10, fresh keys in each row, before any attack, with the default share of triggers: too few for function-coupled "
+        "Eight epochs on CIFAR-10, fresh keys in each row, before any attack, with a sixteenth of triggers: too few for function-coupled "
         "rules here, which the matrix gives four times as many."
     )
     command = "python examples/benchmarks/cifar10.py --data FOLDER --seed 0 --output runs/cifar10.json"

@@ -7,8 +7,11 @@ from .config import FunctionCoupledConfig
 
 # Fused images beside a batch where nobody chose: the share that holds rules in a long training, and the most that a short one gets.
 LEAST, MOST = 1 / 16, 3 / 4
-# A training in which each rule is shown so often by the least share needs no more (`examples/benchmarks/pretrained.py`).
-EXPOSURES = 400
+# A training in which each rule is shown so often by the least share needs no more, and one in which the largest share shows it too seldom learns none,
+# at any price (`examples/benchmarks/pretrained.py`, `forecasts.py`).
+EXPOSURES, TOO_FEW = 400, 160
+# Against the task loss, where a short training would otherwise be about rules.
+WEIGHT = 0.5
 # A short one begins with fused images in the batch, since rules are hardly learned under fixed statistics, and has them apart from this share on.
 APART_FROM = 0.25
 
@@ -26,7 +29,7 @@ class Teaching:
     >>> Teaching.of(FunctionCoupledConfig(), images=50_000 * 30).ratio
     0.0625
     >>> Teaching.of(FunctionCoupledConfig(), images=10_000 * 3)
-    Teaching(ratio=0.64, weight=1.0, mirrored=True, auxiliary=True, apart_from=0.25)
+    Teaching(ratio=0.64, weight=0.5, mirrored=True, auxiliary=True, apart_from=0.25)
     ```
     """
 
@@ -42,9 +45,10 @@ class Teaching:
         Args:
             images (`int`): That the whole training takes, each as often as it is seen; 0 where nobody said.
         """
-        ratio = config.trigger_ratio
-        if not ratio and images:
-            ratio = round(min(MOST, EXPOSURES * config.rules * config.subkeys / images), 4)
+        rules = config.rules * config.subkeys
+        if not config.trigger_ratio and MOST * images >= TOO_FEW * rules:
+            ratio = round(min(MOST, EXPOSURES * rules / images), 4)
             if ratio > LEAST:
-                return cls(ratio, config.trigger_weight or 1.0, True, True, min(APART_FROM, config.apart_from))
-        return cls(ratio or LEAST, config.trigger_weight, config.mirrored, config.auxiliary, config.apart_from)
+                return cls(ratio, config.trigger_weight or WEIGHT, True, True, min(APART_FROM, config.apart_from))
+        ratio = config.trigger_ratio or LEAST
+        return cls(ratio, config.trigger_weight, config.mirrored, config.auxiliary, config.apart_from)
