@@ -22,6 +22,11 @@ from hf_watermark.evaluation import accuracy, survival_row, survival_table
 from hf_watermark.mapping import METHODS
 
 
+# As the published rows were measured: a share of triggers whatever the length of the run, and no feedback.
+FIELDS = {"function_coupled": {"trigger_ratio": 1 / 16, "target_log2_p": 0.0}}
+FIELDS |= {method: {"target_log2_p": 0.0} for method in ("certified", "usp", "csp")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--data", type=Path, required=True)
@@ -69,7 +74,7 @@ def main() -> None:
         model=build_model("cifar10", options.seed),
         args=arguments("cifar10", options.seed, options.epochs, folder),
         train_dataset=train,
-        watermark=[METHODS[method].load("Config")() for method in options.methods],
+        watermark=[METHODS[method].load("Config")(**FIELDS.get(method, {})) for method in options.methods],
         owner=Owner.create(),
     )
     marked.train()
