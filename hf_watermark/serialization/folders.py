@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .documents import read_json
 from .files import InvalidInput, naming, open_regular
-from .kinds import MODEL, kind_of_names, names_in, refusal
+from .kinds import MODEL, kind_of_names, names_in, other_weights, refusal
 from .tensors import (
     HEADER_BYTES,
     TENSORS,
@@ -213,17 +213,18 @@ def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[st
     precisions of one model the best.
 
     Args:
-        names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not looked at.
+        names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not chosen.
         read_index (`Callable`): Reads the content of `model.safetensors.index.json`.
 
     Raises:
         [`InvalidInput`]: when there is none, or the index breaks its format.
     """
     here = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    others = tuple(name for name in here if name != ADAPTER)
+    # An adapter that is loaded onto the model is told of by its config.
+    spoken_of = {ADAPTER} if "adapter_config.json" in names else set()
     if "model.safetensors" in names:
-        return Chosen(("model.safetensors",), None, tuple(name for name in others if name != "model.safetensors"))
-    weight_map, wanted = None, _one_precision(here)
+        return Chosen(("model.safetensors",), None, other_weights(names, {"model.safetensors"} | spoken_of))
+    weight_map, wanted = None, _one_precision([name for name in here if name != ADAPTER] or here)
     if INDEX_NAME in names:
         weight_map = read_index().get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -242,7 +243,7 @@ def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[st
     if not chosen:
         raise refusal(where, kind_of_names(names), MODEL)
     lacking = tuple(name for name in wanted if name not in here) or tuple(_gaps(chosen))
-    return Chosen(chosen, weight_map, tuple(name for name in others if name not in chosen), lacking)
+    return Chosen(chosen, weight_map, other_weights(names, {*chosen} | spoken_of), lacking)
 
 
 def _one_precision(names: list[str]) -> list[str]:

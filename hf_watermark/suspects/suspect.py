@@ -32,7 +32,7 @@ from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
 from .pictures import Function, PictureSuspect
 from .source import Source, parse_repo, refuse_missing_file
-from .stored import as_meant, config_beside, files_at, live_as_meant, tensors_of_repo
+from .stored import as_meant, beside_in_words, config_beside, files_at, live_as_meant, tensors_of_repo
 
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Suspect(Askable):
         else:
             whole = Composed(base.tensors, made)
             suspect = cls._of_tensors(name, whole, whole.shapes, backbone, lambda: whole)
-        suspect._changes, suspect.unread = made, ""
+        suspect._changes, suspect.unread = made, beside_in_words(tensors)
         return suspect.beside(base)
 
     @classmethod
