@@ -86,7 +86,10 @@ def as_meant(tensors: Any, said: Mapping[str, Any] | None = None) -> Meant:
         said = _said_by(tensors) if holds_codes(tensors) else {}
     weights, codes = decoded(tensors, said)
     forms = ", ".join(filter(None, (getattr(tensors, "forms", ""), codes)))
-    doubts = [getattr(tensors, "lacking", ""), why_not_read(said), beside_in_words(tensors)]
+    doubts = [getattr(tensors, key, "") for key in ("lacking", "doubt")] + [
+        why_not_read(said),
+        beside_in_words(tensors),
+    ]
     return Meant(weights, forms, "; ".join(filter(None, doubts)), said)
 
 
