@@ -38,6 +38,7 @@ _NAMES = {
     "describe": "carriers",
     "evaluation_mode": "folding",
     "example_images": "folding",
+    "extras_in_words": "extras",
     "find_carriers": "families",
     "find_places": "placing",
     "find_stem": "families",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from .carriers import refuse_other_shapes as refuse_other_shapes
     from .carriers import slot_rows as slot_rows
     from .entries import Entries as Entries
+    from .extras import extras_in_words as extras_in_words
     from .families import FAMILIES as FAMILIES
     from .families import Found as Found
     from .families import find_carriers as find_carriers

@@ -3,6 +3,7 @@
 import math
 import random
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..backbones import (
     by_witness,
     canonical_form,
     canonical_rows,
+    extras_in_words,
     find_places,
     has_further_blocks,
     is_plain,
@@ -33,6 +35,7 @@ from ..backbones import (
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
 from ..keys import Claim, SubKey
 from ..serialization import InvalidInput, UnreadableFormat
+from ..serialization.tensors import dtype_name
 from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
@@ -51,6 +54,11 @@ NULL = "the key's bits are independent of the suspect: matches of the n bits tha
 def as_stored(suspect: Suspect) -> Any:
     """The tensors as they lie in the file or repository, where the suspect's are put together from them."""
     return getattr(suspect.weights, "origin", suspect.weights)
+
+
+def _dtypes(suspect: Suspect) -> Mapping[str, str]:
+    known = getattr(suspect.weights, "dtypes", None)
+    return known if known is not None else {name: dtype_name(tensor) for name, tensor in suspect.weights.items()}
 
 
 class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
@@ -151,6 +159,13 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     "the tensors of the key's names do not show the mark, and the suspect holds as many others of their shapes under names "
                     "that no library uses; leave only the tensors that the model uses"
+                )
+            if not self.of_adapter and (
+                extra := extras_in_words(self.carriers, places[0].found, suspect.shapes, _dtypes(suspect))
+            ):
+                raise LayoutMismatch(
+                    f"the mark is not seen in the tensors of the key's names, and the suspect holds {extra}, which no layer of the key's model has and which "
+                    "may change or replace them; give the suspect as one weight for each layer"
                 )
         return parts
 
