@@ -68,6 +68,7 @@ _NAMES = {
     "shapes_in": "filling",
     "slot_rows": "carriers",
     "surplus_in_words": "surplus",
+    "turned_places": "turned",
     "unexplained": "placing",
     "witnessed": "witness",
     "refuse_path": "live",
@@ -145,5 +146,6 @@ if TYPE_CHECKING:
     from .surplus import missing_in_words as missing_in_words
     from .surplus import moved_on as moved_on
     from .surplus import surplus_in_words as surplus_in_words
+    from .turned import turned_places as turned_places
     from .witness import by_witness as by_witness
     from .witness import witnessed as witnessed

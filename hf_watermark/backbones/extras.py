@@ -29,24 +29,30 @@ def extras_in_words(
     for carrier, place in zip(carriers, found, strict=True):
         inputs = carrier.columns // max(1, carrier.stride)
         for name in shapes:
-            if name not in (place.weight, place.scale) and _belongs(name, shapes, place.weight, carrier, inputs):
+            if name not in (place.weight, place.scale) and _belongs(name, shapes, place.weight, inputs):
                 return f"{shown(name)} {list(shapes[name])} beside {shown(place.weight)}"
-    return _orders(carriers, shapes, dtypes) or _flat(carriers, shapes)
+    return _again(shapes) or _orders(carriers, shapes, dtypes) or _flat(carriers, shapes)
 
 
-def _belongs(name: str, shapes: Mapping[str, Shape], weight: str, carrier: Carrier, inputs: int) -> bool:
-    """Whether a tensor is a part of a weight, lies in the same layer and is as wide as its inputs, or is the weight once more in another shape."""
+def _belongs(name: str, shapes: Mapping[str, Shape], weight: str, inputs: int) -> bool:
+    """Whether a tensor is a part of a weight, or lies in the same layer and is as wide as its inputs."""
     if name.startswith((f"{weight}.", f"{weight}_")):
         return True
     layer = weight.removesuffix("weight")
     if layer != weight and layer.endswith(".") and name.startswith(layer) and name.removeprefix(layer) not in OWN:
         return math.prod(shapes[name]) >= inputs
-    again = name.endswith((f".{weight}", f"_{weight}"))
-    return (
-        again
-        and tuple(shapes[name]) != tuple(shapes.get(weight, ()))
-        and math.prod(shapes[name]) == carrier.rows * carrier.columns
-    )
+    return False
+
+
+def _again(shapes: Mapping[str, Shape]) -> str:
+    """A matrix of the suspect that it holds once more under a longer name, in another shape: then the model may lie there, turned or laid flat."""
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        for start in range(1, len(parts)):
+            own = shapes.get(".".join(parts[start:]), ())
+            if len(own) > 1 and tuple(own) != tuple(shape) and math.prod(own) == math.prod(shape):
+                return f"{shown(name)} {list(shape)} beside {shown('.'.join(parts[start:]))} {list(own)}"
+    return ""
 
 
 def _orders(carriers: Sequence[Carrier], shapes: Mapping[str, Shape], dtypes: Mapping[str, str]) -> str:

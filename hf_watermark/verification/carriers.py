@@ -30,6 +30,7 @@ from ..backbones import (
     read_weight,
     slot_rows,
     surplus_in_words,
+    turned_places,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
@@ -126,6 +127,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             places += moved if not remote or len(places) + len(moved) <= MOST_REMOTE_PLACES else []
         if self.of_adapter and suspect.is_whole:
             places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
+        turned = [] if self.of_adapter else turned_places(self.carriers, places[0].found, suspect.shapes)
+        places += [replace(places[0], found=found) for found in turned]
         exchanged = self._exchanged(places, suspect)
         places += exchanged
         parts = self._strongest(places, suspect, check, decoys)
@@ -139,6 +142,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     "reparameterised: branches were merged into one convolution, in which the mark is not seen; give `--reference` with the "
                     "original, or the suspect as it was before"
+                )
+            if turned:
+                raise LayoutMismatch(
+                    "its convolutions are laid flat, or their outputs and inputs are exchanged, and in neither order of axes that they may have is the mark seen: "
+                    "give the suspect as [out, in, height, width]"
                 )
             if further:
                 said = (
