@@ -1,5 +1,6 @@
 """Model folders of safetensors: which files hold the model, and its tensors read one at a time."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from mmap import mmap
@@ -203,8 +204,15 @@ def _weight_files(path: Path) -> Chosen:
     """The safetensors files behind a path."""
     if not path.is_dir():
         return Chosen((path.name,))
-    index = path / INDEX_NAME
-    return choose_weight_files(names_in(path), lambda: read_json(index, HEADER_BYTES, allow_floats=True), path)
+    index, names = path / INDEX_NAME, names_in(path)
+    lost = {
+        name for name in names if name.endswith(".safetensors") and "/" not in name and not os.path.exists(path / name)
+    }
+    if lost and not any(name.endswith(".safetensors") and "/" not in name for name in names - lost):
+        raise InvalidInput(
+            f"{path / min(lost)}: is a link that leads nowhere; put the file itself there, or download it again."
+        )
+    return choose_weight_files(names - lost, lambda: read_json(index, HEADER_BYTES, allow_floats=True), path)
 
 
 def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[str, Any]], where: str | Path) -> Chosen:

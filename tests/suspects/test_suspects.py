@@ -183,3 +183,32 @@ def test_what_else_may_be_the_model(name, read, tmp_path):
     there = choose_weight_files([read, name, "config.json"], dict, "me/model").left_out
     assert (name in here) == (name in BESIDE) == bool(here), here
     assert there == ((name,) if name in BESIDE else ())
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    """One beside a good file hides nothing; one in its place is named."""
+    save_file({"w": torch.zeros(2)}, tmp_path / "net.safetensors")
+    for name in ("model.safetensors", "loop", "loop.safetensors"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "here").symlink_to(tmp_path)
+    assert set(Suspect.open(tmp_path).shapes) == {"w"}
+    (tmp_path / "net.safetensors").unlink()
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(
+            InvalidInput, match="safetensors.* is a link that leads nowhere; put the file itself there"
+        ):
+            Suspect.open(path)
+
+
+def test_what_is_no_suspect(tmp_path):
+    class Odd(nn.Linear):
+        def state_dict(self):
+            return {1: torch.zeros(2)}
+
+    for suspect, words in [
+        (nn.Linear, "the class Linear as `suspect`; give an object of it"),
+        (Odd(2, 2), "`state_dict` of the suspect names a tensor by a int"),
+        ("x" * 5000, "no such file or folder"),
+    ]:
+        with pytest.raises(InvalidInput, match=words):
+            Suspect.open(suspect)
