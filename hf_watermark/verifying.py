@@ -97,13 +97,28 @@ def verify(
     return run_check(suspect, key, check, reference, null_table, base=base)
 
 
+# Nobody takes more, and more of them are no exact floating-point number.
+MOST_LOOKS = 2**53
+
+
+def _told(value: Any) -> str:
+    """An argument that was given, in a message: the number of bits of one that is too long to print."""
+    return f"of {value.bit_length()} bits" if type(value) is int and value.bit_length() > 64 else repr(value)[:80]
+
+
 def self_check(
     key: WatermarkKey | Opening, looks: int = 1, beacon: bytes | None = None, budget: int | None = None
 ) -> Check:
     """What a verifier decides who has a key and nobody's statement."""
     refuse_unloaded("key", key, WatermarkKey, Opening)
-    if looks < 1:
-        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
+        raise InvalidInput(
+            f"`looks` is {_told(looks)}: at least this one look was taken, give a whole number from 1 to 2^53"
+        )
+    if beacon is not None and not isinstance(beacon, bytes):
+        raise InvalidInput(
+            f"`beacon` is {_told(beacon)}: give the bytes that you looked up (`bytes.fromhex` of what is published), or leave it out"
+        )
     if budget is not None and budget < 1:
         raise InvalidInput(f"`budget` is {budget}: at least one image has to be asked")
     return Check(is_bound(key.beacon, beacon), looks, budget, Basis.SELF_CHECK, key.disclosed)

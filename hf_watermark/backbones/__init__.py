@@ -38,6 +38,7 @@ _NAMES = {
     "describe": "carriers",
     "evaluation_mode": "folding",
     "example_images": "folding",
+    "extras_in_words": "extras",
     "find_carriers": "families",
     "find_places": "placing",
     "find_stem": "families",
@@ -67,6 +68,7 @@ _NAMES = {
     "shapes_in": "filling",
     "slot_rows": "carriers",
     "surplus_in_words": "surplus",
+    "turned_places": "turned",
     "unexplained": "placing",
     "witnessed": "witness",
     "refuse_path": "live",
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from .carriers import refuse_other_shapes as refuse_other_shapes
     from .carriers import slot_rows as slot_rows
     from .entries import Entries as Entries
+    from .extras import extras_in_words as extras_in_words
     from .families import FAMILIES as FAMILIES
     from .families import Found as Found
     from .families import find_carriers as find_carriers
@@ -143,5 +146,6 @@ if TYPE_CHECKING:
     from .surplus import missing_in_words as missing_in_words
     from .surplus import moved_on as moved_on
     from .surplus import surplus_in_words as surplus_in_words
+    from .turned import turned_places as turned_places
     from .witness import by_witness as by_witness
     from .witness import witnessed as witnessed

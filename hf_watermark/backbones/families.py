@@ -159,6 +159,8 @@ class Found:
     Args:
         axes (`tuple[int, ...]`, *optional*):
             How the stored axes have to be permuted to `[out, in, height, width]`; `None` where they are in this order.
+        view (`tuple[int, ...]`, *optional*):
+            Shape that the stored numbers have before that, where they are laid flat.
         more (`tuple[str, ...]`, *optional*):
             Tensors whose rows follow, where the weight is stored in several.
         part, of (`int`, *optional*):
@@ -180,11 +182,18 @@ class Found:
     middle: bool = False
     hollow: bool = False
     lost: bool = False
+    view: tuple[int, ...] | None = None
 
     @property
     def is_stored(self) -> bool:
         """Whether the weight is one tensor of the file as it is."""
-        return self.axes is None and not self.more and self.of == 1 and not (self.middle or self.hollow or self.lost)
+        return (
+            self.axes is None
+            and self.view is None
+            and not self.more
+            and self.of == 1
+            and not (self.middle or self.hollow or self.lost)
+        )
 
 
 def find_carriers(shapes: Mapping[str, Shape]) -> tuple[Family, dict[str, Found]]:

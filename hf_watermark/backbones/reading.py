@@ -42,4 +42,6 @@ def read_weight(weights: Mapping[str, torch.Tensor], found: Found) -> torch.Tens
     if found.hollow:
         weight = weight.clone()
         weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = 0
+    if found.view is not None:
+        weight = weight.reshape(found.view)
     return weight if found.axes is None else weight.permute(found.axes)

@@ -1,5 +1,6 @@
 """Model folders of safetensors: which files hold the model, and its tensors read one at a time."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from mmap import mmap
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .documents import read_json
 from .files import InvalidInput, naming, open_regular
-from .kinds import MODEL, kind_of_names, names_in, refusal
+from .kinds import MODEL, kind_of_names, names_in, other_weights, refusal
 from .tensors import (
     HEADER_BYTES,
     TENSORS,
@@ -203,8 +204,15 @@ def _weight_files(path: Path) -> Chosen:
     """The safetensors files behind a path."""
     if not path.is_dir():
         return Chosen((path.name,))
-    index = path / INDEX_NAME
-    return choose_weight_files(names_in(path), lambda: read_json(index, HEADER_BYTES, allow_floats=True), path)
+    index, names = path / INDEX_NAME, names_in(path)
+    lost = {
+        name for name in names if name.endswith(".safetensors") and "/" not in name and not os.path.exists(path / name)
+    }
+    if lost and not any(name.endswith(".safetensors") and "/" not in name for name in names - lost):
+        raise InvalidInput(
+            f"{path / min(lost)}: is a link that leads nowhere; put the file itself there, or download it again."
+        )
+    return choose_weight_files(names - lost, lambda: read_json(index, HEADER_BYTES, allow_floats=True), path)
 
 
 def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[str, Any]], where: str | Path) -> Chosen:
@@ -213,17 +221,18 @@ def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[st
     precisions of one model the best.
 
     Args:
-        names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not looked at.
+        names (`Collection[str]`): All file names; those in sub-folders contain a slash and are not chosen.
         read_index (`Callable`): Reads the content of `model.safetensors.index.json`.
 
     Raises:
         [`InvalidInput`]: when there is none, or the index breaks its format.
     """
     here = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    others = tuple(name for name in here if name != ADAPTER)
+    # An adapter that is loaded onto the model is told of by its config.
+    spoken_of = {ADAPTER} if "adapter_config.json" in names else set()
     if "model.safetensors" in names:
-        return Chosen(("model.safetensors",), None, tuple(name for name in others if name != "model.safetensors"))
-    weight_map, wanted = None, _one_precision(here)
+        return Chosen(("model.safetensors",), None, other_weights(names, {"model.safetensors"} | spoken_of))
+    weight_map, wanted = None, _one_precision([name for name in here if name != ADAPTER] or here)
     if INDEX_NAME in names:
         weight_map = read_index().get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -242,7 +251,7 @@ def choose_weight_files(names: Collection[str], read_index: Callable[[], dict[st
     if not chosen:
         raise refusal(where, kind_of_names(names), MODEL)
     lacking = tuple(name for name in wanted if name not in here) or tuple(_gaps(chosen))
-    return Chosen(chosen, weight_map, tuple(name for name in others if name not in chosen), lacking)
+    return Chosen(chosen, weight_map, other_weights(names, {*chosen} | spoken_of), lacking)
 
 
 def _one_precision(names: list[str]) -> list[str]:

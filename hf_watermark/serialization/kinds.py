@@ -6,6 +6,7 @@ Every reader says in its own words what it expects; what lies there, and what to
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,8 @@ class Kind(NamedTuple):
     schema: str = ""
 
 
+# Files under one folder that are looked at.
+MOST_NAMES = 10_000
 MODEL = "a model in safetensors: the folder that `save_pretrained` wrote, or one .safetensors, .gguf or .onnx file"
 KEY_FILE = "key.json"
 KEY_DOCUMENT = "hf-watermark/keyfile/"
@@ -69,6 +72,25 @@ _NAMED = {
     ".mlmodel": Kind("is a Core ML model", _ORIGINAL),
     ".engine": Kind("is a TensorRT engine", _ORIGINAL),
 }
+# Further endings under which libraries take weights.
+_WEIGHTS = (
+    ".safetensors",
+    *PICKLED,
+    *_NAMED,
+    ".mlpackage",
+    ".npz",
+    ".ot",
+    ".pdparams",
+    ".pdiparams",
+    ".ptl",
+    ".torchscript",
+    ".mar",
+)
+# What trainers keep beside a model and nobody loads as one, and the pool of a published statement.
+_NO_MODEL = re.compile(
+    r"(?:.*/)?(?:training_args\.bin|(?:optimizer|scheduler)(?:_\d+)?\.(?:pt|bin)|scaler\.pt|rng_state(?:_\d+)?\.pth|random_states_\d+\.pkl)"
+    r"|watermark/pool\.safetensors"
+)
 _DOCUMENTS = {
     KEY_DOCUMENT: Kind("is a secret file (a key, an owner or a backup)", _KEYS),
     "hf-watermark/opening/": Kind("is an opening (one disclosed sub-key)", "It is given with --opening"),
@@ -142,13 +164,52 @@ def kind_at(path: str | Path) -> Kind | None:
 
 
 def names_in(folder: Path) -> frozenset[str]:
-    """Names of everything in a folder and, with a slash, in the folders in it."""
-    found = set()
-    for entry in os.scandir(folder):
-        found.add(entry.name)
-        if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK):
-            found |= {f"{entry.name}/{name}" for name in os.listdir(entry)}
+    """Names of everything in a folder and, with slashes, in the folders in it, the nearest ones first and [`MOST_NAMES`] at most."""
+    found: dict[str, None] = {}
+    waiting = deque([("", False)])
+    while waiting:
+        below, linked = waiting.popleft()
+        for entry in sorted(_entries(folder / below), key=lambda entry: entry.name):
+            if len(found) >= MOST_NAMES:
+                return frozenset(found)
+            found[below + entry.name] = None
+            # A link may lead to where it came from, so only what lies right behind it is named.
+            if not linked and is_folder(entry):
+                waiting.append((f"{below}{entry.name}/", entry.is_symlink()))
     return frozenset(found)
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError:
+        return []
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def other_weights(names: Collection[str], chosen: Collection[str]) -> tuple[str, ...]:
+    """
+    The files of a folder or repository that may be its model as well as those that were chosen, whatever they are stored in: the nearest first.
+
+    Args:
+        names (`Collection[str]`): All files, those in sub-folders with slashes.
+    """
+    found = sorted(
+        (
+            name
+            for name in names
+            if name.lower().endswith(_WEIGHTS) and name not in chosen and not _NO_MODEL.fullmatch(name)
+        ),
+        key=lambda name: (name.count("/"), name),
+    )
+    return (*map(_plain, found), *([f"one of its {MOST_NAMES} files or more"] if len(names) >= MOST_NAMES else []))
 
 
 def kind_of_weights(names: Collection[str]) -> Kind | None:

@@ -86,11 +86,23 @@ def as_meant(tensors: Any, said: Mapping[str, Any] | None = None) -> Meant:
         said = _said_by(tensors) if holds_codes(tensors) else {}
     weights, codes = decoded(tensors, said)
     forms = ", ".join(filter(None, (getattr(tensors, "forms", ""), codes)))
-    left_out = getattr(tensors, "left_out", ())
-    doubts = [getattr(tensors, "lacking", ""), why_not_read(said)]
-    if left_out:
-        doubts.append(f"{', '.join(left_out[:3])} beside what was read may be the model that is used; give that file")
+    doubts = [getattr(tensors, key, "") for key in ("lacking", "doubt")] + [
+        why_not_read(said),
+        beside_in_words(tensors),
+    ]
     return Meant(weights, forms, "; ".join(filter(None, doubts)), said)
+
+
+def beside_in_words(tensors: Any) -> str:
+    """Which files beside those that were read may be the model, and what to do; empty for none."""
+    left_out = getattr(tensors, "left_out", ())
+    if not left_out:
+        return ""
+    more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    return (
+        f"{', '.join(left_out[:3])}{more} beside what was read may be the model that is used; check it by itself, as safetensors if it is stored in "
+        "another way"
+    )
 
 
 def _said_by(tensors: Any) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,7 @@ from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
 from .pictures import Function, PictureSuspect
 from .source import Source, parse_repo, refuse_missing_file
-from .stored import as_meant, config_beside, files_at, live_as_meant, tensors_of_repo
+from .stored import as_meant, beside_in_words, config_beside, files_at, live_as_meant, tensors_of_repo
 
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ class Suspect(Askable):
             return cls._open_repo(source, backbone, token, base)
         if isinstance(source, str | Path):
             return cls._open_path(Path(source), backbone, base)
+        if isinstance(source, type):
+            raise InvalidInput(
+                f"cannot check the class {source.__name__} as `suspect`; give an object of it: {source.__name__}(...)"
+            )
         if callable(source):
             model = getattr(source, "model", None)
             if isinstance(model, nn.Module) and type(source).__module__.startswith("transformers.pipelines"):
@@ -156,8 +161,11 @@ class Suspect(Askable):
 
     @classmethod
     def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None, base: Base | None) -> "Suspect":
-        if not path.exists():
-            raise InvalidInput(f"{path}: no such file or folder; give a folder with model.safetensors")
+        if not os.path.exists(path):
+            link = " is a link that leads nowhere; put the file itself there" if os.path.islink(path) else ""
+            raise InvalidInput(
+                f"{str(path)[:300]}:{link or ' no such file or folder; give a folder with model.safetensors'}"
+            )
         tensors = files_at(path)
         suspect = cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
         suspect._labels = lambda: config_beside(path)
@@ -194,7 +202,7 @@ class Suspect(Askable):
         else:
             whole = Composed(base.tensors, made)
             suspect = cls._of_tensors(name, whole, whole.shapes, backbone, lambda: whole)
-        suspect._changes, suspect.unread = made, ""
+        suspect._changes, suspect.unread = made, beside_in_words(tensors)
         return suspect.beside(base)
 
     @classmethod
@@ -239,9 +247,12 @@ class Suspect(Askable):
         bare = unwrapped(module)
         # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
         again = second_names(bare)
-        state = {
-            key: item for key, item in bare.state_dict().items() if isinstance(item, torch.Tensor) and key not in again
-        }
+        held = bare.state_dict()
+        if odd := [key for key in held if not isinstance(key, str)]:
+            raise InvalidInput(
+                f"{name}: `state_dict` of the suspect names a tensor by a {type(odd[0]).__name__}; give a module whose names are strings"
+            )
+        state = {key: item for key, item in held.items() if isinstance(item, torch.Tensor) and key not in again}
         with torch.no_grad():
             weights, forms = live_as_meant(as_one(bare, state))
         suspect = cls(

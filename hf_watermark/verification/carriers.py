@@ -3,6 +3,7 @@
 import math
 import random
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..backbones import (
     by_witness,
     canonical_form,
     canonical_rows,
+    extras_in_words,
     find_places,
     has_further_blocks,
     is_plain,
@@ -28,11 +30,13 @@ from ..backbones import (
     read_weight,
     slot_rows,
     surplus_in_words,
+    turned_places,
     unexplained,
 )
 from ..evidence import Access, Check, Evidence, Verdict, combine, single
 from ..keys import Claim, SubKey
 from ..serialization import InvalidInput, UnreadableFormat
+from ..serialization.tensors import dtype_name
 from ..statistics import charge_looks, log2_binomial_tail, log2_e_beta_mixture
 from ..suspects import Suspect
 from ..suspects.remote import RemoteSafetensors
@@ -51,6 +55,11 @@ NULL = "the key's bits are independent of the suspect: matches of the n bits tha
 def as_stored(suspect: Suspect) -> Any:
     """The tensors as they lie in the file or repository, where the suspect's are put together from them."""
     return getattr(suspect.weights, "origin", suspect.weights)
+
+
+def _dtypes(suspect: Suspect) -> Mapping[str, str]:
+    known = getattr(suspect.weights, "dtypes", None)
+    return known if known is not None else {name: dtype_name(tensor) for name, tensor in suspect.weights.items()}
 
 
 class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
@@ -121,6 +130,8 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
             places += moved if not remote or len(places) + len(moved) <= MOST_REMOTE_PLACES else []
         if self.of_adapter and suspect.is_whole:
             places = [replace(place, scaled=scaled) for scaled in (False, True) for place in places]
+        turned = [] if self.of_adapter else turned_places(self.carriers, places[0].found, suspect.shapes)
+        places += [replace(places[0], found=found) for found in turned]
         exchanged = self._exchanged(places, suspect)
         places += exchanged
         parts = self._strongest(places, suspect, check, decoys)
@@ -134,6 +145,11 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     "reparameterised: branches were merged into one convolution, in which the mark is not seen; give `--reference` with the "
                     "original, or the suspect as it was before"
+                )
+            if turned:
+                raise LayoutMismatch(
+                    "its convolutions are laid flat, or their outputs and inputs are exchanged, and in neither order of axes that they may have is the mark seen: "
+                    "give the suspect as [out, in, height, width]"
                 )
             if further:
                 said = (
@@ -154,6 +170,13 @@ class CarrierVerifier(Verifier[torch.Tensor | PartialReading]):
                 raise LayoutMismatch(
                     "the tensors of the key's names do not show the mark, and the suspect holds as many others of their shapes under names "
                     "that no library uses; leave only the tensors that the model uses"
+                )
+            if not self.of_adapter and (
+                extra := extras_in_words(self.carriers, places[0].found, suspect.shapes, _dtypes(suspect))
+            ):
+                raise LayoutMismatch(
+                    f"the mark is not seen in the tensors of the key's names, and the suspect holds {extra}, which no layer of the key's model has and which "
+                    "may change or replace them; give the suspect as one weight for each layer"
                 )
         return parts
 

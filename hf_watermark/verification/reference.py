@@ -24,6 +24,10 @@ def open_reference(reference: nn.Module | str | Path, backbone: dict[str, Any] |
     """
     if isinstance(reference, nn.Module):
         return reference
+    if not isinstance(reference, str | Path):
+        raise InvalidInput(
+            f"`reference` is a {type(reference).__name__}; give the owner's model, or the folder it was saved in"
+        )
     folder = Path(reference)
     if not folder.is_dir():
         raise InvalidInput(

@@ -282,8 +282,8 @@ def test_bytes_turned_in_an_onnx_file(tmp_path):
 def test_which_file_is_read():
     assert container_in(["a.bin", "config.json"]) is None
     assert container_in(["model_quantized.onnx", "model.onnx"]) == ("model.onnx", ("model_quantized.onnx",))
-    assert container_in(["onnx/model.onnx", "onnx/model_q4.onnx", "deep/er/x.onnx"]) == (
+    assert container_in(["onnx/model.onnx", "onnx/model_q4.onnx", "deep/er/x.onnx", "net.pt"]) == (
         "onnx/model.onnx",
-        ("onnx/model_q4.onnx",),
+        ("net.pt", "onnx/model_q4.onnx", "deep/er/x.onnx"),
     )
     assert container_in(["b.gguf", "a.gguf"]) == ("a.gguf", ("b.gguf",))

@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_watermark import InvalidInput, Suspect
 from hf_watermark.evidence import Access
+from hf_watermark.serialization.folders import choose_weight_files
 from hf_watermark.suspects import AccessError, BudgetExceeded
 
 
@@ -158,3 +159,56 @@ def test_requirements_name_the_method_and_the_offer(tmp_path):
         Suspect.open(tmp_path).require(Access.LABELS, "m")
     with pytest.raises(AccessError, match="offers nothing"):
         Suspect("empty").require(Access.WEIGHTS, "m")
+
+
+BESIDE = [
+    "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "last.PT", "net.ckpt", "tf_model.h5", "flax_model.msgpack", "model.gguf", "model.onnx",
+    "net.pkl", "net.tflite", "net.mlmodel", "saved_model.pb", "adapter_model.safetensors", "onnx/model.onnx", "sub/w.safetensors", "a/b/c/model.safetensors",
+    "checkpoint-5/model.safetensors", "adapter/adapter_model.safetensors",
+]  # fmt: skip
+NO_MODELS = [
+    "config.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "random_states_0.pkl", "README.md", "watermark/pool.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", ["model.safetensors", "decoy.safetensors", "model-00001-of-00001.safetensors"])
+@pytest.mark.parametrize("name", [*BESIDE, *NO_MODELS])
+def test_what_else_may_be_the_model(name, read, tmp_path):
+    """Wherever it lies and whatever it is stored in; what a trainer keeps beside a model is none."""
+    save_file({"w": torch.zeros(2)}, tmp_path / read)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    here = Suspect.open(tmp_path).unread
+    # A repository on the Hub says what lies in it as one list.
+    there = choose_weight_files([read, name, "config.json"], dict, "me/model").left_out
+    assert (name in here) == (name in BESIDE) == bool(here), here
+    assert there == ((name,) if name in BESIDE else ())
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    """One beside a good file hides nothing; one in its place is named."""
+    save_file({"w": torch.zeros(2)}, tmp_path / "net.safetensors")
+    for name in ("model.safetensors", "loop", "loop.safetensors"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "here").symlink_to(tmp_path)
+    assert set(Suspect.open(tmp_path).shapes) == {"w"}
+    (tmp_path / "net.safetensors").unlink()
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(
+            InvalidInput, match="safetensors.* is a link that leads nowhere; put the file itself there"
+        ):
+            Suspect.open(path)
+
+
+def test_what_is_no_suspect(tmp_path):
+    class Odd(nn.Linear):
+        def state_dict(self):
+            return {1: torch.zeros(2)}
+
+    for suspect, words in [
+        (nn.Linear, "the class Linear as `suspect`; give an object of it"),
+        (Odd(2, 2), "`state_dict` of the suspect names a tensor by a int"),
+        ("x" * 5000, "no such file or folder"),
+    ]:
+        with pytest.raises(InvalidInput, match=words):
+            Suspect.open(suspect)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...serialization import InvalidInput
 from ...serialization.files import open_regular
+from ...serialization.kinds import other_weights
 
 
 ENDINGS = (".gguf", ".onnx")
@@ -27,7 +28,7 @@ def container_in(names: Collection[str]) -> tuple[str, tuple[str, ...]] | None:
     if not here:
         return None
     chosen = next((name for name in PREFERRED if name in here), here[0])
-    return chosen, tuple(name for name in found if name != chosen)
+    return chosen, other_weights(names, {chosen})
 
 
 def open_container(path: Path) -> Any:

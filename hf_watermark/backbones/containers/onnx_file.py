@@ -10,6 +10,7 @@ from ...serialization import InvalidInput, UnreadableFormat, shown
 from ...serialization.files import naming, open_regular
 from ...serialization.kinds import damaged
 from ...serialization.tensors import ELEMENTS, NAME_CHARACTERS, RANK, TENSORS, NamedTensors, refuse_not_finite
+from .onnx_doubts import doubt_of
 from .onnx_graph import Constant, constants_of
 from .wire import refuse_swollen
 
@@ -28,6 +29,7 @@ class OnnxFile(NamedTensors):
     Attributes:
         shapes, dtypes (`dict`): As of [`~serialization.SafetensorsFolder`]; the type of a quantised weight is the name of its kind.
         forms (`str`): What it is, for people.
+        doubt (`str`): Why the graph may compute with other weights than these.
 
     Raises:
         [`~serialization.InvalidInput`]: when it is damaged or breaks a limit.
@@ -41,6 +43,7 @@ class OnnxFile(NamedTensors):
         graph = _graph_of(path)
         try:
             found = constants_of(graph)
+            self.doubt = doubt_of(graph)
         except (
             ValueError,
             TypeError,

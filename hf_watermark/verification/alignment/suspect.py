@@ -14,6 +14,7 @@ from ...serialization import InvalidInput, named_tensors_digest
 from ...statistics import log2_binomial_tail
 from ...suspects import Suspect
 from .align import AlignedWeights, Aligner
+from .kernels import turned_in_words
 
 
 class AlignedReading:
@@ -52,7 +53,8 @@ class AlignedReading:
         module.load_state_dict(aligned.tensors)
         self.suspect = Suspect.of_module(f"{suspect.name}, aligned", module.eval())
         self.details: dict[str, Any] = aligned.report.to_dict()
-        self.doubts = aligned.report.doubts
+        turned = turned_in_words(self.tensors, reference.state_dict())
+        self.doubts = aligned.report.doubts + [turned] * bool(turned)
 
     def control(self) -> dict[str, Any]:
         """Agreement of the suspect with random carriers, see [`decoy_agreement`]."""
