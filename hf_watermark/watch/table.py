@@ -254,7 +254,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _end_of_whole_lines(descriptor: int) -> int:
     """Where the last whole line of a file ends."""
-    end = size = os.fstat(descriptor).st_size
+    end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - 65_536)
         os.lseek(descriptor, start, os.SEEK_SET)
@@ -263,4 +263,4 @@ def _end_of_whole_lines(descriptor: int) -> int:
         if place >= 0:
             return start + place + 1
         end = start
-    return 0 if size else size
+    return 0
