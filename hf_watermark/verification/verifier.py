@@ -20,6 +20,8 @@ from .purpose import at_cross_purposes
 
 Observation = TypeVar("Observation")
 DECOYS = 100
+# Of so many answers or more this share for one class is told.
+LEAST_ANSWERS, ALIKE = 40, 0.9
 
 
 class SequentialTest(ABC):
@@ -170,6 +172,21 @@ def digest_of(*read: torch.Tensor | np.ndarray) -> bytes:
         total.update(f"{array.dtype.str}:{array.shape}\n".encode())
         total.update(array.data if array.size else b"")
     return total.digest()
+
+
+def said_alike(labels: torch.Tensor | np.ndarray) -> list[str]:
+    """A warning where nearly all questions got one answer: then it may be the questions that a suspect cannot read."""
+    given = np.asarray(labels).reshape(-1)
+    given = given[given >= 0]
+    if len(given) < LEAST_ANSWERS:
+        return []
+    most = int(np.bincount(given).argmax())
+    if float((given == most).mean()) < ALIKE:
+        return []
+    return [
+        f"nearly all answers are class {most}: the suspect may take images of another range or normalisation than the key's (0 to 255, say); "
+        "put it behind a function that brings them there"
+    ]
 
 
 def decoy_control(scores: Sequence[Evidence]) -> dict[str, Any]:

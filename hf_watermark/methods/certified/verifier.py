@@ -22,7 +22,7 @@ from ...statistics import (
 from ...suspects import AccessError, Suspect
 from ...training.triggers import check_images, draw_labels, pool_tensors, read_classes, render_triggers
 from ...training.triggers.families import GLYPH_HEIGHT, GLYPH_WIDTH
-from ...verification.verifier import SequentialTest, Verifier, digest_of, steps
+from ...verification.verifier import SequentialTest, Verifier, digest_of, said_alike, steps
 from .config import CertifiedConfig
 from .noise import NoisyNets, clean_weights, noise_seeds, read_scales
 
@@ -162,7 +162,9 @@ class CertifiedVerifier(Verifier[Answers]):
             if smoothed_log2_p < log2_p:
                 matches, log2_p, null = smoothed, smoothed_log2_p, SMOOTHED
             log2_p = charge_looks(log2_p, 2)
-        warnings = observation.warnings + [NO_EVIDENCE] * one_label
+        warnings = (
+            observation.warnings + [NO_EVIDENCE] * one_label + ([] if one_label else said_alike(observation.plain))
+        )
         return single(self.method, matches, trials, log2_p, null, self.access, details=details, warnings=warnings)
 
 

@@ -25,7 +25,7 @@ from ...training.triggers import (
     rule_capacity,
     with_targets,
 )
-from ...verification.verifier import SequentialTest, Verifier, digest_of, steps
+from ...verification.verifier import SequentialTest, Verifier, digest_of, said_alike, steps
 from .config import FunctionCoupledConfig
 
 
@@ -123,6 +123,7 @@ class FunctionCoupledVerifier(Verifier[Answers]):
                 "rules_held": int((hits > self.config.images_per_rule / 2).sum()),
                 "queries": observation.labels.numel(),
             },
+            warnings=said_alike(observation.labels),
         )
 
 
