@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..serialization import shown
 from .carriers import Carrier
 from .families import Found, Shape
+from .formats import PLAIN, SCALES, ZEROS, beside
 
 
 INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
@@ -28,8 +29,11 @@ def extras_in_words(
     """
     for carrier, place in zip(carriers, found, strict=True):
         inputs = carrier.columns // max(1, carrier.stride)
+        known = {place.weight, place.scale}
+        if dtypes.get(place.weight) not in PLAIN:  # codes, which are read with these
+            known |= {beside(place.weight, spellings, shapes) for spellings in (SCALES, ZEROS)}
         for name in shapes:
-            if name not in (place.weight, place.scale) and _belongs(name, shapes, place.weight, inputs):
+            if name not in known and _belongs(name, shapes, place.weight, inputs):
                 return f"{shown(name)} {list(shapes[name])} beside {shown(place.weight)}"
     return _again(shapes) or _orders(carriers, shapes, dtypes) or _flat(carriers, shapes)
 

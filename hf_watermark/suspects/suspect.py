@@ -243,7 +243,12 @@ class Suspect(Askable):
 
     @classmethod
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
-        """A live model under a name of one's own."""
+        """
+        A live model under a name of one's own.
+
+        Raises:
+            [`~serialization.InvalidInput`]: when its `state_dict` has names that are no strings.
+        """
         bare = unwrapped(module)
         # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
         again = second_names(bare)

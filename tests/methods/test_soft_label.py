@@ -148,7 +148,7 @@ def test_decisions_follow_the_template_if_they_are_to(make_trainer):
     images = torch.stack([item["pixel_values"] for item in VARIED])
     agreement = []
     for decision in (0.0, 1.0):
-        trainer = make_trainer(steps=100, decision=decision)
+        trainer = make_trainer(steps=100, decision=decision, target_log2_p=0.0)
         trainer.train()
         template = USPVerifier(trainer.key.claims()[0]).template()
         with torch.no_grad():
