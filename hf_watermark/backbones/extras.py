@@ -27,13 +27,14 @@ def extras_in_words(
         found (`Sequence[Found]`): Where the carriers were read.
         shapes, dtypes (`Mapping`): Of every tensor of the suspect.
     """
+    # Codes are read with these.
+    codes = [name for name, shape in shapes.items() if dtypes.get(name) not in PLAIN and len(shape) > 1]
+    spent = {beside(name, spellings, shapes) for name in codes for spellings in (SCALES, ZEROS)}
+    shapes = {name: shape for name, shape in shapes.items() if name not in spent}
     for carrier, place in zip(carriers, found, strict=True):
         inputs = carrier.columns // max(1, carrier.stride)
-        known = {place.weight, place.scale}
-        if dtypes.get(place.weight) not in PLAIN:  # codes, which are read with these
-            known |= {beside(place.weight, spellings, shapes) for spellings in (SCALES, ZEROS)}
         for name in shapes:
-            if name not in known and _belongs(name, shapes, place.weight, inputs):
+            if name not in (place.weight, place.scale) and _belongs(name, shapes, place.weight, inputs):
                 return f"{shown(name)} {list(shapes[name])} beside {shown(place.weight)}"
     return _again(shapes) or _orders(carriers, shapes, dtypes) or _flat(carriers, shapes)
 
