@@ -101,6 +101,14 @@ def verify(
 MOST_LOOKS = 2**53
 
 
+def refuse_looks(looks: Any) -> None:
+    """Raises [`~serialization.InvalidInput`] for what is no number of looks."""
+    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
+        raise InvalidInput(
+            f"`looks` is {_told(looks)}: at least this one look was taken, give a whole number from 1 to 2^53"
+        )
+
+
 def _told(value: Any) -> str:
     """An argument that was given, in a message: the number of bits of one that is too long to print."""
     return f"of {value.bit_length()} bits" if type(value) is int and value.bit_length() > 64 else repr(value)[:80]
@@ -111,10 +119,7 @@ def self_check(
 ) -> Check:
     """What a verifier decides who has a key and nobody's statement."""
     refuse_unloaded("key", key, WatermarkKey, Opening)
-    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
-        raise InvalidInput(
-            f"`looks` is {_told(looks)}: at least this one look was taken, give a whole number from 1 to 2^53"
-        )
+    refuse_looks(looks)
     if beacon is not None and not isinstance(beacon, bytes):
         raise InvalidInput(
             f"`beacon` is {_told(beacon)}: give the bytes that you looked up (`bytes.fromhex` of what is published), or leave it out"

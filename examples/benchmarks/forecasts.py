@@ -24,7 +24,7 @@ from hf_watermark.evaluation.digits import load_digits_data
 from hf_watermark.evaluation.matrix.backbones import build_backbone
 from hf_watermark.evaluation.matrix.config import BackboneSpec
 from hf_watermark.mapping import AutoEmbedding
-from hf_watermark.training.feedback import POWER, SAID_AT
+from hf_watermark.training.feedback import SAID_AT
 from hf_watermark.training.trainer import WatermarkTrainer
 
 
@@ -81,7 +81,7 @@ def measure(method: str, net: str, epochs: float, seed: int, train: Any, test: A
         early = [item for item in feedback.readings if item.step <= share * steps]
         if early:
             row[f"read_at_{share}"] = round(early[-1].log2_p, 1)
-            row[f"forecast_at_{share}"] = round(early[-1].log2_p * (steps / early[-1].step) ** POWER, 1)
+            row[f"forecast_at_{share}"] = round(early[-1].log2_p * steps / early[-1].step, 1)
     return row
 
 

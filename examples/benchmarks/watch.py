@@ -3,7 +3,7 @@ A watch over a Hub of 10,000 generated repositories, twenty of them with a mark:
 
     python examples/benchmarks/watch.py --repos 10000 --run local-1 --results examples/benchmarks/results/watch.json
 
-Each `--run` (local-1, local-4, ray-2, killed-50, faults) is one entry of the results; those that are there already are left out. Models and keys are made once
+Each `--run` (local-1, local-4, ray-2, killed-50) is one entry of the results; those that are there already are left out. Models and keys are made once
 under `--folder`. The Hub is `tests/support/many_repos.py`, in a process of its own.
 """
 

@@ -19,7 +19,7 @@ from ..publishing.statement import Statement
 from ..suspects import Suspect
 from ..suspects.source import Source
 from ..verification.verifier import invalid_claim, undecided
-from ..verifying import run_check
+from ..verifying import refuse_looks, run_check
 from .controls import doubt_of
 from .levels import check
 from .reading import Model, Reference
@@ -72,8 +72,7 @@ def verify_claim(
     Raises:
         [`~serialization.InvalidInput`]: when statement or suspect are not there, or cannot be reached.
     """
-    if looks < 1:
-        raise ValueError(f"`looks` is {looks}: at least this one look was taken")
+    refuse_looks(looks)
     report = check(statement, roots, public_key, beacon=beacon, token=token, now=now, revocations=revocations)
     publication = report.publication
     problems = _statement_problems(report) or _key_problems(key, publication.statement)

@@ -161,9 +161,7 @@ def run_once(settings: "WatchSettings", json: bool) -> "Summary":
         f"{summary.looks} looks, {summary.looks_ever} in all; {len(summary.alarms)} alarm{'s' * (len(summary.alarms) != 1)}"
     )
     if unsent := failed_posts(settings.folder):
-        typer.echo(
-            f"{len(unsent)} alarms were not taken by {settings.webhook}: the next run sends them again", err=True
-        )
+        typer.echo(f"{len(unsent)} alarms were not taken by the webhook: the next run sends them again", err=True)
     typer.echo(f"report: {report}")
     return summary
 

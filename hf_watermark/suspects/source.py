@@ -1,6 +1,7 @@
 """One face for the files of a model, in a local folder or in a repository on the Hub."""
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -36,8 +37,17 @@ def refuse_missing_file(text: str) -> None:
     Raises [`~serialization.InvalidInput`] for the path of a model file that is not there: it could be read as the name of a repository, too,
     and nobody would look for the mistake in the path.
     """
-    if text.lower().endswith(FILE_SUFFIXES) and not Path(text).exists():
-        raise InvalidInput(f"{text}: no such file or folder; give a folder with model.safetensors")
+    if text.lower().endswith(FILE_SUFFIXES):
+        refuse_missing(Path(text))
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises [`~serialization.InvalidInput`] for a path where nothing is, or a link that leads nowhere."""
+    if not os.path.exists(path):
+        link = " is a link that leads nowhere; put the file itself there" if os.path.islink(path) else ""
+        raise InvalidInput(
+            f"{str(path)[:300]}:{link or ' no such file or folder; give a folder with model.safetensors'}"
+        )
 
 
 class Source(ABC):

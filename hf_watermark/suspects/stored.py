@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import is_offline_mode
 
+from ..backbones import second_names
 from ..backbones.containers import container_in, open_container
 from ..backbones.stored import decoded
 from ..backbones.stored.view import holds_codes, why_not_read
@@ -156,3 +157,19 @@ def config_beside(path: Path) -> Mapping[str, Any]:
         return read_json(path / "config.json", allow_floats=True) if path.is_dir() else {}
     except InvalidInput:
         return {}
+
+
+def tensors_of_module(name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """
+    What a file of a live model would hold: one name per tensor where layers share weights, and nothing that is no tensor (packed weights of
+    quantised layers).
+
+    Raises:
+        [`~serialization.InvalidInput`]: when its `state_dict` has names that are no strings.
+    """
+    held, again = module.state_dict(), second_names(module)
+    if odd := [key for key in held if not isinstance(key, str)]:
+        raise InvalidInput(
+            f"{name}: `state_dict` of the suspect names a tensor by a {type(odd[0]).__name__}; give a module whose names are strings"
+        )
+    return {key: item for key, item in held.items() if isinstance(item, torch.Tensor) and key not in again}

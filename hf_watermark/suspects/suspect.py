@@ -1,39 +1,20 @@
 """`Suspect`: one face for whatever is to be checked, which says what it can give."""
 
 import copy
-import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..backbones import (
-    Composed,
-    LiveChanges,
-    adapter_layers,
-    answers_of,
-    as_one,
-    changes,
-    named_on_backbone,
-    plain_copy,
-    run_on_backbone,
-    second_names,
-    shapes_in,
-    unwrapped,
-)
+from ..backbones import shapes_in
 from ..evidence import Access
 from ..keys.context import class_names
 from ..serialization import InvalidInput, Unreadable
-from ..serialization.kinds import is_adapter
-from .adapters import ADAPTED, NO_BASE, UNKNOWN, Base, adapter_in
+from .adapters import ADAPTED, NO_BASE, Base
 from .answers import AccessError, LabelsOnly
 from .asking import Answer, Askable, Asked
-from .pictures import Function, PictureSuspect
-from .source import Source, parse_repo, refuse_missing_file
-from .stored import as_meant, beside_in_words, config_beside, files_at, live_as_meant, tensors_of_repo
 
 
 if TYPE_CHECKING:
@@ -131,115 +112,16 @@ class Suspect(Askable):
         Raises:
             [`~serialization.InvalidInput`]: when the source is none of these or cannot be read.
         """
-        if isinstance(source, Suspect | nn.Module):
-            found = source if isinstance(source, Suspect) else cls.of_module(type(source).__name__, source)
-            return found if base is None else found.beside(base)
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            raise InvalidInput(
-                f"{source[:200]} is an address; wrap it with the owner's labels and normalisation: Endpoint(url, ...)"
-            )
-        if isinstance(source, str) and parse_repo(source) and not Path(source).exists():
-            refuse_missing_file(source)
-            return cls._open_repo(source, backbone, token, base)
-        if isinstance(source, str | Path):
-            return cls._open_path(Path(source), backbone, base)
-        if isinstance(source, type):
-            raise InvalidInput(
-                f"cannot check the class {source.__name__} as `suspect`; give an object of it: {source.__name__}(...)"
-            )
-        if callable(source):
-            model = getattr(source, "model", None)
-            if isinstance(model, nn.Module) and type(source).__module__.startswith("transformers.pipelines"):
-                return cls.of_module(f"{type(source).__name__} of a {type(model).__name__}", model)
-            name = str(getattr(source, "name", "endpoint"))
-            if context is None or isinstance(source, PictureSuspect):
-                return cls(name, answer=source)
-            return cls(name, answer=Function(source, context))
-        raise InvalidInput(
-            f"cannot check a {type(source).__name__}; give a model, a folder of safetensors, a Hub repo or a callable"
-        )
+        from .opening import open_suspect  # which makes these
 
-    @classmethod
-    def _open_path(cls, path: Path, backbone: Mapping[str, Any] | None, base: Base | None) -> "Suspect":
-        if not os.path.exists(path):
-            link = " is a link that leads nowhere; put the file itself there" if os.path.islink(path) else ""
-            raise InvalidInput(
-                f"{str(path)[:300]}:{link or ' no such file or folder; give a folder with model.safetensors'}"
-            )
-        tensors = files_at(path)
-        suspect = cls._of_files(str(path), tensors, backbone, lambda: tensors, base)
-        suspect._labels = lambda: config_beside(path)
-        return suspect
-
-    @classmethod
-    def _open_repo(
-        cls, repo: str, backbone: Mapping[str, Any] | None, token: str | bool | None, base: Base | None
-    ) -> "Suspect":
-        name, tensors, get_all, source = tensors_of_repo(repo, token)
-        return cls._of_files(name, tensors, backbone, get_all, base, source)
+        return open_suspect(source, backbone, token, context, base)
 
     @classmethod
     def of_stored(cls, tensors: Any) -> "Suspect":
         """A model whose files were opened already, such as [`~suspects.remote.RemoteSafetensors`]: only its weights are read."""
-        return cls._of_model(tensors.name, tensors, None, lambda: tensors)
+        from .opening import of_model
 
-    @classmethod
-    def _of_files(
-        cls,
-        name: str,
-        tensors: Any,
-        backbone: Mapping[str, Any] | None,
-        get_all: Callable[[], Mapping[str, torch.Tensor]],
-        base: Base | None,
-        source: Source | None = None,
-    ) -> "Suspect":
-        """A model, or an adapter alone or on its base."""
-        if not is_adapter(tensors.beside):
-            return cls._of_model(name, tensors, backbone, get_all).beside(base)
-        made = adapter_in(tensors, source)
-        if base is None or isinstance(made, InvalidInput):
-            suspect = cls._of_tensors(name, tensors, tensors.shapes, backbone, get_all)
-        else:
-            whole = Composed(base.tensors, made)
-            suspect = cls._of_tensors(name, whole, whole.shapes, backbone, lambda: whole)
-        suspect._changes, suspect.unread = made, beside_in_words(tensors)
-        return suspect.beside(base)
-
-    @classmethod
-    def _of_model(
-        cls,
-        name: str,
-        tensors: Any,
-        backbone: Mapping[str, Any] | None,
-        get_all: Callable[[], Mapping[str, torch.Tensor]],
-    ) -> "Suspect":
-        meant = as_meant(tensors)
-
-        def all_meant() -> Mapping[str, torch.Tensor]:
-            whole = get_all()
-            return meant.tensors if whole is tensors else as_meant(whole, meant.said).tensors
-
-        suspect = cls._of_tensors(name, meant.tensors, meant.tensors.shapes, backbone, all_meant)
-        suspect.stored_as = meant.forms
-        suspect.unread = suspect.unread or meant.doubt
-        return suspect
-
-    @classmethod
-    def _of_tensors(
-        cls,
-        name: str,
-        tensors: Mapping[str, torch.Tensor],
-        shapes: Mapping[str, tuple[int, ...]],
-        backbone: Mapping[str, Any] | None,
-        get_all: Callable[[], Mapping[str, torch.Tensor]],
-    ) -> "Suspect":
-        if not backbone:
-            return cls(name, tensors, shapes, tensors=get_all)
-        # Built at the first query only: white-box checks never need the module.
-        module = cache(lambda: run_on_backbone(backbone, get_all()))
-        suspect = cls(name, tensors, shapes, _ask_module(module), module=module, tensors=get_all)
-        suspect._named = cache(lambda: named_on_backbone(backbone, get_all()))
-        return suspect
+        return of_model(tensors.name, tensors, None, lambda: tensors)
 
     @classmethod
     def of_module(cls, name: str, module: nn.Module) -> "Suspect":
@@ -249,27 +131,9 @@ class Suspect(Askable):
         Raises:
             [`~serialization.InvalidInput`]: when its `state_dict` has names that are no strings.
         """
-        bare = unwrapped(module)
-        # One name per tensor, as in a file, where layers share weights. Some modules keep more than tensors (packed weights of quantised layers).
-        again = second_names(bare)
-        held = bare.state_dict()
-        if odd := [key for key in held if not isinstance(key, str)]:
-            raise InvalidInput(
-                f"{name}: `state_dict` of the suspect names a tensor by a {type(odd[0]).__name__}; give a module whose names are strings"
-            )
-        state = {key: item for key, item in held.items() if isinstance(item, torch.Tensor) and key not in again}
-        with torch.no_grad():
-            weights, forms = live_as_meant(as_one(bare, state))
-        suspect = cls(
-            name, weights, shapes_in(weights), _ask_module(lambda: bare), module=cache(lambda: plain_copy(bare))
-        )
-        suspect.stored_as = forms
-        suspect._labels = lambda: {"id2label": getattr(getattr(bare, "config", None), "id2label", None)}
-        if made := changes(bare):
-            suspect._changes = LiveChanges(made)
-        elif adapter_layers(bare):
-            suspect.unread = UNKNOWN
-        return suspect
+        from .opening import of_module
+
+        return of_module(name, module)
 
     @property
     def is_model(self) -> bool:
@@ -406,7 +270,3 @@ class Suspect(Askable):
                 f"{self.name} is no model whose weights can be changed; only plain answers can be checked"
             )
         return self._module()
-
-
-def _ask_module(get_model: Callable[[], nn.Module]) -> Answer:
-    return lambda images: answers_of(get_model(), images)

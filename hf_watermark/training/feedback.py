@@ -20,8 +20,6 @@ SAID_AT = (0.2, 0.5)
 CHANGE = 1.5
 # Bits beyond the target at which less is enough, so that the strength does not swing.
 SPARE = 16.0
-# log2 p is taken to go as this power of the share of a run that is over (`examples/benchmarks/forecasts.py`).
-POWER = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ class Feedback:
         return self._said(moment, expected) if due and expected > self.target else None
 
     def expected(self, steps: int) -> float:
-        """log2 p at the end of the run, at the strength of now."""
+        """log2 p at the end of the run, at the strength of now, taken to grow with the number of steps (`examples/benchmarks/forecasts.py` compares)."""
         last = self.readings[-1]
-        return last.log2_p * (steps / last.step) ** POWER
+        return last.log2_p * steps / last.step
 
     def _adjust(self, expected: float) -> None:
         enough = self.readings[-1].log2_p <= self.target - SPARE
@@ -113,7 +111,7 @@ class Feedback:
 
     def _said(self, moment: Moment, expected: float) -> str:
         last = self.readings[-1]
-        wanted = (self.target / min(expected, -1.0)) ** (1 / POWER)
+        wanted = self.target / min(expected, -1.0)
         more = math.ceil(moment.steps * (wanted - 1))
         longer = f"about {more} more steps at the same learning rate" if wanted < 10 else "far more steps"
         return (

@@ -149,12 +149,13 @@ def executor_for(settings: WatchSettings, number: int, count: int, attempt: int 
             job_name="hf-watermark-watch", mail_type="NONE", venv_path=said.get("venv"),
         )  # fmt: skip
     import multiprocess
-    from datatrove.executor.local import LocalPipelineExecutor
+
+    from ..evaluation.local_executor import LocalExecutor
 
     if tasks > 1:
         # Imported once, in the server that forks the workers: they start at once and share its memory.
         multiprocess.set_forkserver_preload(PRELOADED)
-    return LocalPipelineExecutor(pipeline, tasks, logging_dir=str(folder))
+    return LocalExecutor(pipeline, tasks, logging_dir=str(folder))
 
 
 def _ray(pipeline: list[Any], tasks: int, folder: Path) -> Any:

@@ -21,7 +21,8 @@ FIXED = ("keys", "budget", "fdr")
 @dataclass(frozen=True)
 class WatchSettings:
     """
-    Everything that decides what a watch does. Nothing in it is secret: keys stand in it as folders, tokens do not at all.
+    Everything that decides what a watch does. Keys stand in it as folders, tokens do not at all; the address of a webhook may be a secret, so the file
+    is private.
 
     Args:
         keys (`tuple[str, ...]`):
@@ -106,10 +107,10 @@ class WatchSettings:
         return Path(self.output)
 
     def save(self) -> Path:
-        """Writes `watch.json` into the output folder; atomic."""
+        """Writes `watch.json` into the output folder; atomic, mode 0600."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / SETTINGS_FILE
-        write_json_atomic(path, json.loads(json.dumps(asdict(self))))
+        write_json_atomic(path, json.loads(json.dumps(asdict(self))), mode=0o600)
         return path
 
     @classmethod

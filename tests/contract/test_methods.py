@@ -244,7 +244,7 @@ def test_a_new_process_sees_the_same(method, marked_by, in_another_process):
 @pytest.mark.parametrize("method", WHITE_BOX)
 def test_white_box_methods_need_a_file_only(method, marked_by, monkeypatch):
     marked = marked_by(method)
-    monkeypatch.setattr("hf_watermark.suspects.suspect.run_on_backbone", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr("hf_watermark.suspects.opening.run_on_backbone", lambda *_: pytest.fail("the model was built"))
     for suspect in (marked.output, str(marked.output), marked.output / "model.safetensors"):
         assert check(suspect, marked).found
     state = {f"module.{name}": tensor for name, tensor in marked.model.state_dict().items()}

@@ -14,7 +14,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -25,12 +24,13 @@ from typing import Any
 
 import multiprocess
 import torch
-from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from loguru import logger
 from transformers.utils import logging
 
 from ...serialization import InvalidInput
+from ..local_executor import LocalExecutor
 from .cells import Cell, Note, Store, attack_cells
 from .config import MatrixConfig, parse_config
 from .run import CellRunner, describe_result, model_of
@@ -97,7 +97,7 @@ class Place:
         )
 
 
-class LocalWorkers(LocalPipelineExecutor):
+class LocalWorkers(LocalExecutor):
     """Shares the GPUs of this machine out among the workers, and leaves to standard error what is worth it."""
 
     def __init__(self, gpus_per_task: int, **options: Any):
@@ -107,14 +107,6 @@ class LocalWorkers(LocalPipelineExecutor):
         self.gpus = [str(index) for index in range(count)] if visible is None else visible.split(",")[:count]
         self.gpus_per_task = gpus_per_task
 
-    def run(self) -> Any:
-        global _main
-        _main = os.getpid()
-        try:
-            return super().run()
-        finally:
-            _main = None
-
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(local_rank, self.gpus_per_task, self.gpus))
         logger.enable("datatrove")
@@ -123,25 +115,6 @@ class LocalWorkers(LocalPipelineExecutor):
             return super()._run_for_rank(rank, local_rank + 1, node_rank)
         finally:
             logger.disable("datatrove")
-
-
-_main: int | None = None
-
-
-def _end_with_main() -> None:
-    """In the process that datatrove forks for its queues, which would stay for ever, with all that was in memory, when a run is killed."""
-    main = _main
-
-    def watch() -> None:
-        while os.getppid() == main:
-            time.sleep(1)
-        os._exit(1)
-
-    if main is not None:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-os.register_at_fork(after_in_child=_end_with_main)
 
 
 def gpus_of(worker: int, each: int, gpus: Sequence[str]) -> list[str]:

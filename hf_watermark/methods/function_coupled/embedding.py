@@ -105,6 +105,10 @@ class FunctionCoupledEmbedding(Embedding):
         self._maskable = maskable_weights(model, verifier.classes)
         self._classes = verifier.classes
 
+    @property
+    def counts_on_steps(self) -> bool:
+        return not self.config.trigger_ratio or self.config.apart_from < 1
+
     def required_calls(self) -> set[str]:
         # The auxiliary head only helps.
         return (

@@ -8,7 +8,8 @@ from .config import FunctionCoupledConfig
 # Fused images beside a batch where nobody chose: the share that holds rules in a long training, and the most that a short one gets.
 LEAST, MOST = 1 / 16, 3 / 4
 # A training in which each rule is shown so often by the least share needs no more, and one in which the largest share shows it too seldom learns none,
-# at any price (`examples/benchmarks/pretrained.py`, `forecasts.py`).
+# at any price: bounds from single runs of EfficientNet-Lite0 and on digits, as is the weight below (`examples/benchmarks/pretrained.py` and `forecasts.py` run
+# more).
 EXPOSURES, TOO_FEW = 400, 160
 # Against the task loss, where a short training would otherwise be about rules.
 WEIGHT = 0.5
