@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import randomness
 import torch
+import traces
 from tiny import patterned_images, tiny_resnet, training_arguments
 from transformers import PreTrainedModel, TrainingArguments
 
@@ -28,6 +29,7 @@ pytest_plugins = ["browser_fixtures", "hub_fixtures", "watch_fixtures"]
 
 torch.set_num_threads(1)
 randomness.install()
+traces.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

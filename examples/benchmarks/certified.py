@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     epochs = options.epochs or EPOCHS[options.task]
     train, test = load_data(options.task, options.data, options.images)
-    config = CertifiedConfig(**{"target_log2_p": 0.0} | options.config)
+    config = CertifiedConfig(**{"target_log2_p": 0.0, "noise": "relative"} | options.config)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     folder = options.output.with_suffix("")
     settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}

@@ -44,7 +44,7 @@ def mark(train: Any, epochs: float, task: str = "digits", **fields: Any) -> Cert
         model=build_model(task, 0),
         args=arguments(task, 0, epochs, "runs/certify"),
         train_dataset=train,
-        watermark=CertifiedConfig(target_log2_p=0.0, **fields),
+        watermark=CertifiedConfig(**{"target_log2_p": 0.0, "noise": "relative"} | fields),
         owner=Owner.create(),
     )
     trainer.train()

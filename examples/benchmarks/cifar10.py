@@ -25,6 +25,7 @@ from hf_watermark.mapping import METHODS
 # As the published rows were measured: a share of triggers whatever the length of the run, and no feedback.
 FIELDS = {"function_coupled": {"trigger_ratio": 1 / 16, "target_log2_p": 0.0}}
 FIELDS |= {method: {"target_log2_p": 0.0} for method in ("certified", "usp", "csp")}
+FIELDS["certified"]["noise"] = "relative"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from hf_watermark import WatermarkKey, verify
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LOOPS = {
     "loop_plain": [],
-    "loop_accelerate": ["--accumulation", "2", "--precision", "bf16"],
+    "loop_accelerate": ["--accumulation", "2"],
     "loop_timm": ["--mixup", "0.2"],
     "loop_lightning": ["--methods", "watermas"],
 }

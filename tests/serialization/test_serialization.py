@@ -322,10 +322,10 @@ def test_huge_header_is_refused_unread(tmp_path):
     with open(path, "wb") as file:  # sparse: 99 MB of header, nearly nothing on disk
         file.write(struct.pack("<Q", 99_000_000) + b"{}")
         file.truncate(8 + 99_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InvalidInput, match="announces a header of 99000000 bytes"):
         read_safetensors_header(path)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
     assert path.stat().st_size == 99_000_008
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vgg import VGG
+from timm.layers import ClassifierHead
+from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 from transformers import (
     ConvNextConfig,
@@ -33,6 +34,7 @@ VIT = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_attention_head
 SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2}
 TIMM_SWIN = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": (1, 2), "num_heads": (2, 2), "window_size": 2}
 VGG_PLAN = [8, "M", 16, "M", 16, 16]
+VGG_HEAD = 256
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -116,8 +118,8 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "plain timm resnet10t": lambda: timm.create_model(
         "resnet10t", channels=(8, 8, 8, 8), stem_width=4, num_classes=LABELS
     ),
-    "plain timm vgg": lambda: VGG(VGG_PLAN, num_classes=LABELS, mlp_ratio=0.01),
-    "plain timm vgg_bn": lambda: VGG(VGG_PLAN, num_classes=LABELS, mlp_ratio=0.01, norm_layer=nn.BatchNorm2d),
+    "plain timm vgg": lambda: narrow_vgg(),
+    "plain timm vgg_bn": lambda: narrow_vgg(norm_layer=nn.BatchNorm2d),
 }
 SAVEABLE = [name for name in BUILDERS if not name.startswith("plain")]
 SIDES = {
@@ -129,6 +131,15 @@ SIDES = {
 SIDES |= {"transformers convnext": 32, "timm resnet18": 32, "timm convnext": 32, "plain timm resnet10t": 32}
 SIDES |= {"deeplab mobilenet_v2": 64, "deeplab mobilevit": 64, "segformer": 64}
 SIDES |= {"transformers mobilenet_v2": 64, "timm mobilenetv2": 64, "timm mobilenetv3": 64}
+
+
+def narrow_vgg(**options: Any) -> nn.Module:
+    """timm's, whose head of 4,096 units is none that can be chosen."""
+    model = VGG(VGG_PLAN, num_classes=LABELS, mlp_ratio=0.01, **options)
+    model.pre_logits, model.head = ConvMlp(VGG_PLAN[-1], VGG_HEAD, 7, mlp_ratio=0.25), ClassifierHead(VGG_HEAD, LABELS)
+    model.head_hidden_size = VGG_HEAD
+    model._initialize_weights()
+    return model
 
 
 def build(name: str) -> nn.Module:

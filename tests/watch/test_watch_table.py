@@ -166,7 +166,9 @@ def test_the_same_table_from_two_workers(whole, copies, tmp_path, executor):
         pytest.importorskip("ray")
     hub, expected = whole
 
-    done = watch_in_a_process(hub, copies, tmp_path / "table", "--executor", executor, "--workers", "2")
+    done = watch_in_a_process(
+        hub, copies, tmp_path / "table", "--executor", executor, "--workers", "2", "--batch", "100"
+    )
 
     assert done.returncode == 1, done.stderr
     assert told(tmp_path / "table") == expected
@@ -193,7 +195,9 @@ def test_jobs_of_slurm_are_handed_in_and_waited_for(whole, copies, tmp_path, mon
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
 
-    done = watch_in_a_process(hub, copies, tmp_path / "table", "--executor", "slurm", "--slurm-partition", "cpu")
+    done = watch_in_a_process(
+        hub, copies, tmp_path / "table", "--executor", "slurm", "--slurm-partition", "cpu", "--batch", "100"
+    )
 
     assert done.returncode == 1, done.stderr
     assert told(tmp_path / "table") == expected

@@ -236,7 +236,7 @@ def certify(
             curves[subkey.index] = decide_early(bar, verifier, radii, alpha, at_least, draws)
     return Certificate(
         sigma=config.sigma,
-        norm="l2 over folded weights, each tensor in units of its scale" if config.noise == "relative" else "l2",
+        norm="l2" if config.noise == "isotropic" else "l2 over folded weights, each tensor in units of its scale",
         moves="parameters and BatchNorm statistics" if config.moves == "all" else "parameters",
         triggers=config.triggers,
         draws=draws,

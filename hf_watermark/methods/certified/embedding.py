@@ -17,7 +17,7 @@ from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_co
 from ...training.feedback import Feedback
 from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes
 from .config import CertifiedConfig
-from .noise import add_noise, noise_scales
+from .noise import TRIED_DRAWS, add_noise, bearable_scales, noise_scales
 from .released import WARMUP_EPOCHS, released_epoch
 from .verifier import CertifiedVerifier, refuse_too_few
 
@@ -67,7 +67,10 @@ class CertifiedEmbedding(Embedding):
         kinds = {"images": torch.float16, "labels": torch.int64, "rows": torch.int32, "range": torch.float16}
         plain = plain_copy(model)
         net = FoldedNet(plain, images[:2], fold=config.moves == "all")
-        scales = noise_scales(net.coordinates(plain), config.noise)
+        if config.noise == "bearable":
+            scales = bearable_scales(net, plain, images, config.sigma, range(TRIED_DRAWS))
+        else:
+            scales = noise_scales(net.coordinates(plain), config.noise)
         pool = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
         return Plan.with_pool(config, {"classes": classes, "scales": scales}, pool)
 

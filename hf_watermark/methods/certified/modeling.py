@@ -100,7 +100,7 @@ class SmoothedModelForImageClassification(WrapperModel):
             sigma (`float`, *optional*, defaults to 0.3):
                 As in [`CertifiedConfig`].
             noise (`str`, *optional*, defaults to `"relative"`):
-                As in [`CertifiedConfig`]; scales are those of the model as it is.
+                `"relative"` or `"isotropic"`, as in [`CertifiedConfig`]; scales are those of the model as it is.
             fields (*optional*):
                 More fields of [`SmoothedConfig`], `scales` among them.
         """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ...backbones import FoldedNet, logits_of
 from ...keys import SubKey
@@ -16,6 +17,10 @@ from ...serialization import InvalidInput
 
 # Scale of a tensor that is smaller than this when training starts, such as a bias of zeros.
 LEAST_SCALE = 0.05
+# Noise that leaves less of the answers than this correlation destroys what the net knows, so its scale is lowered.
+BEARABLE = 0.25
+TRIED_DRAWS = 8
+LEAST_FACTOR = 2**-10
 # Below this size every core gets a noisy copy of its own; above it, one copy, so that memory stays within three times the model.
 SMALL_MODEL = 64 * 2**20
 
@@ -28,7 +33,7 @@ def noise_scales(weights: Mapping[str, torch.Tensor], noise: str) -> dict[str, f
         weights (`Mapping[str, torch.Tensor]`):
             Folded weights when embedding starts.
         noise (`str`):
-            `"relative"`: root mean square, at least 0.05. `"isotropic"`: 1.
+            `"isotropic"`: 1. Else the root mean square, at least 0.05.
     """
     if noise == "isotropic":
         return dict.fromkeys(weights, 1.0)
@@ -36,6 +41,37 @@ def noise_scales(weights: Mapping[str, torch.Tensor], noise: str) -> dict[str, f
         name: round(max(float(tensor.detach().double().square().mean().sqrt()), LEAST_SCALE), 6)
         for name, tensor in weights.items()
     }
+
+
+@torch.no_grad()
+def bearable_scales(
+    net: FoldedNet, model: nn.Module, images: torch.Tensor, sigma: float, seeds: Sequence[int]
+) -> dict[str, float]:
+    """
+    [`noise_scales`] times the largest of 1, 1/2, 1/4, ... at which noise of `sigma` leaves a correlation of [`BEARABLE`] between the
+    model's answers and those of its noisy copies, in the mean over `seeds`: deep pretrained nets bear a tenth of what small ones do.
+
+    Args:
+        images (`torch.Tensor`):
+            On which it is asked, `[n, channels, height, width]`; answers are compared image by image after their mean is taken off.
+    """
+    weights = net.coordinates(model)
+    scales = noise_scales(weights, "relative")
+    images = images.to(next(iter(weights.values())))
+    clear, factor = _centred(net(weights, images)), 1.0
+    while factor > LEAST_FACTOR:
+        spread = {name: factor * sigma * scale for name, scale in scales.items()}
+        noisy = (_centred(net(add_noise(weights, spread, seed), images)) for seed in seeds)
+        if float(sum(functional.cosine_similarity(clear, answers, dim=0) for answers in noisy)) >= BEARABLE * len(
+            seeds
+        ):
+            break
+        factor /= 2
+    return {name: round(factor * scale, 6) for name, scale in scales.items()}
+
+
+def _centred(answers: torch.Tensor) -> torch.Tensor:
+    return (answers - answers.mean(dim=0)).flatten().double()
 
 
 def read_scales(layout: Mapping[str, object]) -> dict[str, float]:

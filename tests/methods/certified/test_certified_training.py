@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from certified_claims import same_state, state_of
+from torch import nn
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -19,10 +20,9 @@ from hf_watermark import (
     InvalidInput,
     stack_trainers,
 )
+from hf_watermark.backbones import FoldedNet
 from hf_watermark.methods.certified import CertifiedEmbedding, embedding, released
-from hf_watermark.methods.certified.noise import (
-    add_noise,
-)
+from hf_watermark.methods.certified.noise import add_noise, bearable_scales, noise_scales
 from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
 from hf_watermark.training.embedding import Moment
 
@@ -235,3 +235,46 @@ def test_two_classes_have_room_where_no_label_is_excluded(make_resnet, arguments
     CertifiedTrainer(
         model=make_resnet(num_labels=2), args=arguments(), train_dataset=data, watermark=config, owner=owner
     )
+
+
+# --- Noise that a net bears ---------------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """A net of `depth` layers without normalisation: each adds its own noise to the answers."""
+
+    def __init__(self, depth):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Flatten(), *(nn.Linear(48, 48, bias=False) for _ in range(depth)), nn.Linear(48, 5)
+        )
+        for layer in self.layers[1:-1]:
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@pytest.mark.parametrize("depth", [1, 30, 300])
+def test_noise_is_halved_until_the_net_bears_it(depth):
+    net, images = Chain(depth), torch.randn(64, 3, 4, 4)
+    folded = FoldedNet(net, images[:2])
+
+    scales = bearable_scales(folded, net, images, 0.25, range(8))
+
+    whole = noise_scales(folded.coordinates(net), "relative")
+    (factor,) = {round(scales[name] / whole[name], 3) for name in whole}
+    # Noise of `s` of the root mean square of an orthogonal layer leaves 1 / sqrt(1 + s^2) of the correlation.
+    left = {value: (1 + (0.25 * value) ** 2) ** (-(depth + 1) / 2) for value in (1.0, 0.5, 0.25)}
+    assert factor == {1: 1.0, 30: 1.0, 300: 0.25}[depth]
+    assert left[factor] > 0.25 and (factor == 1 or left[2 * factor] < 0.25)
+
+
+def test_a_key_holds_the_scales_that_its_net_bears(make_trainer):
+    bearable, relative = (make_trainer(noise=noise) for noise in ("bearable", "relative"))
+    scales = [
+        CertifiedVerifier(trainer.embedding(CertifiedEmbedding).claim).scales for trainer in (bearable, relative)
+    ]
+    ratios = {round(scales[0][name] / scales[1][name], 2) for name in scales[1]}
+    assert len(ratios) == 1 and ratios <= {1.0, 0.5, 0.25}
