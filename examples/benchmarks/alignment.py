@@ -164,7 +164,8 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
             layer.bias.data.normal_(std=0.1, generator=generator)
         elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.data.normal_(std=0.1, generator=generator)
+            if layer.bias is not None:
+                layer.bias.data.normal_(std=0.1, generator=generator)
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             layer.weight.data.normal_(std=layer.weight[0].numel() ** -0.5, generator=generator)
     return model.eval()

@@ -21,10 +21,9 @@ from torch import nn
 
 from hf_watermark import Evidence, Owner, mark_model, verify
 from hf_watermark.attacks.symmetric import random_factors
-from hf_watermark.backbones.folding import logits_of
+from hf_watermark.backbones import images_taken, logits_of
 from hf_watermark.backbones.symmetry import Change, Moved, Symmetry, change_stored, fold, symmetry_of, unfold
 from hf_watermark.suspects import Suspect
-from hf_watermark.verification.alignment.suspect import images_for
 
 
 ANY_BUDGET = 1e9
@@ -135,7 +134,7 @@ def family_row(build: Callable[[], nn.Module]) -> Row:
         model = lively(build())
         config = {"method": "greedy_residuals", "subkeys": 1, "bits": 128, "group_size": 16}
         marked, key = mark_model(model, config, Owner.create(), budget=ANY_BUDGET)
-        symmetry = symmetry_of(marked, images_for(marked))
+        symmetry = symmetry_of(marked, images_taken(marked))
     except Exception as error:  # what an exporter raises can be anything
         return {"reason": f"{type(error).__name__}: {error}"[:200]}
     state = marked.state_dict()
@@ -166,7 +165,7 @@ def free_kinds(symmetry: Symmetry) -> dict[str, int]:
 @torch.no_grad()
 def change_of_answers(model: nn.Module, state: State) -> float:
     """Largest change of an answer against the largest answer: what was moved must leave it as it is."""
-    images = torch.randn(images_for(model).shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(images_taken(model).shape, generator=torch.Generator().manual_seed(0))
     wanted = logits_of(model.eval()(images))
     moved = copy.deepcopy(model)
     moved.load_state_dict(state)

@@ -37,7 +37,7 @@ _NAMES = {
     "canonical_rows": "reading",
     "describe": "carriers",
     "evaluation_mode": "folding",
-    "example_images": "folding",
+    "images_taken": "examples",
     "extras_in_words": "extras",
     "find_carriers": "families",
     "find_places": "placing",
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from .carriers import refuse_other_shapes as refuse_other_shapes
     from .carriers import slot_rows as slot_rows
     from .entries import Entries as Entries
+    from .examples import images_taken as images_taken
     from .extras import extras_in_words as extras_in_words
     from .families import FAMILIES as FAMILIES
     from .families import Found as Found
@@ -117,7 +118,6 @@ if TYPE_CHECKING:
     from .filling import shapes_in as shapes_in
     from .folding import FoldedNet as FoldedNet
     from .folding import evaluation_mode as evaluation_mode
-    from .folding import example_images as example_images
     from .folding import logits_of as logits_of
     from .folding import refuse_half_precision as refuse_half_precision
     from .formats import FLOATS as FLOATS

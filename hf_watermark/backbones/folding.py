@@ -242,19 +242,6 @@ def _without_values(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
 
 
-def example_images(model: nn.Module, default: int = 64) -> torch.Tensor:
-    """One black image `[1, channels, height, width]` of a size that the model takes; `default` where it does not say which."""
-    config: Any = getattr(model, "config", None)
-    fields = config.to_dict() if config is not None else {}
-    size = fields.get("image_size") or (fields.get("pretrained_cfg") or {}).get("input_size")
-    # timm's transformers know their size; convolutional nets take any.
-    known: list[Any] = [module.img_size for module in model.modules() if getattr(module, "img_size", None)]
-    size = size or (known[0] if known else default)
-    size = [size, size] if isinstance(size, int) else list(size)[-2:]
-    channels = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
-    return torch.zeros(1, channels, *size)
-
-
 def refuse_half_precision(model: nn.Module) -> None:
     """Noise that is smaller than the spacing of the weights is no noise."""
     for name, parameter in model.named_parameters():

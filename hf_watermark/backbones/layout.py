@@ -18,8 +18,9 @@ from torch import nn
 from ..serialization import InvalidInput
 from .adapted import live_weights
 from .carriers import Carrier, carrier_at, describe
+from .examples import images_taken
 from .families import Found, Shape, is_vector
-from .folding import evaluation_mode, example_images
+from .folding import evaluation_mode
 from .ordering import core_shape
 from .treatment import Observation, Treatment, observe
 
@@ -173,8 +174,7 @@ def _traced(model: nn.Module, shapes: Mapping[str, Shape]) -> list[Writer]:
     from .symmetry.structure import components
 
     with evaluation_mode(model):
-        image = example_images(model, _side(model)).to(next(model.parameters()).device)
-        found = trace(model, image, observe(model).treatments)
+        found = trace(model, images_taken(model, _side(model)), observe(model).treatments)
     channel = components(found.links, found.count)
     uses = [use for use in found.uses if use.tensor in shapes]
     reads = {use.tensor: use.ids for use in uses if use.flow == "in" and use.axis == 1}

@@ -11,7 +11,7 @@ they leave free shows in what they return. No class is known by name.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,12 +21,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .examples import likely_images
 from .families import is_vector
-from .folding import evaluation_mode, example_images
+from .folding import evaluation_mode
 from .sharding import is_sharded
 
 
-SIDES = (64, 224, 299)
+# Length of a sequence of colours.
+PIXELS = 64
 # Functions in which a matrix meets an activation.
 MEETS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm",
@@ -95,10 +97,10 @@ def observe(model: nn.Module) -> Observation:
 
 def _observed(model: nn.Module) -> Observation:
     for form in (_without_values, _with_values):  # control flow on numbers needs these
-        for side in SIDES:
+        for image in _examples(model):
             try:
                 module = form(model)
-                image = _example(module, side)
+                image = image.to(next(module.parameters()).device)
                 record = _Record(module, image)
                 with torch.no_grad(), evaluation_mode(module), record:
                     module(image)
@@ -108,11 +110,10 @@ def _observed(model: nn.Module) -> Observation:
     return Observation()
 
 
-def _example(module: nn.Module, side: int) -> torch.Tensor:
-    place = next(module.parameters()).device
-    if getattr(module, "main_input_name", "") == "input_ids":  # pictures as sequences of colours
-        return torch.zeros(1, side, dtype=torch.int64, device=place)
-    return example_images(module, side).to(place)
+def _examples(model: nn.Module) -> Iterable[torch.Tensor]:
+    if getattr(model, "main_input_name", "") == "input_ids":  # pictures as sequences of colours
+        return [torch.zeros(1, PIXELS, dtype=torch.int64)]
+    return likely_images(model)
 
 
 def _without_values(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
-from ..backbones import example_images, unwrapped
+from ..backbones import images_taken, unwrapped
 from ..backbones.names import Renamed, Source
 from ..publishing.files import JSON_NAMES, LABELS, TERMS
 from ..serialization import InvalidInput, SafetensorsFolder, named_tensors_digest
@@ -139,7 +139,7 @@ class StoredNet:
     def _refuse_entangled(self) -> None:
         """Raises [`NotStreamed`] for a model in which one part computes with the weights of another one."""
         try:
-            found, _ = answers(self.source, example_images(self.source, usual_side(self.source)), False)
+            found, _ = answers(self.source, images_taken(self.source, usual_side(self.source)), False)
         except (NotImplementedError, RuntimeError) as error:
             raise NotStreamed(f"{self._stored.path}: cannot compute part by part ({str(error)[:200]})") from None
         if found.is_meta:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import Carrier, example_images, level, read_carriers, refuse_half_precision, refuse_path
+from ..backbones import Carrier, images_taken, level, read_carriers, refuse_half_precision, refuse_path
 from ..backbones.folding import find_folds
 from ..keys import Owner, WatermarkKey
 from ..mapping import METHODS, AutoEmbedding, AutoVerifier
@@ -285,7 +285,7 @@ def _images(source: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Synthetic pictures that the inputs are learned from, and half as many that judge."""
     parameters = sum(parameter.numel() for parameter in source.parameters())
     count = min(PICTURES, max(FEWEST_PICTURES, PICTURES * MANY_PARAMETERS // parameters))
-    shape = example_images(source, usual_side(source)).shape[1:]
+    shape = images_taken(source, usual_side(source)).shape[1:]
     pictures = dead_leaves(count + count // 2, *shape).to(next(source.parameters()).device)
     return pictures[:count], pictures[count:]
 

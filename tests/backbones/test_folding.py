@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_watermark import InvalidInput, wrap_timm
-from hf_watermark.backbones import FoldedNet, example_images, refuse_half_precision
+from hf_watermark.backbones import FoldedNet, refuse_half_precision
 
 
 CLASSES = 4
@@ -312,11 +312,3 @@ def test_an_in_place_activation_is_no_direct_neighbour(ask):
     assert [item.layer for item in net.folds] == [None]
     with torch.no_grad():
         assert relative_error(net(net.coordinates(model), images), ask(model, images)) < 1e-4
-
-
-# --- Example images ---------------------------------------------------------------------------------------------------
-
-
-def test_example_images_fit_the_model(saveable_backbone, ask):
-    model, _ = saveable_backbone
-    assert ask(model, example_images(model)).shape[:2] == (1, CLASSES)

@@ -25,7 +25,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from .. import FoldedNet, example_images
+from .. import FoldedNet, images_taken
 from ..treatment import Treatment, observe
 from .graph import trace
 from .tracing import Attention, Norm, Trace, Use
@@ -125,7 +125,7 @@ def symmetry_of(model: nn.Module, images: torch.Tensor | None = None) -> Symmetr
     Raises:
         [`~tracing.Untraceable`]: when `torch.export` cannot trace it.
     """
-    images = example_images(model) if images is None else images[:1]
+    images = images_taken(model) if images is None else images[:1]
     net = FoldedNet(model, images)
     # What the graph of a model depends on, short of its code.
     parts = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]

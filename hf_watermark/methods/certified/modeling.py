@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...backbones import FoldedNet, example_images
+from ...backbones import FoldedNet, images_taken
 from ...backbones.wrapping import WrapperModel
 from .noise import add_noise, noise_scales
 
@@ -106,7 +106,7 @@ class SmoothedModelForImageClassification(WrapperModel):
         """
         scales = fields.pop("scales", None)
         if scales is None:
-            net = FoldedNet(model, example_images(model), fold=fields.get("moves", "all") == "all")
+            net = FoldedNet(model, images_taken(model), fold=fields.get("moves", "all") == "all")
             scales = noise_scales(net.coordinates(model), noise)
         return cls.around(model, sigma=sigma, scales=scales, **fields).eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import Carrier, canonical_rows, describe, evaluation_mode, example_images
+from ...backbones import Carrier, canonical_rows, describe, images_taken
 from ...backbones.merging import alike_merged
 from ...evidence import CONTROL_LIMIT
 from ...serialization import InvalidInput, named_tensors_digest
@@ -43,7 +43,7 @@ class AlignedReading:
         # A copy for inference is compared with one of the reference.
         reference = self.reference = alike_merged(reference, list(self.tensors))
         try:
-            self.aligner = Aligner(reference, _with_family(reference, carriers), images_for(reference))
+            self.aligner = Aligner(reference, _with_family(reference, carriers), images_taken(reference))
         except InvalidInput:
             raise
         except Exception as error:  # operations that no rule knows, and exporters, fail in many ways
@@ -62,18 +62,6 @@ class AlignedReading:
 
 
 @torch.no_grad()
-def images_for(model: nn.Module) -> torch.Tensor:
-    """One black image that the model takes: a small one, or where it takes none as its library says that it was trained with."""
-    images = example_images(model).to(next(model.parameters()))
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    try:
-        with evaluation_mode(model):
-            model(images)
-    except Exception:  # code of any library
-        return images if size is None else images.new_zeros(1, images.shape[1], *size[-2:])
-    return images
-
-
 def decoy_agreement(
     aligner: Aligner, suspect: Mapping[str, torch.Tensor], carriers: list[Carrier] | None = None
 ) -> dict[str, Any]:
