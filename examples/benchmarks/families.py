@@ -148,7 +148,8 @@ def family_row(build: Callable[[], nn.Module]) -> Row:
                 other = {n: t for n, t in unfolded_freely(symmetry, other, state).items()}
             suspect = as_suspect(other)
             found = verify(suspect, key, reference=model)
-            row[label] = {"direct": share(verify(suspect, key)), "aligned": share(found)} | report(found)
+            read = {"aligned": share(found)} if found.trials else {}
+            row[label] = {"direct": share(verify(suspect, key))} | read | report(found)
         except Exception as error:
             row[label] = {"reason": f"{type(error).__name__}: {error}"[:200]}
     return row | {"seconds": round(time.perf_counter() - begin, 1)}
@@ -187,9 +188,10 @@ def share(evidence: Evidence) -> float:
 
 def report(evidence: Evidence) -> Row:
     kept = evidence.details.get("alignment", {})
-    return {"bits": evidence.trials, "verdict": str(evidence.verdict)} | {
-        name: kept[name] for name in ("carriers_readable", "warnings") if name in kept
-    }
+    row: Row = {"bits": evidence.trials, "verdict": str(evidence.verdict)}
+    if not evidence.trials:
+        row["reason"] = (evidence.unread or "")[:200]
+    return row | {name: kept[name] for name in ("carriers_readable", "warnings") if name in kept}
 
 
 def as_suspect(state: State) -> Suspect:

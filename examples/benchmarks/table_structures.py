@@ -79,4 +79,33 @@ def ports() -> Section:
     return Section("Marks under the names of other libraries", about, command, columns, rows)
 
 
-SECTIONS = {"structure-nulls": nulls, "structure-keys": keys, "structure-families": families, "ports": ports}
+def copies() -> Section:
+    found: dict[str, dict[str, Any]] = {}
+    for label, row in read("copies")["families"].items():
+        model, _, method = label.rpartition(": ")
+        found.setdefault(model, {})[method] = row
+    rows = []
+    for label, row in found.items():
+        family, _, model = label.partition(": ")
+        cells = [row.get(method, {}) for method in ("greedy_residuals", "watermas")]
+        shown = [bits(cell["copy_log2_p"]) if "copy_log2_p" in cell else "" for cell in cells]
+        unmarked = dict.fromkeys(cell["unmarked_copy"] for cell in cells if "unmarked_copy" in cell)
+        said = (cell.get("not_marked") or cell.get("copy_reason") for cell in cells)
+        reasons = dict.fromkeys(reason for reason in said if reason)
+        rows.append([family, f"`{model}`", *shown, ", ".join(unmarked), plain("; ".join(reasons))])
+    about = (
+        "The smallest model of each of timm's files, random weights, marks of 160 bits written without training, read from a copy under other names and a "
+        "prefix, in bfloat16 and other shards; and the same without the mark. An empty cell has its reason in the last column."
+    )
+    columns = "family, model, =greedy residuals (bits), =watermas (bits), unmarked, reason".split(", ")
+    command = "python examples/benchmarks/copies.py --sections families --output runs/copies.json"
+    return Section("Marks in copies of every family", about, command, columns, rows)
+
+
+SECTIONS = {
+    "structure-nulls": nulls,
+    "structure-keys": keys,
+    "structure-families": families,
+    "copies": copies,
+    "ports": ports,
+}

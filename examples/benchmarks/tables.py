@@ -46,7 +46,7 @@ PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls structure-nulls structure-keys shipped-nulls seed-search one-verdict",
     "Settings": "settings settings-said forecasts",
-    "Models": "coverage ports formats",
+    "Models": "coverage copies ports formats",
     "Time": "steps verify-speed cold-start",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-first written-folder",

@@ -1,9 +1,6 @@
 """FSDP2 (`fully_shard`) in two processes: every method trains the model that DDP trains, with the same mark."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import pytest
 import sharded_runs
 from safetensors.torch import load_file
 from tiny import patterned_images, tiny_resnet
+from together import run_together
 
 from hf_watermark import Owner, plan_key
 from hf_watermark.mapping import METHODS
@@ -18,35 +16,14 @@ from hf_watermark.mapping import METHODS
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory, small_configs) -> Path:
-    """The folder into which two processes under torchrun (gloo) wrote what they saw."""
+    """The folder into which two processes (gloo) wrote what they saw."""
     folder = tmp_path_factory.mktemp("sharded")
     configs = small_configs | {"masking": small_configs["function_coupled"]}
     configs["function_coupled"] = replace(configs["function_coupled"], masking="none")
     for name, config in configs.items():
         key = plan_key(tiny_resnet(), patterned_images(variety=0.3), config, Owner.create())
         key.bind_beacon(b"\x07" * 32, "a value of a test").save(folder / "keys" / name)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            sharded_runs.__file__,
-            str(folder),
-        ],
-        env=os.environ
-        | {
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join([str(Path(sharded_runs.__file__).parent), os.environ.get("PYTHONPATH", "")]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_together(sharded_runs.__file__, str(folder))
     return folder
 
 

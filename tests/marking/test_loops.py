@@ -1,9 +1,6 @@
 """Every loop of `examples/` takes the steps that the Trainer takes, with every method."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch
 from loop_runs import ALONE, HAS_LIGHTNING, STEPS, TOGETHER
 from safetensors.torch import load_file
 from tiny import tiny_resnet
+from together import run_together
 from torch.utils.data import DataLoader
 
 from hf_watermark import Owner, Watermark, WatermarkKey, plan_key
@@ -112,23 +110,12 @@ def test_accumulation_and_mixed_precision_count_once_as_in_the_trainer(method, k
 
 @pytest.fixture(scope="module")
 def two_processes(keys, tmp_path_factory) -> Path:
-    """The folder into which two processes under torchrun (gloo) wrote what they saw."""
+    """The folder into which two processes (gloo) wrote what they saw."""
     folder = tmp_path_factory.mktemp("loops")
     for method in METHODS:
         keys["sharded" if method == "function_coupled" else method].save(folder / "keys" / method)
-    support = str(Path(loop_runs.__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [loop_runs.__file__, str(folder)],
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-        | {"PYTHONPATH": os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "was not marked as it should be" not in done.stderr and "counted" not in done.stderr
+    written = run_together(loop_runs.__file__, str(folder), ACCELERATE_USE_CPU="true")
+    assert "was not marked as it should be" not in written and "counted" not in written
     return folder
 
 

@@ -1,14 +1,13 @@
 """Two processes (gloo, DDP) share the noise draws of a certificate and get the certificate of one; they stay equal while they train."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from together import run_together
 from trainer_runs import arguments, build, images
 
 from hf_watermark import CertifiedConfig, CertifiedTrainer, Owner, WatermarkKey
@@ -46,11 +45,7 @@ def marked(tmp_path_factory) -> Path:
     trainer.key.save(folder / "key-amortised")
     trainer.train()
     save_file(trainer.model.state_dict(), folder / "marked.safetensors")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folder)]
-    path = os.pathsep.join(sys.path)  # pytest knows where the helpers are, a process of its own does not
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, *launcher], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_together(__file__, str(folder))
     return folder
 
 

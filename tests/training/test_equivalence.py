@@ -1,9 +1,6 @@
 """One optimizer step is the task gradient plus the penalty gradient, once, whatever the accumulation, precision and process count."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import timm
 import torch
 import trainer_runs
 from safetensors.torch import load_file
+from together import run_together
 from trainer_runs import (
     ACCUMULATION,
     GREEDY,
@@ -56,17 +54,8 @@ def one_process(shared: Path) -> dict[tuple, Run]:
 
 @pytest.fixture(scope="module")
 def two_processes(shared: Path) -> Path:
-    """The folder into which two processes under torchrun (gloo, DDP) wrote what they saw."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, trainer_runs.__file__, str(shared)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    """The folder into which two processes (gloo, DDP) wrote what they saw."""
+    run_together(trainer_runs.__file__, str(shared))
     return shared
 
 

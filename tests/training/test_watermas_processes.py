@@ -1,15 +1,13 @@
 """WaterMAS under accumulation, bf16, DDP and FSDP2: the carriers of one process, bit for bit."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import watermas_runs
 from safetensors.torch import load_file
+from together import run_together
 from trainer_runs import arguments, build
 from watermas_runs import CASES, CONFIG, NETS, by_hand, seen, train
 
@@ -31,16 +29,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_processes(shared: Path) -> Path:
-    """The folder into which two processes under torchrun (gloo) wrote what they saw."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, watermas_runs.__file__, str(shared)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    """The folder into which two processes (gloo) wrote what they saw."""
+    run_together(watermas_runs.__file__, str(shared))
     return shared
 
 

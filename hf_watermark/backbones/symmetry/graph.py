@@ -29,12 +29,7 @@ def trace(model: nn.Module, images: torch.Tensor, treated: Mapping[str, Treatmen
     Raises:
         [`Untraceable`]: when `torch.export` cannot trace the model.
     """
-    try:
-        exported = torch.export.export(model, (images,), strict=False)
-    except Exception as error:
-        raise Untraceable(
-            f"torch.export cannot trace {type(model).__name__}: {str(error).splitlines()[0][:300]}"
-        ) from error
+    exported = _exported(model, images)
     unfoldable: frozenset[str] = frozenset()
     while True:
         result = Trace(unfoldable, treated)
@@ -43,6 +38,15 @@ def trace(model: nn.Module, images: torch.Tensor, treated: Mapping[str, Treatmen
             return result
         # Which normalisations can be folded shows only at the end, and changes what lies behind them.
         unfoldable = frozenset(result.unfoldable)
+
+
+def _exported(model: nn.Module, images: torch.Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, (images,), strict=False)
+    except Exception as error:
+        raise Untraceable(
+            f"torch.export cannot trace {type(model).__name__}: {str(error).splitlines()[0][:300]}"
+        ) from error
 
 
 def _run(trace: Trace, exported: torch.export.ExportedProgram) -> None:
