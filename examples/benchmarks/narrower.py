@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import timm
+from timm.layers import ClassifierHead
 from timm.models.convmixer import ConvMixer
 from timm.models.focalnet import FocalNet
 from timm.models.gcvit import GlobalContextVit
@@ -11,7 +12,7 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.nest import Nest
 from timm.models.rdnet import RDNet
-from timm.models.vgg import VGG
+from timm.models.vgg import VGG, ConvMlp
 from timm.models.volo import VOLO
 from torch import nn
 
@@ -32,7 +33,7 @@ SMALLER: dict[str, tuple[str, dict[str, object]]] = {
     "hiera": ("hiera_tiny_224", {"embed_dim": 48, "stages": (1, 1, 2, 1)}),
     "hieradet_sam2": ("sam2_hiera_tiny", {"embed_dim": 48, "stages": (1, 1, 2, 1)}),
     "naflexvit": ("naflexvit_base_patch16_parfac_gap", {"embed_dim": 192, "depth": 4, "num_heads": 3}),
-    "nasnet": ("nasnetalarge", {"stem_size": 32, "channel_multiplier": 2, "num_features": 1008}),
+    "nasnet": ("nasnetalarge", {"stem_size": 32, "channel_multiplier": 2, "num_features": 960}),
     "qwen3_vit": ("qwen3_vit_88m", {"embed_dim": 192, "depth": 4, "num_heads": 3}),
     "res2net": ("res2next50", {"layers": (1, 1, 1, 1)}),
     "resnetv2": ("resnetv2_18", {"channels": (64, 96, 128, 192)}),
@@ -68,11 +69,17 @@ BUILT: dict[str, Callable[[], nn.Module]] = {
     "rdnet": lambda: RDNet(
         num_init_features=32, growth_rates=(16, 32, 32, 32, 48, 48, 64), num_blocks_list=(2,) * 7, num_classes=CLASSES
     ),
-    "vgg": lambda: VGG(
-        [32, "M", 64, "M", 96, 96, "M", 128, 128, "M", 128, 128, "M"], num_features=512, num_classes=CLASSES
-    ),
+    "vgg": lambda: narrow_vgg(),
     "volo": lambda: VOLO([1, 1, 2, 1], embed_dims=[96, 192, 192, 192], num_heads=[3, 6, 6, 6], num_classes=CLASSES),
 }
+
+
+def narrow_vgg() -> nn.Module:
+    """timm's, whose head of 4,096 units is none that can be chosen."""
+    model = VGG([32, "M", 64, "M", 96, 96, "M", 128, 128, "M", 128, 128, "M"], num_classes=CLASSES, mlp_ratio=0.02)
+    model.pre_logits, model.head = ConvMlp(128, 512, 7, mlp_ratio=0.5), ClassifierHead(512, CLASSES)
+    model.head_hidden_size = 512
+    return model
 
 
 def small_model(file: str, smallest: str) -> tuple[str, Callable[[], nn.Module]]:
