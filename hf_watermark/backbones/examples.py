@@ -19,8 +19,9 @@ def likely_images(model: nn.Module, default: int = 64) -> Iterator[torch.Tensor]
     Images `[1, channels, height, width]` that the model may take, of the type and on the device of its weights, the likeliest first: of the size that it
     says itself (`default` where it says none), of what timm says, of usual sizes.
     """
-    weights = [item for item in model.parameters() if item.is_floating_point()]
-    first = _said(model, default).to(weights[0] if weights else next(model.parameters()).device)
+    weights = list(model.parameters())
+    like = next((item for item in weights if item.is_floating_point()), weights[0].device if weights else "cpu")
+    first = _said(model, default).to(like)
     yield first
     known = [getattr(module, "pretrained_cfg", None) or {} for module in model.modules()]
     said: list[Any] = [cfg["input_size"] for cfg in known if cfg.get("input_size")][:1]

@@ -75,3 +75,8 @@ def test_a_model_that_takes_no_images_gets_the_likeliest():
             raise TypeError("words are strings")
 
     assert tuple(images_taken(Words(3, 3)).shape) == (1, 3, 64, 64)
+
+
+def test_a_model_without_weights_gets_one_too():
+    assert tuple(images_taken(nn.Identity()).shape) == (1, 3, 64, 64)
+    assert not observe(nn.Identity()).treatments

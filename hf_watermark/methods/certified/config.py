@@ -33,7 +33,7 @@ class CertifiedConfig(WatermarkConfig):
         noise (`str`, *optional*, defaults to `"bearable"`):
             `"relative"`: a tensor's scale is its root mean square when training starts, so the certified distance is a weighted l2 norm.
             `"bearable"`: the same, halved until the noisy model still answers like the clean one when training starts (correlation of a
-            quarter and more). Small nets keep the whole scale; a deep pretrained net may get a sixteenth. `relative_sigma` of the
+            quarter and more). A deep pretrained net bears less than a small one. `relative_sigma` of the
             certificate says how large the noise is. `"isotropic"`: every scale is 1.
         moves (`str`, *optional*, defaults to `"all"`):
             What the certificate lets an attacker move: `"all"` (parameters and BatchNorm statistics, folded into the weights) or

@@ -271,6 +271,14 @@ def test_noise_is_halved_until_the_net_bears_it(depth):
     assert left[factor] > 0.25 and (factor == 1 or left[2 * factor] < 0.25)
 
 
+def test_a_head_of_zeros_lowers_no_noise():
+    net, images = Chain(2), torch.randn(8, 3, 4, 4)
+    nn.init.zeros_(net.layers[-1].weight)
+    folded = FoldedNet(net, images[:2])
+    scales = bearable_scales(folded, net, images, 0.25, range(2))
+    assert scales == noise_scales(folded.coordinates(net), "relative")
+
+
 def test_a_key_holds_the_scales_that_its_net_bears(make_trainer):
     bearable, relative = (make_trainer(noise=noise) for noise in ("bearable", "relative"))
     scales = [
