@@ -1,14 +1,17 @@
 """Spellings of other libraries: every tensor of a backbone is found under them, the answers stay, and so does the mark."""
 
 import gc
+import json
 import re
 import time
 import tracemalloc
 from functools import cache
+from pathlib import Path
 
 import pytest
+import timm
 import torch
-from pairs import PAIRS, images_of, ported
+from pairs import CLASSES, PAIRS, images_of, ported
 from safetensors.torch import save_file
 from zoo import lively, logits
 
@@ -18,13 +21,14 @@ from hf_watermark.backbones.spelling import read_template
 from hf_watermark.evidence import Verdict
 
 
+OF_MMPRETRAIN = json.loads(Path(__file__).with_name("of_mmpretrain.json").read_text())
 CONFIG = GreedyResidualsConfig(bits=160, group_size=8, subkeys=2)
 BOTH_WAYS = [(name, a, b) for name, libraries in PAIRS.items() for a in libraries for b in libraries if a != b]
 # What only one of the two has: heads, tokens of pretraining, tables that are computed, a bias of zeros.
-ALONE = r"head|classifier|fc\.|mask_token|relative_position|relative_coords|rel_pos|logit_bias|attn_pool|q_bias|v_bias|qkv\.bias|stem\.conv1\.bias|conv_head\.bias|MBconv\.proj|head_dist"
+ALONE = r"^proj$|visual_projection|head|classifier|fc\.|mask_token|relative_position|relative_coords|rel_pos|logit_bias|attn_pool|q_bias|v_bias|qkv\.bias|stem\.conv1\.bias|conv_head\.bias|MBconv\.proj|head_dist"
 # Their layers compute something else with the same weights: another epsilon or head, tables in another form, the mean of two heads.
 OTHER_ANSWERS = {
-    ("clip", "transformers"), ("siglip", "transformers"), ("dinov2", "transformers"), ("dinov2 with registers", "transformers"), ("mobilenetv2", "transformers"),
+    ("clip", "transformers"), ("clip", "open_clip"), ("siglip", "transformers"), ("dinov2", "transformers"), ("dinov2 with registers", "transformers"), ("mobilenetv2", "transformers"),
     ("mobilenetv3", "torchvision"), ("efficientnet", "transformers"), ("efficientnetv2", "torchvision"), ("levit", "transformers"), ("hgnetv2", "transformers"),
     ("swiftformer", "transformers"), ("lcnet", "transformers"), ("mobilenetv1", "transformers"), ("maxvit", "torchvision"),
 }  # fmt: skip
@@ -104,24 +108,25 @@ def test_files_of_transformers_have_a_spelling_of_their_own(name, tmp_path):
     assert verify(tmp_path, key).found
 
 
-def open_clip_name(name: str) -> str:
-    """As open_clip's `VisionTransformer` and `ResidualAttentionBlock` name their parts."""
-    for mine, theirs in (
-        (r"^cls_token", "class_embedding"), (r"^pos_embed", "positional_embedding"), (r"^patch_embed\.proj", "conv1"), (r"^norm_pre", "ln_pre"),
-        (r"^norm\.", "ln_post."), (r"^blocks\.(\d+)\.norm(\d)", r"transformer.resblocks.\1.ln_\2"),
-        (r"^blocks\.(\d+)\.attn\.qkv\.", r"transformer.resblocks.\1.attn.in_proj_"), (r"^blocks\.(\d+)\.attn\.proj", r"transformer.resblocks.\1.attn.out_proj"),
-        (r"^blocks\.(\d+)\.mlp\.fc1", r"transformer.resblocks.\1.mlp.c_fc"), (r"^blocks\.(\d+)\.mlp\.fc2", r"transformer.resblocks.\1.mlp.c_proj"),
-    ):  # fmt: skip
-        name = re.sub(mine, theirs, name)
-    return f"visual.{name}"
-
-
-def test_a_tower_of_clip_in_the_spelling_of_open_clip(tmp_path):
-    model, copy, key = marked("clip", "timm")
-    for folder, state in (("marked", copy.state_dict()), ("plain", model.state_dict())):
+@pytest.mark.parametrize("name", list(OF_MMPRETRAIN))
+def test_a_copy_in_the_spelling_of_mmpretrain(name, tmp_path):
+    """Names and shapes as mmpretrain 1.2.0 builds its backbones, which does not install beside the present transformers."""
+    given = OF_MMPRETRAIN[name]["shapes"]
+    model = lively(timm.create_model(**OF_MMPRETRAIN[name]["timm"], num_classes=CLASSES))
+    copy, key = mark_model(model, CONFIG, Owner.create(), budget=1e9)
+    for folder, net in (("marked", copy), ("plain", model)):
+        state = net.state_dict()
+        moved = Renamed(state, best_spelling(list(state), list(given)))
+        lost = [
+            text
+            for text in given
+            if text not in moved and not re.search(ALONE + r"|norm3|stages\.\d\.downsample", text)
+        ]
+        assert lost == []
+        stored = {text: moved[text].contiguous() for text in given if text in moved}
+        assert [text for text, tensor in stored.items() if core(tensor.shape) != core(given[text])] == []
         (tmp_path / folder).mkdir()
-        renamed = {open_clip_name(name): tensor.contiguous() for name, tensor in state.items()}
-        save_file(renamed | {"logit_scale": torch.ones(())}, tmp_path / folder / "model.safetensors")
+        save_file(stored, tmp_path / folder / "model.safetensors")
     assert verify(tmp_path / "marked", key).log2_p <= -128
     assert verify(tmp_path / "plain", key).verdict is Verdict.NOT_FOUND
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import open_clip
 import timm
 import torch
 import transformers as hf
@@ -108,6 +109,7 @@ PAIRS: dict[str, dict[str, Build]] = {
         "transformers": lambda: hf.CLIPVisionModelWithProjection(
             hf.CLIPVisionConfig(**{k: v for k, v in HF_VIT.items() if k != "num_labels"}, projection_dim=CLASSES)
         ),
+        "open_clip": lambda: open_clip.transformer.VisionTransformer(SIDE, 8, 48, 3, 3, 4, output_dim=CLASSES),
     },
     "siglip": {
         "timm": of_timm("vit_base_patch16_siglip_224", **VIT),

@@ -49,7 +49,8 @@ def lively(model: nn.Module) -> nn.Module:
             layer.bias.data.normal_(generator=generator)
         elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.data.normal_(std=0.3, generator=generator)
+            if layer.bias is not None:
+                layer.bias.data.normal_(std=0.3, generator=generator)
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             layer.weight.data.normal_(std=layer.weight[0].numel() ** -0.5, generator=generator)
     for name, parameter in model.named_parameters():

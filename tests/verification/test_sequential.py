@@ -123,7 +123,9 @@ def test_soft_labels_are_excluded_by_all_images_only(marked_by, make_resnet):
     assert everything.evidence.verdict is Verdict.NOT_FOUND
     some = verify_sequentially(make_resnet(), marked.key, budget=everything.queries - 1)
     assert some.evidence.verdict is Verdict.INCONCLUSIVE
-    assert "fewer cannot exclude such a mark: raise it" in some.evidence.reason
+    # Which of the two depends on the net: half of all unmarked ones speak a little for a key.
+    reasons = ("fewer cannot exclude such a mark: raise it", "images speak for it, and the budget ended: raise it")
+    assert any(reason in some.evidence.reason for reason in reasons)
 
 
 @pytest.mark.parametrize("method", QUERIED)

@@ -176,7 +176,7 @@ def raw_axes(symmetry: Symmetry) -> tuple[dict[str, list[Axis]], set[str]]:
         axes[scaler] = [Axis(wide, "out", axis.segments) for axis in behind(writer)]
         plain |= {writer, symmetry.biases.get(writer, writer)}
     for norm in symmetry.norms.values():
-        axes[norm.weight] = [axis for axis in symmetry.axes.get(norm.bias or "", [])]
+        axes[norm.weight] = symmetry.norm_axes.get(norm.weight, [])
         plain.add(norm.weight)
     return axes, plain
 

@@ -1,5 +1,6 @@
 """One rule per kind of operation: which channels it reads, writes, couples, and what it lets pass."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -151,9 +152,9 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     for item in (first, second):
         if _is_value(item):
             trace.consumed(item)
-    if not (_is_value(first) and _is_value(second)):
-        value = first if _is_value(first) else second
-        return trace.nonlinear(value)  # a number added to every channel fixes the scale
+    numbers = [item for item in (first, second) if _is_number(trace, item)]
+    if numbers:
+        return trace.nonlinear(second if numbers[0] is first else first)  # added to every channel, it fixes the scale
     one, two = trace.ids(first), trace.ids(second)
     if one is None or two is None:
         return _with_constant(trace, one if two is None else two, second if two is None else first)  # type: ignore[arg-type]
@@ -162,6 +163,13 @@ def _add(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     trace.link(one, two)
     first, second = thinned(one, two)
     return Value(ids=torch.where(first > 0, first, second).expand(one.shape))
+
+
+def _is_number(trace: Trace, item: Any) -> bool:
+    """One number for all channels: of the code, or a learned one."""
+    if not _is_value(item):
+        return True
+    return item.parameter is not None and not any(size > 1 for size in trace.shapes[item.parameter])
 
 
 def _with_constant(trace: Trace, ids: torch.Tensor, other: Value) -> Value:
@@ -173,8 +181,12 @@ def _with_constant(trace: Trace, ids: torch.Tensor, other: Value) -> Value:
 
 def _mul(trace: Trace, node: Any, args: tuple, kwargs: dict) -> Value:
     first, second = args[:2]
-    if not (_is_value(first) and _is_value(second)):
-        return first if _is_value(first) else second
+    numbers = [item for item in (first, second) if _is_number(trace, item)]
+    if numbers:
+        value = second if numbers[0] is first else first
+        trace.consumed(value)  # the shift of a normalisation is not what its reader sees
+        inverse = node.target._opname == "div" and value is second
+        return trace.nonlinear(value) if inverse else replace(value, norm=None)
     if first.parameter or first.origin:
         first, second = second, first
     if (second.parameter or second.origin) and first.ids is not None and not first.origin:

@@ -91,6 +91,7 @@ class Symmetry:
         scales: Kind of every class.
         axes: Channels of every tensor in folded coordinates, by its name.
         norms, scalers: Layer normalisations and LayerScales that are folded away, see [`~backbones.symmetry.folding`].
+        norm_axes: Channels of the slopes of these normalisations where they are not folded away.
         treated: Weights whose rows the network normalises before it uses them, and how.
     """
 
@@ -100,6 +101,7 @@ class Symmetry:
     axes: dict[str, list[Axis]]
     shapes: dict[str, tuple[int, ...]]
     norms: dict[str, Norm] = field(default_factory=dict)
+    norm_axes: dict[str, list[Axis]] = field(default_factory=dict)
     scalers: dict[str, str] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
     treated: dict[str, Treatment] = field(default_factory=dict)
@@ -164,11 +166,15 @@ class _Builder:
                 continue
             if segments and Axis(use.axis, use.flow, segments) not in axes.setdefault(use.tensor, []):
                 axes[use.tensor].append(Axis(use.axis, use.flow, segments))
+        slopes = {name: self._segments(norm.ids, spaces, scales) for name, norm in self.trace.norms.items()}
+        norm_axes = {name: [Axis(0, "out", segments)] for name, segments in slopes.items() if segments}
         self._matrix_kinds(spaces)
         kinds = self._scale_kinds(list(scales), spaces)
         held = self.trace
         shapes = {name: tuple(tensor.shape) for name, tensor in net.template.named_parameters()}
-        return Symmetry(net, spaces, kinds, axes, shapes, held.norms, held.scalers, held.biases, held.treated)
+        return Symmetry(
+            net, spaces, kinds, axes, shapes, held.norms, norm_axes, held.scalers, held.biases, held.treated
+        )
 
     def _mark_constants(self) -> None:
         for ids, constant in self.trace.constants:

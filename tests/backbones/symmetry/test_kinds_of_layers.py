@@ -106,6 +106,33 @@ class Ghosts(Kind):
         return self.last(self.norm(self.both(torch.cat([hidden, self.cheap(hidden)], dim=1))))
 
 
+class SlopesAlone(Kind):
+    """Normalisations without shifts: one that its reader holds, and one in front of padding, which stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.LayerNorm(8, bias=False), nn.LayerNorm(8, bias=False)
+        self.grow, self.back, self.last = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def inner(self, hidden):
+        seen = self.one(hidden.movedim(1, 3)).movedim(3, 1)
+        hidden = hidden + self.back(self.grow(seen).relu())
+        return self.last(self.two(hidden.movedim(1, 3)).movedim(3, 1)).relu()
+
+
+class NumbersOfItsOwn(Kind):
+    """One learned number for all channels is multiplied and one is added, as StarReLU does."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor([0.7])), nn.Parameter(torch.tensor([0.2]))
+        self.gain = nn.Parameter(torch.tensor(1.3))
+        self.grow, self.back = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+
+    def inner(self, hidden):
+        return hidden + self.gain * self.back(self.scale * self.grow(hidden).relu() ** 2 + self.shift)
+
+
 # And of how many channels each has what is free.
 KINDS = {
     PositionsByALayer: {"permutation": 8, "linear": 8},
@@ -114,6 +141,8 @@ KINDS = {
     PartsOfALayer: {"permutation": 8 + 8 + 4, "linear": 8},
     Product: {"permutation": 8 + 12},
     Ghosts: {"permutation": 8, "linear": 8},
+    SlopesAlone: {"permutation": 8 + 12 + 8},
+    NumbersOfItsOwn: {"permutation": 12, "linear": 8},
 }
 
 
@@ -129,7 +158,7 @@ def changed(symmetry, state):
     moves = {
         number: Moved.permutation(torch.randperm(space.size, generator=generator))
         for number, space in enumerate(symmetry.spaces)
-        if space.kind in ("permutation", "linear")
+        if space.kind in ("permutation", "orthogonal", "linear")
     }
     moved = change_stored(Change(moves), symmetry, state)
     return change_stored(Change(factors=random_factors(symmetry, 0.5, generator)), symmetry, moved)
