@@ -60,9 +60,9 @@ SMALL_FIELDS: dict[str, dict[str, Any]] = {
     "certified": {
         "triggers": 80, "sigma": 0.1, "strength": 1.0, "trigger_ratio": 2.0, "draws": 200, "suspect_draws": 30,
     },
-    "usp": {"features": 16, "pool_per_class": 10},
+    "usp": {"features": 16, "pool_per_class": 10, "target_log2_p": -64.0},
     "watermas": {"bits": 128, "subkeys": 2, "payload": b"pay"},
-    "csp": {"features": 16, "pool_per_class": 10},
+    "csp": {"features": 16, "pool_per_class": 10, "target_log2_p": -64.0},
 }  # fmt: skip
 SMALL_CONFIGS: dict[str, WatermarkConfig] = {
     method: entry.load("Config")(**SMALL_FIELDS[method]) for method, entry in METHODS.items()
@@ -90,7 +90,7 @@ def mark(method: str, folder: Path, **changes: Any) -> Marked:
     soft = METHODS[method].access == "probabilities"
     data, config = patterned_images(variety=0.3 if soft else 0.0), SMALL_CONFIGS[method]
     trainer_class = AutoTrainer.for_method(method)
-    fields = {"max_steps": 180, "save_strategy": "steps", "save_steps": 80, "logging_steps": 50}
+    fields = {"max_steps": 300 if soft else 180, "save_strategy": "steps", "save_steps": 80, "logging_steps": 50}
     arguments = training_arguments(folder / "model", **fields | changes)
     records, owner = _Records(), Owner.create()
     logging.getLogger().addHandler(records)

@@ -18,6 +18,7 @@ import table_coverage
 import table_formats
 import table_matrix
 import table_methods
+import table_pretrained
 import table_settings
 import table_soft_label
 import table_structures
@@ -32,6 +33,7 @@ ROOMS = (
     table_matrix,
     table_costs,
     table_methods,
+    table_pretrained,
     table_settings,
     table_soft_label,
     table_watermas,
@@ -48,6 +50,7 @@ PARTS = {
     "Settings": "settings settings-said forecasts",
     "Models": "coverage copies ports formats",
     "Time": "steps verify-speed cold-start",
+    "Pretrained nets": "pretrained",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-first written-folder",
     "Adapters": "adapters",

@@ -15,6 +15,7 @@ from ..keys import Owner, WatermarkKey, refuse_keys_inside, refuse_unloaded
 from ..mapping import AutoEmbedding
 from ..publishing.precommit import public_files, write_public_files
 from ..serialization import InvalidInput
+from ..training.closing import report
 from ..training.embedding import Change, Embedding, Moment, TrainingData, unchanged
 from ..training.keeping import kept_embeddings, warn_of_lost
 from ..training.marks import Marks, key_for_all, process_count, process_rank
@@ -347,13 +348,9 @@ class Watermark:
             return self._marks.verify(suspect)
         self._marks.sync_buffers()
         self.evidence = evidence = self._marks.verify()
-        evidence.warnings += [*self._loop.problems(), *self._loop.unfinished()]
-        if not evidence.found:
-            logger.warning(
-                "the mark could not be read back from the model (%s); do not claim it. %s",
-                "; ".join([evidence.reason, *self._loop.problems(), *self._loop.unfinished()]),
-                f"Train longer, or raise {self._marks.stronger()}.",
-            )
+        problems = [*self._loop.problems(), *self._loop.unfinished()]
+        evidence.warnings += problems
+        report(self.key, evidence, self._marks.stronger(), problems)
         warn_of_lost(self._kept, self._kinds, self._marks.whole_model())
         return evidence
 

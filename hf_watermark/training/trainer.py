@@ -1,6 +1,5 @@
 """`WatermarkTrainer`: the only place that knows about loss scaling, processes and key handling."""
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,18 +15,15 @@ from ..configuration import WatermarkConfig, as_configs
 from ..evidence import Evidence
 from ..keys import Owner, WatermarkKey, refuse_unloaded
 from ..publishing.precommit import PRECOMMIT
-from ..publishing.targets import below_target
 from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
+from .closing import report
 from .embedding import Change, Embedding, Moment, TrainingData, unchanged
 from .keeping import kept_embeddings, warn_of_lost
 from .marks import Kind, Marks, key_for_all
 from .planning import make_key
 from .preflight import before_first_step, refuse_uncarried
 from .publishing import PublishingTrainer
-
-
-logger = logging.getLogger(__name__)
 
 
 class WatermarkTrainer(PublishingTrainer):
@@ -295,16 +291,7 @@ class WatermarkTrainer(PublishingTrainer):
         self.sync_buffers()
         self.evidence = self.verify()
         self.log({"watermark_log2_p": self.evidence.log2_p, "watermark_match_rate": self.evidence.rate})
-        if not self.evidence.found:
-            logger.warning(
-                "the mark could not be read back from the trained model (%s); do not claim this model. Train longer, or raise %s.",
-                self.evidence.reason,
-                self.marks.stronger(),
-            )
-        weak = below_target(self.key, self.evidence) if self.evidence.found else []
-        self.evidence.warnings += weak
-        for line in weak:
-            logger.warning("%s", line)
+        report(self.key, self.evidence, self.marks.stronger())
         warn_of_lost(self.kept, self.embedding_classes, self.marks.whole_model())
         return output
 

@@ -31,7 +31,7 @@ def patterned_images(count: int = 400, seed: int = 1, variety: float = 0.0) -> l
     generator = torch.Generator().manual_seed(seed)
     noise = 0.1 * torch.randn(count, 1, 16, 16, generator=generator)
     if variety:
-        own = torch.randn(count, 1, 4, 4, generator=generator)
+        own = torch.randn(count, 1, 6, 6, generator=generator)
         noise += variety * nn.functional.interpolate(own, size=16, mode="bilinear")
     return [{"pixel_values": patterns[i % CLASSES] + noise[i], "labels": i % CLASSES} for i in range(count)]
 

@@ -17,9 +17,10 @@ class SoftLabelConfig(WatermarkConfig):
     Args:
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed. Their perturbations add up, each scaled by one over the square root of their number.
-        features (`int`, *optional*, defaults to 24):
-            Least number of coarse colour features of an image; the smallest square grid of patches with so many is taken (5 x 5 grey ones,
-            3 x 3 coloured ones). Each carries one sign per class, at most one bit of evidence each.
+        features (`int`, *optional*, defaults to 38):
+            Least number of features of an image: 6 differences between neighbouring patches of each channel, and the colours of the smallest square grid
+            of patches with which there are so many, where a patch and its mirror image count once (8 x 8 grey ones, 4 x 4 coloured ones). Each carries
+            one sign per class, at most one bit of evidence each.
         mass (`float`, *optional*, defaults to 0.1):
             Probability that the soft labels leave to the classes other than the true one, or answers that are marked at inference time to
             those other than the top one.
@@ -35,14 +36,15 @@ class SoftLabelConfig(WatermarkConfig):
         decision (`float`, *optional*, defaults to 0.0):
             Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
             mark survives a student that was trained on labels alone, at a price in accuracy (README).
-        pool_per_class (`int`, *optional*, defaults to 12):
-            Training images per marked class that are set aside as queries.
+        pool_per_class (`int`, *optional*):
+            Training images per marked class that are set aside as queries. By default 12, and more of few classes: 512 images in all, as far as that
+            is a twentieth of the training images at most.
         source_classes (`int`, *optional*, defaults to 64):
             Query images are taken of at most this many classes; all are marked.
     """
 
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
-    features: int = field(default=24, metadata={"help": "Least number of image features that carry signs."})
+    features: int = field(default=38, metadata={"help": "Least number of image features that carry signs."})
     mass: float = field(default=0.1, metadata={"help": "Probability that the soft labels leave to the other classes."})
     amplitude: float = field(default=1.0, metadata={"help": "Size of the perturbation of log-probabilities, in nats."})
     strength: float = field(default=1.0, metadata={"help": "Weight of the fit of the perturbed distribution."})
@@ -52,7 +54,9 @@ class SoftLabelConfig(WatermarkConfig):
         default=0.0,
         metadata={"help": "Share of the perturbation that moves decisions too; survives label-only theft."},
     )
-    pool_per_class: int = field(default=12, metadata={"help": "Images per class that are set aside as queries."})
+    pool_per_class: int | None = field(
+        default=None, metadata={"help": "Images per class that are set aside as queries; by default 12 or more."}
+    )
     source_classes: int = field(default=64, metadata={"help": "Query images are taken of at most this many classes."})
 
     def __post_init__(self) -> None:
@@ -62,7 +66,7 @@ class SoftLabelConfig(WatermarkConfig):
             1 <= self.features <= MOST_FEATURES,
             "features",
             self.features,
-            f"choose 1 to {MOST_FEATURES}; 24 is the default",
+            f"choose 1 to {MOST_FEATURES}; 38 is the default",
         )
         require(0 < self.mass < 0.5, "mass", self.mass, "choose a share in (0, 0.5); 0.1 is the default")
         require(0 < self.amplitude <= 3, "amplitude", self.amplitude, "choose a number in (0, 3]; 1.0 is the default")
@@ -71,10 +75,10 @@ class SoftLabelConfig(WatermarkConfig):
         )
         require(0 <= self.decision <= 1, "decision", self.decision, "choose a share in [0, 1]; 0.0 is the default")
         require(
-            2 <= self.pool_per_class <= 10_000,
+            self.pool_per_class is None or 2 <= self.pool_per_class <= 10_000,
             "pool_per_class",
             self.pool_per_class,
-            "choose 2 to 10000; 12 is the default",
+            "choose 2 to 10000, or leave it out",
         )
         require(
             1 <= self.source_classes <= 10**6,

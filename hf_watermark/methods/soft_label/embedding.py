@@ -10,10 +10,10 @@ from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
 from ...training.feedback import Feedback
-from ...training.triggers import collect_images, read_row, spread_classes
+from ...training.triggers import collect_images, image_count, read_row, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
-from .facts import free_signs
+from .facts import free_signs, queries_per_class
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
@@ -36,9 +36,8 @@ class SoftLabelEmbedding(Embedding):
         data.refuse_missing("the queries of soft-label watermarks are")
         classes = label_count(model)
         sources = spread_classes(classes, config.source_classes)
-        images, labels, rows = collect_images(
-            data.dataset, data.collate, sources, config.pool_per_class, SubKey(0, 0, secret)
-        )
+        per_class = config.pool_per_class or queries_per_class(len(sources), image_count(data.dataset))
+        images, labels, rows = collect_images(data.dataset, data.collate, sources, per_class, SubKey(0, 0, secret))
         refuse_too_few_signs(config, classes, images.shape[1])
         images = images.half()
         reference = reference_answers(data.dataset, data.collate, set(rows.tolist()), images, classes)

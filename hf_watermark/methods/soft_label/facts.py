@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 MOST_FEATURES = 1024
+# Queries of each class, and of all together where the training data suffice: a share of them at most is set aside.
+PER_CLASS, IN_ALL, SHARE = 12, 512, 0.05
 
 
 def free_signs(classes: int) -> int:
@@ -33,7 +35,13 @@ class SoftLabelFacts(MethodFacts):
         return {self.field: math.ceil(units / free_signs(classes))}
 
     def queries(self, config: "SoftLabelConfig", classes: int) -> int:
-        return min(classes, config.source_classes) * config.pool_per_class
+        sources = min(classes, config.source_classes)
+        return sources * (config.pool_per_class or queries_per_class(sources))
+
+
+def queries_per_class(sources: int, images: float = math.inf) -> int:
+    """Where a config does not say: of so many source classes and training images."""
+    return max(PER_CLASS, math.ceil(min(IN_ALL, SHARE * images) / sources))
 
 
 def _facts(summary: str) -> SoftLabelFacts:

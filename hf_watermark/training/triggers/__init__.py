@@ -13,6 +13,7 @@ _NAMES = {
     "blend": "rules",
     "check_images": "foreign",
     "collect_images": "pool",
+    "image_count": "pool",
     "draw_labels": "families",
     "draw_questions": "rules",
     "draw_rules": "rules",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .masking import maskable_weights as maskable_weights
     from .masking import masked as masked
     from .pool import collect_images as collect_images
+    from .pool import image_count as image_count
     from .pool import spread_classes as spread_classes
     from .pool import undisturbed_random_state as undisturbed_random_state
     from .pool import without_rows as without_rows

@@ -17,6 +17,24 @@ from .labels import read_row
 Collator = Callable[[list[Any]], dict[str, Any]]
 
 
+def image_count(dataset: Any) -> int:
+    """
+    Images of a map-style dataset.
+
+    Raises:
+        `ValueError`: when it is empty, or a stream.
+    """
+    try:
+        length = len(dataset)
+    except TypeError:
+        raise ValueError(
+            "the training data is a stream; black-box triggers need a map-style dataset (len and indexing)"
+        ) from None
+    if length == 0:
+        raise ValueError("the training data set is empty; give at least a few images per class")
+    return length
+
+
 def collect_images(
     dataset: Any,
     collator: Collator,
@@ -42,14 +60,7 @@ def collect_images(
     Raises:
         `ValueError`: when the dataset is empty, is a stream, holds too few images of a class, or labels that name no class.
     """
-    try:
-        length = len(dataset)
-    except TypeError:
-        raise ValueError(
-            "the training data is a stream; black-box triggers need a map-style dataset (len and indexing)"
-        ) from None
-    if length == 0:
-        raise ValueError("the training data set is empty; give at least a few images per class")
+    length = image_count(dataset)
     missing = dict.fromkeys(classes, per_class)
     taken: list[tuple[int, int, torch.Tensor]] = []
     with (
