@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,15 @@ traces.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `mark_slow.py` measured."""
+    """Marks what `mark_slow.py` measured, and puts files with many slow tests first: the last file to be run keeps one process only."""
     slow = set((Path(__file__).parent / "slow_tests.txt").read_text().split())
+    slow_in: Counter[str] = Counter()
     for item in items:
-        if slow & {item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]}:
+        file = item.nodeid.partition("::")[0]
+        if slow & {file, item.nodeid.partition("[")[0]}:
             item.add_marker(pytest.mark.slow)
+            slow_in[file] += 1
+    items.sort(key=lambda item: -slow_in[item.nodeid.partition("::")[0]])
 
 
 @pytest.hookimpl(tryfirst=True)
