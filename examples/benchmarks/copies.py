@@ -6,7 +6,7 @@ Loop-free marks read back from copies under other names: of one small model of e
 
 * `ports`: one tiny architecture as timm, transformers and torchvision build it (`tests/support/pairs.py`). Greedy residuals are written into one of them,
   the weights are moved to another one, and the mark is read there; and the unmarked weights as well.
-* `families`: the smallest model of every file of timm, by `results/coverage.json`. Greedy residuals and WaterMAS are written, and read from a copy
+* `families`: the smallest model of every file of timm, by `results/coverage.json`, or a narrower one of its class. Greedy residuals and WaterMAS are written, and read from a copy
   in bfloat16, renamed by a prefix and cut into two shards; and from such a copy of the unmarked model.
 
 Weights are random, as training would leave them (`tests/support/zoo.py`). The JSON is rewritten after every row; a row that is there is not measured again.
@@ -18,12 +18,14 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from alignment import Results, Row
+from families import smallest_models
+from narrower import small_model
 from safetensors.torch import save_file
 from torch import nn
 
@@ -84,9 +86,9 @@ def write_copy(model: nn.Module, folder: Path) -> Path:
     return folder
 
 
-def family(name: str, method: str) -> Row:
+def family(build: Callable[[], nn.Module], method: str) -> Row:
     torch.manual_seed(0)
-    model = lively(timm.create_model(name, num_classes=10))
+    model = lively(build())
     started = time.process_time()
     try:
         marked, key = mark_model(model, CONFIGS[method], Owner.create(), None, ANY_BUDGET)
@@ -102,9 +104,6 @@ def family(name: str, method: str) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=["ports", "families"], default=["ports", "families"])
-    parser.add_argument(
-        "--most-parameters", type=int, default=10**9, help="of the models of timm; rows of larger ones are not made"
-    )
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -114,13 +113,13 @@ def main() -> None:
             for here in PAIRS[name] if name not in LEFT_OUT else ():
                 results.row("ports", f"{name}: {here}", lambda name=name, here=here: port(name, here))
     if "families" in options.sections:
-        covered = json.loads((HERE / "results" / "coverage.json").read_text())["timm"]
-        for name, row in sorted(covered.items(), key=lambda item: item[1].get("parameters", 10**12)):
-            for method in CONFIGS if row.get("parameters", 10**12) <= options.most_parameters else ():
+        for file, smallest in smallest_models(HERE / "results" / "coverage.json").items():
+            name, build = small_model(file, smallest)
+            for method in CONFIGS:
                 results.row(
                     "families",
-                    f"{row['file']}: {name}: {method}",
-                    lambda name=name, method=method: family(name, method),
+                    f"{file}: {name}: {method}",
+                    lambda build=build, method=method: family(build, method),
                 )
 
 

@@ -50,7 +50,7 @@ PARTS = {
     "Settings": "settings settings-said forecasts",
     "Models": "coverage copies ports formats",
     "Time": "steps verify-speed cold-start",
-    "Pretrained nets": "pretrained",
+    "Pretrained nets": "pretrained told",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-first written-folder",
     "Adapters": "adapters",
