@@ -2,12 +2,15 @@
 Loop-free marks read back from copies under other names: of one small model of every file of timm, and in the spellings of other libraries.
 
     python examples/benchmarks/copies.py --sections ports --output runs/copies.json
-    python examples/benchmarks/copies.py --sections families --output runs/copies.json
+    python examples/benchmarks/copies.py --sections families types --output runs/copies.json
 
 * `ports`: one tiny architecture as timm, transformers and torchvision build it (`tests/support/pairs.py`). Greedy residuals are written into one of them,
   the weights are moved to another one, and the mark is read there; and the unmarked weights as well.
 * `families`: the smallest model of every file of timm, by `results/coverage.json`, or a narrower one of its class. Greedy residuals and WaterMAS are written, and read from a copy
   in bfloat16, renamed by a prefix and cut into two shards; and from such a copy of the unmarked model.
+
+* `types`: the same for every image classifier and segmenter of transformers that its default config builds, with two layers where the config has a
+  number of them.
 
 Weights are random, as training would leave them (`tests/support/zoo.py`). The JSON is rewritten after every row; a row that is there is not measured again.
 """
@@ -18,7 +21,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,12 @@ from families import smallest_models
 from narrower import small_model
 from safetensors.torch import save_file
 from torch import nn
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 
 HERE = Path(__file__).parent
@@ -44,6 +54,11 @@ CONFIGS: dict[str, Any] = {
     "watermas": {"method": "watermas", "bits": 160, "subkeys": 2},
 }
 ANY_BUDGET = 1e9
+SECTIONS = ["ports", "families", "types"]
+# Larger models of transformers are not made.
+MOST_PARAMETERS = 70_000_000
+# B0 in place of B7, whose layout takes minutes.
+SMALLER = {"efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}}
 # Large networks of the same names in both libraries, or that are covered by a smaller one of their kind.
 LEFT_OUT = ("efficientnetv2", "maxvit", "inception_v3", "vgg")
 
@@ -88,7 +103,10 @@ def write_copy(model: nn.Module, folder: Path) -> Path:
 
 def family(build: Callable[[], nn.Module], method: str) -> Row:
     torch.manual_seed(0)
-    model = lively(build())
+    try:
+        model = lively(build())
+    except ValueError as error:
+        return {"not_built": str(error)[:200]}
     started = time.process_time()
     try:
         marked, key = mark_model(model, CONFIGS[method], Owner.create(), None, ANY_BUDGET)
@@ -101,9 +119,41 @@ def family(build: Callable[[], nn.Module], method: str) -> Row:
     return row
 
 
+def of_type(kind: type[PreTrainedModel], config_class: type[PreTrainedConfig]) -> nn.Module:
+    """A model with fewer layers, as far as its default config says how many there are and the class takes fewer."""
+    usual = config_class()
+    # Of a net in stages it may be another name for the number of these.
+    counted = "num_hidden_layers" not in usual.attribute_map and not hasattr(usual, "depths")
+    layers: dict[str, Any] = (
+        {"num_hidden_layers": 2} if counted and isinstance(getattr(usual, "num_hidden_layers", None), int) else {}
+    )
+    if hasattr(usual, "vision_config"):
+        layers = {"vision_config": {"num_hidden_layers": 2}}
+    layers = SMALLER.get(config_class.model_type, layers)
+    for fields in (layers, {}):
+        try:
+            with torch.device("meta"):
+                size = sum(tensor.numel() for tensor in kind(config_class(num_labels=10, **fields)).parameters())
+            if size <= MOST_PARAMETERS:
+                return kind(config_class(num_labels=10, **fields))
+        except Exception as error:  # a class that does not take fewer layers, or not its own default config
+            reason = f"{type(error).__name__}: {error}"
+            continue
+        reason = f"{size} parameters"
+    raise ValueError(reason)
+
+
+def types() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING):
+        for config_class in mapping:
+            kinds = mapping[config_class]
+            for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+                yield kind.__name__, partial(of_type, kind, config_class)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=["ports", "families"], default=["ports", "families"])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -121,6 +171,10 @@ def main() -> None:
                     f"{file}: {name}: {method}",
                     lambda build=build, method=method: family(build, method),
                 )
+    if "types" in options.sections:
+        for name, build in types():
+            for method in CONFIGS:
+                results.row("types", f"{name}: {method}", lambda build=build, method=method: family(build, method))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tables of derived layouts: what an unmarked net reads, what alignment brings back, and marks under other libraries' names."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from table_section import Section, bits, plain, read
@@ -80,26 +81,43 @@ def ports() -> Section:
 
 
 def copies() -> Section:
-    found: dict[str, dict[str, Any]] = {}
-    for label, row in read("copies")["families"].items():
-        model, _, method = label.rpartition(": ")
-        found.setdefault(model, {})[method] = row
-    rows = []
-    for label, row in found.items():
-        family, _, model = label.partition(": ")
-        cells = [row.get(method, {}) for method in ("greedy_residuals", "watermas")]
-        shown = [bits(cell["copy_log2_p"]) if "copy_log2_p" in cell else "" for cell in cells]
-        unmarked = dict.fromkeys(cell["unmarked_copy"] for cell in cells if "unmarked_copy" in cell)
-        said = (cell.get("not_marked") or cell.get("copy_reason") for cell in cells)
-        reasons = dict.fromkeys(reason for reason in said if reason)
-        rows.append([family, f"`{model}`", *shown, ", ".join(unmarked), plain("; ".join(reasons))])
     about = (
-        "The smallest model of each of timm's files, random weights, marks of 160 bits written without training, read from a copy under other names and a "
-        "prefix, in bfloat16 and other shards; and the same without the mark. An empty cell has its reason in the last column."
+        "The smallest model of each of timm's files, or a narrower one of its class, random weights, marks of 160 bits written without training, read from a copy "
+        "under other names and a prefix, in bfloat16 and other shards; and the same without the mark. An empty cell has its reason in the last column."
     )
+    rows = [[family, f"`{model}`", *cells] for (family, _, model), cells in read_copies("families")]
     columns = "family, model, =greedy residuals (bits), =watermas (bits), unmarked, reason".split(", ")
     command = "python examples/benchmarks/copies.py --sections families --output runs/copies.json"
     return Section("Marks in copies of every family", about, command, columns, rows)
+
+
+def copies_of_types() -> Section:
+    about = (
+        "The same for the image classifiers and segmenters of transformers that their default config builds, with two layers where the "
+        "config has a number of them."
+    )
+    rows = [[f"`{name}`", *cells] for (name, _, _), cells in read_copies("types")]
+    columns = "model, =greedy residuals (bits), =watermas (bits), unmarked, reason".split(", ")
+    command = "python examples/benchmarks/copies.py --sections types --output runs/copies.json"
+    return Section("Marks in copies of the models of transformers", about, command, columns, rows)
+
+
+def read_copies(kind: str) -> Iterator[tuple[tuple[str, str, str], list[str]]]:
+    """Of every model its name in three parts, and the cells of both methods."""
+    found: dict[str, dict[str, Any]] = {}
+    for label, row in read("copies")[kind].items():
+        model, _, method = label.rpartition(": ")
+        found.setdefault(model, {})[method] = row
+    for label, row in found.items():
+        cells = [row.get(method, {}) for method in ("greedy_residuals", "watermas")]
+        shown = [bits(cell["copy_log2_p"]) if "copy_log2_p" in cell else "" for cell in cells]
+        unmarked = dict.fromkeys(cell["unmarked_copy"] for cell in cells if "unmarked_copy" in cell)
+        said = (cell.get("not_built") or cell.get("not_marked") or cell.get("copy_reason") for cell in cells)
+        reasons = dict.fromkeys(reason for reason in said if reason)
+        yield (
+            label.partition(": "),
+            [*shown, ", ".join(unmarked), plain("; ".join(reasons)).replace("|", "\\|").replace("\n", " ")],
+        )
 
 
 SECTIONS = {
@@ -107,5 +125,6 @@ SECTIONS = {
     "structure-keys": keys,
     "structure-families": families,
     "copies": copies,
+    "copies-types": copies_of_types,
     "ports": ports,
 }

@@ -22,6 +22,7 @@ import table_pretrained
 import table_settings
 import table_soft_label
 import table_structures
+import table_watch
 import table_watermas
 import table_written
 from table_section import Section
@@ -42,13 +43,14 @@ ROOMS = (
     table_coverage,
     table_structures,
     table_formats,
+    table_watch,
 )
 SECTIONS: dict[str, Callable[..., Section]] = {name: make for room in ROOMS for name, make in room.SECTIONS.items()}
 PARTS = {
     "All methods": "matrix families fidelity",
     "False positives": "laws nulls structure-nulls structure-keys shipped-nulls seed-search one-verdict",
     "Settings": "settings settings-said forecasts",
-    "Models": "coverage copies ports formats",
+    "Models": "coverage copies copies-types ports formats",
     "Time": "steps verify-speed cold-start",
     "Pretrained nets": "pretrained told",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
@@ -58,6 +60,7 @@ PARTS = {
     "Soft labels (usp, csp)": "soft-label soft-label-attacks soft-label-answers soft-label-nulls detector choice-soft-label "
     "mirrored tracing latency",
     "WaterMAS": "watermas-fidelity watermas-attacks sharpening interception capacity choice-watermas imperceptibility",
+    "Watching": "watch watch-killed watch-budget",
     "Alignment": "structure-families aligned-large aligned-trained aligned-nulls rebasin",
 }
 INTRODUCTION = """<!-- Written by `python examples/benchmarks/tables.py --write`; edit that and not this page. -->

@@ -4,7 +4,8 @@ A watch over a Hub of 10,000 generated repositories, twenty of them with a mark:
     python examples/benchmarks/watch.py --repos 10000 --run local-1 --results examples/benchmarks/results/watch.json
 
 Each `--run` (local-1, local-4, ray-2, killed-50) is one entry of the results; those that are there already are left out. Models and keys are made once
-under `--folder`. The Hub is `tests/support/many_repos.py`, in a process of its own.
+under `--folder`. The Hub is `tests/support/many_repos.py`, in a process of its own. `--keys 50` watches for further keys of the same two layouts, which
+mark nothing there. `--ship` writes the costs of one repository from the results to the file that forecasts read.
 """
 
 import argparse
@@ -32,13 +33,16 @@ OWNED = {"a": "resnet18", "b": "vit_tiny_patch16_224"}
 CHANGES = ("plain", "tuned", "far_tuned", "half", "int8", "four_bits", "permuted", "prefixed", "renamed", "sharded")
 
 
-def prepare(folder: Path) -> None:
-    """Two owners, and ten changed copies of each one's marked model."""
+def prepare(folder: Path, keys: int) -> None:
+    """Two owners, ten changed copies of each one's marked model, and further keys of the same layout where more than two are wanted."""
     from watched import add_noise, changed, marked_copy, pretrained_like
 
     from hf_watermark.attacks.table import make_attack
 
     for owner, architecture in OWNED.items():
+        for place in range(1, keys // len(OWNED)):
+            if not (folder / owner / "keys" / str(place)).exists():
+                marked_copy(pretrained_like(architecture), folder / owner / "keys" / str(place), steps=1)
         if (folder / owner / "done").exists():
             continue
         start = pretrained_like(architecture)
@@ -136,8 +140,11 @@ def start_hub(folder: Path, count: int, refusing: int = 0) -> tuple[subprocess.P
     return server, server.stdout.readline().strip()
 
 
-def command_of(folder: Path, output: Path, executor: str, workers: int, batch: int) -> list[str]:
+def command_of(folder: Path, output: Path, executor: str, workers: int, batch: int, count: int = 2) -> list[str]:
     keys = [f"--key={folder / owner / 'key'}" for owner in OWNED]
+    keys += [
+        f"--key={folder / owner / 'keys' / str(place)}" for owner in OWNED for place in range(1, count // len(OWNED))
+    ]
     references = [f"--reference={folder / owner / 'start'}={folder / owner / 'key'}" for owner in OWNED]
     return [
         sys.executable, "-m", "hf_watermark.cli.main", "watch", *keys, *references, "--output", str(output), "--rate", "100000",
@@ -156,14 +163,14 @@ def environment_of(url: str, folder: Path) -> dict[str, str]:
     }
 
 
-def measure(folder: Path, count: int, executor: str, workers: int, batch: int) -> dict[str, Any]:
+def measure(folder: Path, count: int, executor: str, workers: int, batch: int, keys: int = 2) -> dict[str, Any]:
     """One watch from an empty folder to the end of the list."""
-    output = folder / f"watch-{executor}-{workers}-{count}"
+    output = folder / f"watch-{executor}-{workers}-{count}-{keys}"
     server, url = start_hub(folder, count)
     try:
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run(
-            command_of(folder, output, executor, workers, batch),
+            command_of(folder, output, executor, workers, batch, keys),
             env=environment_of(url, folder),
             capture_output=True,
             text=True,
@@ -286,6 +293,32 @@ def compared(output: Path) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in names) for row in Table(output).looks().to_pylist()]
 
 
+def ship(results: dict[str, Any]) -> None:
+    """Costs of the largest run with one worker and two keys, and what each further key adds to what was read, from a run with more keys."""
+    from hf_watermark.watch.forecast import MEASURED
+
+    runs = [(name, run) for name, run in results.items() if name.startswith("local-1")]
+    name, run = max(
+        ((name, run) for name, run in runs if "keys" not in name), key=lambda pair: pair[1]["repositories"]
+    )
+    costs = {item["outcome"]: item for item in run["costs"]}
+    said = {
+        f"{stage}_{field}": round(costs[outcome][field], 4)
+        for stage, outcome in (("header", "discarded"), ("read", "look"))
+        for field in ("requests", "bytes", "seconds")
+    }
+    more, many = max(((name, run) for name, run in runs if "keys" in name), key=lambda pair: pair[1]["repositories"])
+    keys = int(more.split(", ")[-1].split()[0])
+    with_more = {item["outcome"]: item for item in many["costs"]}
+    each = {
+        stage: max(0.0, with_more[outcome]["seconds"] - costs[outcome]["seconds"]) / further
+        for stage, outcome, further in (("header", "discarded", keys - 2), ("read", "look", keys // 2 - 1))
+    }
+    said |= {"header_key_seconds": round(each["header"], 6), "key_seconds": round(each["read"], 6)}
+    source = f"examples/benchmarks/watch.py (one worker): {name}, 2 keys of two layouts; of further keys: {more.partition(', ')[2]}"
+    MEASURED.write_text(json.dumps({"costs": said, "measured": source}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "watch")
@@ -294,22 +327,26 @@ def main() -> None:
     parser.add_argument("--run", action="append", default=[])
     parser.add_argument("--results", type=Path)
     parser.add_argument("--refusing", type=int, default=0)
+    parser.add_argument("--keys", type=int, default=2, help="an even number")
+    parser.add_argument("--ship", action="store_true")
     parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
     if options.serve:
         return serve(options.folder, options.repos, options.refusing)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    prepare(options.folder)
     results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
+    if options.ship:
+        return ship(results)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    prepare(options.folder, options.keys)
     for run in options.run or ["local-1"]:
-        name = f"{run}, {options.repos} repositories"
+        name = f"{run}, {options.repos} repositories" + (f", {options.keys} keys" if options.keys > 2 else "")
         if name in results:
             continue
         kind, _, number = run.partition("-")
         if kind == "killed":
             results[name] = killed(options.folder, options.repos, int(number), options.batch)
         else:
-            results[name] = measure(options.folder, options.repos, kind, int(number), options.batch)
+            results[name] = measure(options.folder, options.repos, kind, int(number), options.batch, options.keys)
         print(json.dumps({name: results[name]}, indent=1), flush=True)
         if options.results:
             options.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")

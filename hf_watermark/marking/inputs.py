@@ -88,19 +88,33 @@ def _rows_of(layer: Any, given: torch.Tensor, most: int) -> torch.Tensor:
     if isinstance(layer, nn.Linear):
         vectors = given.reshape(-1, given.shape[-1])
         return _some(vectors, most).float()[None]
-    padding = layer.padding
-    if layer.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        given, padding = functional.pad(given, layer._reversed_padding_repeated_twice, mode), 0
-    patches = functional.unfold(given, layer.kernel_size, layer.dilation, padding, layer.stride)
-    vectors = _some(patches.transpose(1, 2).flatten(0, 1), most).float()
+    vectors = _patches(layer, given, most).float()
     return vectors.reshape(len(vectors), layer.groups, -1).transpose(0, 1)
 
 
 def _some(vectors: torch.Tensor, most: int) -> torch.Tensor:
+    return vectors[_places(len(vectors), most).to(vectors.device)]
+
+
+def _places(count: int, most: int) -> torch.Tensor:
     # Any places: a fixed step would meet the same columns of every image.
-    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:most]
-    return vectors[order.to(vectors.device)]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most]
+
+
+def _patches(layer: nn.Conv2d, given: torch.Tensor, most: int) -> torch.Tensor:
+    """What the kernel is laid on at some places of some images, `[n, channels * height * width]`; of large images all patches would be too many."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = functional.pad(given, layer._reversed_padding_repeated_twice, mode)
+    (high, wide), (down, right), steps = layer.kernel_size, layer.dilation, layer.stride
+    rows = (padded.shape[-2] - down * (high - 1) - 1) // steps[0] + 1
+    columns = (padded.shape[-1] - right * (wide - 1) - 1) // steps[1] + 1
+    places = _places(len(given) * rows * columns, most).to(given.device)
+    image, row, column = places // (rows * columns), places // columns % rows, places % columns
+    down_to = row[:, None] * steps[0] + torch.arange(high, device=given.device) * down
+    right_to = column[:, None] * steps[1] + torch.arange(wide, device=given.device) * right
+    # Indices on both sides of the channels: these come last.
+    patches = padded[image[:, None, None], :, down_to[:, :, None], right_to[:, None, :]]
+    return patches.permute(0, 3, 1, 2).flatten(1)
 
 
 @contextmanager

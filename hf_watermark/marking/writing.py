@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 BUDGET = 0.01
 PICTURES, FEWEST_PICTURES = 64, 8
-# Of a larger net fewer pictures are run: each of its layers sees more of a picture.
-MANY_PARAMETERS = 100_000_000
+# Of a larger net fewer pictures are run, and of larger pictures: each of its layers sees more of a picture.
+MANY_PARAMETERS, MANY_PIXELS = 100_000_000, 384**2
 FEW_IMAGES = 16
 ROUNDS = 6
 # Against the mean variance of an input: synthetic pictures are trusted less than images.
@@ -156,7 +156,7 @@ def mark_net(
     for missing in unread_keys(keep, net.unmarked, AutoVerifier.for_method):
         raise InvalidInput(f"`keep`: {missing} is not in this model; start from the model that carries it")
     learning, judging = _images(source) if images is None else (images[: len(images) // 2], images[len(images) // 2 :])
-    folds = {fold.layer: fold.norm for fold in find_folds(source, learning) if fold.layer}
+    folds = _folds(source, learning)
     inputs: dict[str, Inputs] = {}
     for number in _numbers(source, chosen):
         wanted = replace(chosen, subkeys=number)
@@ -284,10 +284,30 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
 def _images(source: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Synthetic pictures that the inputs are learned from, and half as many that judge."""
     parameters = sum(parameter.numel() for parameter in source.parameters())
-    count = min(PICTURES, max(FEWEST_PICTURES, PICTURES * MANY_PARAMETERS // parameters))
     shape = images_taken(source, usual_side(source)).shape[1:]
+    work = max(1, parameters / MANY_PARAMETERS) * max(1, shape[-2] * shape[-1] / MANY_PIXELS)
+    count = max(FEWEST_PICTURES, int(PICTURES / work))
     pictures = dead_leaves(count + count // 2, *shape).to(next(source.parameters()).device)
     return pictures[:count], pictures[count:]
+
+
+def _folds(source: nn.Module, images: torch.Tensor) -> dict[str, str]:
+    """
+    BatchNorms by the layer that they are folded into.
+
+    Raises:
+        [`~serialization.InvalidInput`]: when the model gives no answer to the images that rows are fitted on.
+    """
+    try:
+        found = find_folds(source, images)
+    except InvalidInput:
+        raise
+    except Exception as error:  # code of any library
+        raise InvalidInput(
+            f"the model answers no images of shape {list(images.shape[1:])} ({str(error)[:200]}): give `images` as it takes them; if it takes more than "
+            "images, mark it while it trains"
+        ) from error
+    return {fold.layer: fold.norm for fold in found if fold.layer}
 
 
 def _numbers(model: nn.Module, config: Any) -> list[int]:

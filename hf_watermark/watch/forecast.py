@@ -45,6 +45,8 @@ class ScanInputs:
             Repositories on a page of the list.
         header_requests, header_bytes, header_seconds (`float`):
             Of one whose headers discard it. Seconds are those of a core.
+        header_key_seconds (`float`):
+            Of each further key, on headers that were read.
         read_requests, read_bytes, read_seconds (`float`):
             Of one whose carriers are read, under one key.
         key_seconds (`float`):
@@ -69,6 +71,7 @@ class ScanInputs:
     header_requests: float = 0.0
     header_bytes: float = 0.0
     header_seconds: float = 0.0
+    header_key_seconds: float = 0.0
     read_requests: float = 0.0
     read_bytes: float = 0.0
     read_seconds: float = 0.0
@@ -118,7 +121,7 @@ def forecast(inputs: ScanInputs) -> dict[str, Any]:
             "headers of those that do not fit",
             (inputs.repos - fitting) * inputs.header_requests,
             inputs.header_bytes / max(1e-9, inputs.header_requests),
-            (inputs.repos - fitting) * inputs.header_seconds,
+            (inputs.repos - fitting) * (inputs.header_seconds + (inputs.keys - 1) * inputs.header_key_seconds),
             inputs,
         ),
         _stage(
@@ -208,6 +211,5 @@ def costs_measured(table: Table) -> ScanInputs | None:
         **costs,
         matching=share,
         keys_each=max(1.0, looks / len(read)),
-        key_seconds=0.0,
         measured=f"{len(rows)} repositories of {table.folder}",
     )

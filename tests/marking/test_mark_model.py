@@ -7,7 +7,7 @@ import torch
 from shops import small_model
 from torch import nn
 from torch.nn import functional
-from transformers import ResNetConfig, ResNetModel
+from transformers import ResNetConfig, ResNetModel, Siglip2VisionConfig, Siglip2VisionModel
 from zoo import BUILDERS, build, images_for
 
 from hf_watermark import GreedyResidualsConfig, InvalidInput, Owner, WaterMASConfig, mark_model, verify
@@ -105,6 +105,14 @@ def test_what_cannot_be_marked_is_refused(owner):
 
 
 # Projection
+
+
+def test_a_model_that_takes_more_than_images_is_refused_in_words(owner):
+    config = Siglip2VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_patches=16, patch_size=4
+    )
+    with pytest.raises(InvalidInput, match="answers no images of shape .* give `images` as it takes them"):
+        mark_model(Siglip2VisionModel(config), CONFIGS["watermas"], owner, None, ANY_BUDGET)
 
 
 def test_projected_groups_hold_their_bit_also_after_noise():

@@ -41,7 +41,7 @@ def lively(model: nn.Module) -> nn.Module:
     """Random weights, BatchNorm statistics and scales, as training would leave them; some BatchNorm weights are negative."""
     generator = torch.Generator().manual_seed(0)
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.track_running_stats and layer.affine:
             layer.running_mean.normal_(std=0.1, generator=generator)
             layer.running_var.uniform_(0.5, 1.5, generator=generator)
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)

@@ -35,6 +35,8 @@ def test_more_keys_cost_no_request():
     assert one["total"]["requests"] == many["total"]["requests"]
     assert many["looks"] == 50 * one["looks"] and many["total"]["core_hours"] > one["total"]["core_hours"]
     assert one["false_alarms"] == many["false_alarms"]
+    compared = forecast(ScanInputs(keys=50, header_key_seconds=0.01, **COSTS))
+    assert compared["stages"][1]["core_hours"] == pytest.approx(one["stages"][1]["core_hours"] * (0.1 + 0.49) / 0.1)
 
 
 def test_inputs_that_make_no_sense_are_refused():
