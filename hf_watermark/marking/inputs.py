@@ -104,6 +104,7 @@ def _places(count: int, most: int) -> torch.Tensor:
 def _patches(layer: nn.Conv2d, given: torch.Tensor, most: int) -> torch.Tensor:
     """What the kernel is laid on at some places of some images, `[n, channels * height * width]`; of large images all patches would be too many."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    given = given if given.ndim == 4 else given[None]  # one image without a batch
     padded = functional.pad(given, layer._reversed_padding_repeated_twice, mode)
     (high, wide), (down, right), steps = layer.kernel_size, layer.dilation, layer.stride
     rows = (padded.shape[-2] - down * (high - 1) - 1) // steps[0] + 1

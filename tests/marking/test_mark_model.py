@@ -14,7 +14,7 @@ from hf_watermark import GreedyResidualsConfig, InvalidInput, Owner, WaterMASCon
 from hf_watermark.evaluation.digits import build_digits_model
 from hf_watermark.keys import start_digest
 from hf_watermark.marking import measure_fidelity
-from hf_watermark.marking.inputs import Inputs, layer_inputs
+from hf_watermark.marking.inputs import Inputs, _rows_of, layer_inputs
 from hf_watermark.marking.pictures import dead_leaves
 from hf_watermark.marking.rows import compensated, output_shift
 from hf_watermark.methods.greedy_residuals.projection import expected_sum, project
@@ -201,6 +201,27 @@ def test_inputs_explain_the_mean_output_of_a_layer(layer):
     output = output if isinstance(layer, nn.Linear) else (output - layer.bias[:, None, None]).movedim(1, -1)
     shift = output_shift(layer.weight.detach().flatten(1), inputs)
     assert torch.allclose(shift, output.detach().flatten(0, -2).mean(dim=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 5), "padding": (2, 1), "stride": (2, 1)},
+        {"kernel_size": 3, "dilation": 2, "padding": "same"},
+        {"kernel_size": 2, "stride": 3, "groups": 2},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+    ],
+)
+@pytest.mark.parametrize("batch", [(3,), ()])
+def test_sampled_inputs_of_a_convolution_give_its_outputs(options, batch):
+    layer, images = nn.Conv2d(4, 6, **options), torch.randn(*batch, 4, 11, 14)
+    with torch.no_grad():
+        rows = layer.weight.reshape(layer.groups, 6 // layer.groups, -1)
+        answers = torch.einsum("gnc,goc->ngo", _rows_of(layer, images, 10**6), rows).flatten(1) + layer.bias
+        wanted = layer(images if batch else images[None]).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(answers.sort(dim=0).values, wanted.sort(dim=0).values, atol=1e-5, rtol=1e-4)
+    assert len(_rows_of(layer, images, 7)[0]) == 7
 
 
 def test_pictures_are_the_same_for_the_same_seed():
