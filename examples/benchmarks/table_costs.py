@@ -123,20 +123,24 @@ def steps() -> Section:
         record = json.loads(path.read_text())
         options, found = record["options"], record["rows"]
         ratios = [found.get(name, {}) for name in names]
-        cells = [f"{row.get('window_ratio', row['ratio']):.2f}" if row else "" for row in ratios]
+        length = int(options.get("length", 0))
+        kind = "whole_ratio" if length else "window_ratio"
+        cells = [f"{row.get(kind, row['ratio']):.2f}" if row else "" for row in ratios]
         settings = ("model", "size", "batch", "threads", "steps")
-        rows.append([*(options[name] for name in settings), *cells])
-        flags = " ".join(f"--{name} {options[name]}" for name in (*settings, "warmup", "device"))
+        rows.append([*(options[name] for name in settings), f"{length:,}" if length else "", *cells])
+        named = (*settings, "warmup", "device", *(["length"] if length else []))
+        flags = " ".join(f"--{name} {options[name]}" for name in named)
         chosen = " ".join(name for name in found if name != "plain")
         commands.append(f"python examples/benchmarks/overhead.py {flags} --methods {chosen}")
     about = (
         "Time of a training step as a ratio to the plain `Trainer`, alternated in one process (over windows of four steps where the file has "
         "them), single precision, on cores that other work used too: ratios scatter by several per cent. `stacked` is greedy residuals with "
-        "function-coupled; `paper` is a preset that sharpens in every step. Certified makes one noisy pass of its triggers in a step, whatever "
+        "function-coupled; `paper` is a preset that sharpens in every step. Where the length of the training was given, methods adapt to it, black-box marks are read "
+        "once in these steps, as in every tenth of it, and the ratio is that of all steps together. Certified makes one noisy pass of its triggers in a step, whatever "
         "the batch. No GPU is among these rows."
     )
     heads = [f"={plain(name)}" for name in names]
-    columns = ["net", "=image size", "=batch", "=threads", "=steps", *heads]
+    columns = ["net", "=image size", "=batch", "=threads", "=steps", "=of a training of", *heads]
     return Section("Training step", about, "\n".join(dict.fromkeys(commands)), columns, rows)
 
 

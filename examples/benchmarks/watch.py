@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -220,7 +221,8 @@ def facts(output: Path) -> dict[str, Any]:
         "share_read": quantiles([row["bytes"] / row["size"] for row in read]),
         "requests_read": quantiles([float(row["requests"]) for row in read]),
         "repositories_per_second_and_core": round(len(repositories) / busy, 2) if busy else None,
-        "memory_mb_of_a_worker": round(max(memory), 1) if memory else None,
+        "memory_mb_of_a_worker": round(statistics.median(memory), 1) if memory else None,
+        "memory_mb_where_it_aligned": round(max(memory), 1) if memory else None,
         "worker_start_s": round(sum(starts) / len(starts), 3) if starts else None,
         "table_sha256": digest_of(rows),
         "outcomes": {name: sum(row["outcome"] == name for row in repositories) for name in {row["outcome"] for row in repositories}},
