@@ -1,5 +1,6 @@
 """Gaussian noise on folded weights, and the answers of the noisy nets: the mathematics that trainer, verifier and wrapper share."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -14,6 +15,8 @@ from ...backbones import FoldedNet, logits_of
 from ...keys import SubKey
 from ...serialization import InvalidInput
 
+
+logger = logging.getLogger(__name__)
 
 # Scale of a tensor that is smaller than this when training starts, such as a bias of zeros.
 LEAST_SCALE = 0.05
@@ -49,7 +52,8 @@ def bearable_scales(
 ) -> dict[str, float]:
     """
     [`noise_scales`] times the largest of 1, 1/2, 1/4, ... at which noise of `sigma` leaves a correlation of [`BEARABLE`] between the
-    model's answers and those of its noisy copies, in the mean over `seeds`. A model that answers every image alike says nothing, and keeps the whole.
+    model's answers and those of its noisy copies, in the mean over `seeds`. A model that answers every image alike says nothing, and keeps the whole; one
+    that bears none of them gets [`LEAST_FACTOR`], and a warning.
 
     Args:
         images (`torch.Tensor`):
@@ -67,6 +71,13 @@ def bearable_scales(
         if float(sum(functional.cosine_similarity(clear, other, dim=0) for other in noisy)) >= BEARABLE * len(seeds):
             break
         factor /= 2
+    else:
+        if says:
+            logger.warning(
+                "the model bears no noise: with %.4g of each tensor's root mean square its answers are already others. The certificate will hold for "
+                "moves of about that size only; a model with normalised layers bears more, or use a method without noise (usp, function_coupled)",
+                factor * sigma,
+            )
     return {name: round(factor * scale, 6) for name, scale in scales.items()}
 
 

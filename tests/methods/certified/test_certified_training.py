@@ -279,6 +279,17 @@ def test_a_head_of_zeros_lowers_no_noise():
     assert scales == noise_scales(folded.coordinates(net), "relative")
 
 
+class Chaotic(Chain):
+    def forward(self, images):
+        return (1e8 * super().forward(images)).sin()
+
+
+def test_a_net_that_bears_no_noise_is_named(caplog):
+    net, images = Chaotic(2), torch.randn(8, 3, 4, 4)
+    bearable_scales(FoldedNet(net, images[:2]), net, images, 0.25, range(2))
+    assert "bears no noise" in caplog.text
+
+
 def test_a_key_holds_the_scales_that_its_net_bears(make_trainer):
     bearable, relative = (make_trainer(noise=noise) for noise in ("bearable", "relative"))
     scales = [
