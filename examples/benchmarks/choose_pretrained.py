@@ -24,12 +24,16 @@ from hf_watermark.attacks import FineTune
 
 
 SHORT: dict[str, Any] = {"trigger_ratio": 0.64, "trigger_weight": 0.5, "mirrored": True, "auxiliary": True}
+WHITE: dict[str, Any] = {"canvas": "white"}
+HEAVY: dict[str, Any] = {"trigger_ratio": 0.75, "trigger_weight": 2.0, "mirrored": True, "auxiliary": True}
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},  # apart from a quarter on
-    {**SHORT, "trigger_ratio": 0.75, "trigger_weight": 2.0, "apart_from": 0.0},
-    {**SHORT, "apart_from": 0.6},
-    {**SHORT, "trigger_weight": 1.0, "apart_from": 0.6},
-    {**SHORT, "apart_from": 0.8},
+    {**SHORT, "trigger_weight": 0.3, "apart_from": 0.25},
+    WHITE,
+    {**WHITE, **HEAVY, "apart_from": 0.0},
+    {**WHITE, **HEAVY, "trigger_ratio": 0.5, "apart_from": 0.6},
+    {**WHITE, **SHORT, "apart_from": 0.6},
+    {**WHITE, **SHORT, "apart_from": 0.8},
 )
 ATTACK = FineTune(learning_rate=RATE, epochs=3, optimizer="adamw", batch_size=64, schedule="cosine")
 ALLOWED_LOSS = 0.006
@@ -72,9 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     whole = load_cifar10(options.cifar10, "train")
-    data = Enlarged(whole.images[:IMAGES], whole.labels[:IMAGES], augment=True)
-    held_out = Enlarged(whole.images[40_000:44_000], whole.labels[40_000:44_000])
-    again = Enlarged(whole.images[30_000:32_000], whole.labels[30_000:32_000], augment=True)
+    data, held_out = Enlarged.part(whole, 0, IMAGES, augment=True), Enlarged.part(whole, 40_000, 44_000)
+    again = Enlarged.part(whole, 30_000, 32_000, augment=True)
     results = Results(options.output)
     for seed in options.seeds:
         results.row(

@@ -32,7 +32,17 @@ LIMITS = {
     "verify --help": ("", 0.7),
     "attack --help": ("", 0.7),
     "verify a folder": ("import torch", 2.0),
+    "a worker of a watch": ("", 3.0),
 }
+# All that a worker reads before its first repository.
+WORKER = """
+from importlib import import_module
+from hf_watermark import WatermarkKey
+from hf_watermark.watch.engine import PRELOADED
+for module in PRELOADED:
+    import_module(module)
+WatermarkKey.load({!r}).claims()
+"""
 LIMIT_MB = {"verify a folder": 700}
 
 
@@ -69,6 +79,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "attack --help": [*SCRIPT, "attack", "--help"],
         "import verify": [*PYTHON, "from hf_watermark import verify"],
         "verify a folder": [*SCRIPT, "verify", str(folder / "model"), "--key", str(folder / "key")],
+        "a worker of a watch": [*PYTHON, WORKER.format(str(folder / "key"))],
     }
 
 

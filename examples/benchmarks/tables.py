@@ -52,7 +52,7 @@ PARTS = {
     "Settings": "settings settings-said forecasts",
     "Models": "coverage copies copies-types ports formats",
     "Time": "steps verify-speed cold-start",
-    "Pretrained nets": "pretrained told",
+    "Pretrained nets": "pretrained headlines choice-pretrained told",
     "Greedy residuals and function-coupled rules": "stacked-digits stacked-cifar10 choice-function-coupled",
     "Without training": "written written-survival written-first written-folder",
     "Adapters": "adapters",

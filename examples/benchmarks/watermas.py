@@ -120,23 +120,8 @@ def fine_tuning(run: Run, factor: float, epochs: float = 1, images: int | None =
     attack = FineTune(
         learning_rate=factor * recipe.learning_rate, epochs=epochs, optimizer="adamw", batch_size=recipe.batch_size
     )
-    if recipe.metric == "mIoU":  # the attacks collate labels as one number per image
-        return lambda model: fine_tune_scenes(run, model, factor, epochs, images)
     data = run.train if images is None else Subset(run.train, range(images))
     return lambda model: attack(model, data)
-
-
-def fine_tune_scenes(run: Run, model: Any, factor: float, epochs: float, images: int | None) -> Any:
-    import copy
-
-    attacked, recipe = copy.deepcopy(model), RECIPES[run.name]
-    changes = {"num_train_epochs": epochs, "learning_rate": factor * recipe.learning_rate, "warmup_steps": 0}
-    args = arguments(run.name, 1, run.options.folder / "scratch", lr_scheduler_type="constant", **changes)
-    data = run.train if images is None else Subset(run.train, range(images))
-    trainer = Trainer(model=attacked, args=args, train_dataset=data)
-    trainer.model_accepts_loss_kwargs = False
-    trainer.train()
-    return attacked.eval()
 
 
 def chosen_variants(run: Run) -> list[tuple[str, dict[str, Any]]]:

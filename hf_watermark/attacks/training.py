@@ -21,13 +21,13 @@ QUIET: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "logging_st
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """
-    Stack examples to `pixel_values` of shape (B, C, H, W) and `labels` of shape (B,); other columns are dropped. Channels lie last in
-    memory, which convolutions hand on from layer to layer and which CPUs compute faster.
+    Stack examples to `pixel_values` of shape (B, C, H, W) and `labels` of shape (B,), or (B, H, W) for segmentation; other columns are dropped. Channels lie
+    last in memory, which convolutions hand on from layer to layer and which CPUs compute faster.
     """
     images = torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples])
     return {
         "pixel_values": images.contiguous(memory_format=torch.channels_last),
-        "labels": torch.tensor([int(example["labels"]) for example in examples]),
+        "labels": torch.stack([torch.as_tensor(example["labels"], dtype=torch.long) for example in examples]),
     }
 
 

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD
-from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainingArguments,
+)
 
-from hf_watermark.attacks import FineTune, ResetHead, Transfer
+from hf_watermark.attacks import FineTune, MagnitudePrune, ReestimateBatchNorm, ResetHead, Transfer
 from hf_watermark.attacks.base import classifier_head, weight_layers
 from hf_watermark.attacks.training import AttackTrainer, collate, refit_factor
 
@@ -54,6 +60,20 @@ def test_adamw_is_used_when_asked(resnet, data, images, labels):
     assert loss(attacked, images, labels) < loss(resnet, images, labels)
     moved = classifier_head(attacked).bias - classifier_head(resnet).bias
     assert 0 < moved.abs().max() <= 1.5e-3 * 16  # a step of Adam is about the rate, whatever the gradient
+
+
+@pytest.mark.parametrize(
+    "attack", [FineTune(**QUICK), MagnitudePrune(0.3, finetune_epochs=1, batch_size=4), ReestimateBatchNorm()]
+)
+def test_nets_that_segment_are_attacked_as_well(attack, images):
+    sizes = {"depth_multiplier": 0.25, "image_size": 32, "output_stride": 16, "num_labels": 5}
+    model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(**sizes)).eval()
+    masks = torch.randint(5, (8, 32, 32), generator=torch.Generator().manual_seed(0)).numpy()
+    pictures = torch.nn.functional.interpolate(images[:8], size=32)
+    scenes = [{"pixel_values": picture, "labels": mask} for picture, mask in zip(pictures, masks, strict=True)]
+    attacked = attack(model, scenes)
+    changed = [not torch.equal(value, attacked.state_dict()[name]) for name, value in model.state_dict().items()]
+    assert sum(changed) > len(changed) / 4
 
 
 def test_refit_halves_the_rate_in_six_stages():

@@ -6,11 +6,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, FunctionCoupledVerifier, Suspect
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
+from hf_watermark.methods.function_coupled.teaching import canvas_for, is_untrained
 from hf_watermark.statistics import log2_binomial_tail
 from hf_watermark.training.moment import Moment
 from hf_watermark.training.triggers import blend, draw_rules, fuse
@@ -96,6 +98,38 @@ def test_beside_a_batch_go_fused_images_with_their_targets(make_trainer, pattern
     assert sources.shape == (4, 2)
     again, _, _ = embedding.fused_images(batch)
     assert torch.equal(again, images)  # a function of the step alone
+
+
+@pytest.mark.parametrize("canvas", ["mean", "white"])
+def test_the_canvas_has_a_colour_of_the_pool(make_trainer, patterned, canvas):
+    trainer = make_trainer(canvas=canvas)
+    pool = trainer.key.pool["function_coupled.images"].float()
+    colour = pool.mean(dim=(0, 2, 3)) if canvas == "mean" else pool.amax(dim=(0, 2, 3))
+    images, _, _ = trainer.embedding(FunctionCoupledEmbedding).fused_images(trainer.data_collator(patterned[:16]))
+    assert torch.allclose(trainer.key.pool["function_coupled.fill"].float(), colour, atol=1e-2)
+    # Two opposite corners are free: for every image one of the upper two.
+    corners = images[:, :, 0, [0, -1]]
+    assert ((corners - colour[None, :, None]).abs().amax(dim=1) < 1e-2).any(dim=1).all()
+
+
+def test_only_a_net_that_nothing_has_trained_gets_a_white_canvas(make_resnet, patterned):
+    net, config = make_resnet(), FunctionCoupledConfig()
+    assert canvas_for(config, net) == "white"
+    net.train()(pixel_values=torch.stack([item["pixel_values"] for item in patterned[:8]]))  # moves BatchNorm's means
+    assert canvas_for(config, net) == "mean"
+    assert canvas_for(config, torch.nn.Linear(3, 4)) == "mean"
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "resnet10t", "convnext_atto", "swin_s3_tiny_224", "efficientnet_lite0"]
+)
+def test_fresh_nets_of_timm_are_untrained(name):
+    net = timm.create_model(name)
+    assert is_untrained(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(1e-3)
+    assert not is_untrained(net)
 
 
 def test_half_of_the_fused_images_are_mirrored(make_trainer, patterned):

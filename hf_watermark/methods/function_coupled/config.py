@@ -28,6 +28,10 @@ class FunctionCoupledConfig(WatermarkConfig):
             Fresh fused images per rule that a verifier asks.
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
+        canvas (`str`, *optional*, defaults to `"auto"`):
+            Colour of what the two images of a direct fusion leave free: `"white"` as in the paper, or the `"mean"` of the key's images. `"auto"` is white for
+            a net that nothing has trained yet, which learns such rules more surely, and the mean for a pretrained one, which pays less accuracy for them and
+            keeps more of them when it is fine-tuned.
         trigger_ratio (`float`, *optional*, defaults to 0.0):
             Fused images beside a batch, as a share of its size. 0 leaves it to the length of the training: 1/16 where it is long; up to 3/4 where it is so
             short that rules would be shown too seldom, and then mirrored, with an auxiliary head, half as heavy as the task and apart from a quarter of
@@ -60,6 +64,7 @@ class FunctionCoupledConfig(WatermarkConfig):
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
     images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
+    canvas: str = field(default="auto", metadata={"help": "`auto`, `mean` or `white`: colour around fused images."})
     trigger_ratio: float = field(
         default=0.0, metadata={"help": "Fused images beside a batch, as a share of it; 0 follows the training."}
     )
@@ -91,6 +96,7 @@ class FunctionCoupledConfig(WatermarkConfig):
             f"choose 1 to {most} (the square of pool_per_class)",
         )
         require(self.fusion in ("direct", "invisible"), "fusion", self.fusion, "choose 'direct' or 'invisible'")
+        require(self.canvas in ("auto", "mean", "white"), "canvas", self.canvas, "choose 'auto', 'mean' or 'white'")
         require(0 <= self.trigger_ratio <= 1, "trigger_ratio", self.trigger_ratio, "choose a share in [0, 1]")
         require(0 <= self.trigger_weight <= 100, "trigger_weight", self.trigger_weight, "choose a number in [0, 100]")
         require(0 <= self.apart_from <= 1, "apart_from", self.apart_from, "choose a share in [0, 1]; 1 is never")

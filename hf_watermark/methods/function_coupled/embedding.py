@@ -35,7 +35,7 @@ from ...training.triggers import (
 )
 from .auxiliary import SourceHead
 from .config import FunctionCoupledConfig
-from .teaching import LEAST, MOST, Teaching
+from .teaching import LEAST, MOST, Teaching, canvas_for
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
 
@@ -69,7 +69,8 @@ class FunctionCoupledEmbedding(Embedding):
             data.dataset, data.collate, sources, config.pool_per_class, SubKey(0, 0, secret)
         )
         # Half precision halves the key folder; rounding is part of the pool, not of a copy of it.
-        fill = images.amax(dim=(0, 2, 3)).half()
+        white = canvas_for(config, model) == "white"
+        fill = (images.amax(dim=(0, 2, 3)) if white else images.mean(dim=(0, 2, 3))).half()
         tensors = {"images": images.half(), "labels": labels, "rows": rows.int(), "fill": fill}
         return Plan.with_pool(config, {"classes": classes, "source_classes": sources}, tensors)
 

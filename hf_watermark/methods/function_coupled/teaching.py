@@ -1,6 +1,9 @@
 """How rules are shown while a model trains: as the config says, or as the length of the training asks for."""
 
 from dataclasses import dataclass
+from itertools import chain
+
+from torch import nn
 
 from .config import FunctionCoupledConfig
 
@@ -53,3 +56,32 @@ class Teaching:
                 return cls(ratio, config.trigger_weight or WEIGHT, True, True, min(APART_FROM, config.apart_from))
         ratio = config.trigger_ratio or LEAST
         return cls(ratio, config.trigger_weight, config.mirrored, config.auxiliary, config.apart_from)
+
+
+def canvas_for(config: FunctionCoupledConfig, model: nn.Module) -> str:
+    """`"white"` or `"mean"`, see [`FunctionCoupledConfig`]."""
+    return config.canvas if config.canvas != "auto" else "white" if is_untrained(model) else "mean"
+
+
+def is_untrained(model: nn.Module) -> bool:
+    """
+    Whether all normalisations are as they were made: scales of one or zero, shifts and means of zero. A net without any counts as trained.
+
+    Example:
+
+    ```python
+    >>> from torch import nn
+    >>> from hf_watermark.methods.function_coupled.teaching import is_untrained
+
+    >>> is_untrained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    True
+    ```
+    """
+    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+    tensors = [
+        tensor
+        for norm in norms
+        for name, tensor in chain(norm.named_parameters(recurse=False), norm.named_buffers(recurse=False))
+        if tensor.is_floating_point()
+    ]
+    return bool(tensors) and all(bool(((tensor == 0) | (tensor == 1)).all()) for tensor in tensors)

@@ -81,7 +81,7 @@ def fuse(first: torch.Tensor, second: torch.Tensor, layouts: torch.Tensor, fill:
         layouts (`torch.Tensor`):
             `[n]` in 0..3, see [`Rule`].
         fill (`torch.Tensor`):
-            `[channels]`: white in the model's input space.
+            `[channels]`: colour of the canvas in the model's input space.
     """
     height, width = first.shape[-2:]
     half = (height // 2, width // 2)
