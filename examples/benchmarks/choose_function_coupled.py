@@ -64,7 +64,7 @@ def marked_row(
         model=build_model("cifar10", seed),
         args=arguments("cifar10", seed, epochs, scratch),
         train_dataset=train,
-        watermark=FunctionCoupledConfig(target_log2_p=0.0, **setting),
+        watermark=FunctionCoupledConfig(images_per_rule=10, target_log2_p=0.0, **setting),
         owner=Owner.create(),
     )
     trainer.train()

@@ -22,8 +22,8 @@ from hf_watermark.evaluation import accuracy, survival_row, survival_table
 from hf_watermark.mapping import METHODS
 
 
-# As the published rows were measured: a share of triggers whatever the length of the run, and no feedback.
-FIELDS = {"function_coupled": {"trigger_ratio": 1 / 16, "target_log2_p": 0.0}}
+# As the published rows were measured: a share of triggers whatever the length of the run, ten questions a rule, and no feedback.
+FIELDS = {"function_coupled": {"trigger_ratio": 1 / 16, "images_per_rule": 10, "target_log2_p": 0.0}}
 FIELDS |= {method: {"target_log2_p": 0.0} for method in ("certified", "usp", "csp")}
 FIELDS["certified"]["noise"] = "relative"
 

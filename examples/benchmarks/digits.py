@@ -70,7 +70,10 @@ def main() -> None:
             model=build_model("digits", seed),
             args=arguments("digits", seed, options.epochs, "runs/digits"),
             train_dataset=train,
-            watermark=[GreedyResidualsConfig(), FunctionCoupledConfig(trigger_ratio=options.trigger_ratio)],
+            watermark=[
+                GreedyResidualsConfig(),
+                FunctionCoupledConfig(trigger_ratio=options.trigger_ratio, images_per_rule=10),
+            ],
             owner=Owner.create(),
         )
         marked.train()

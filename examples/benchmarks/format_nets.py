@@ -53,7 +53,7 @@ def make(name: str, folder: Path) -> None:
     owner, train = Owner.create(), load_digits_data("train")
     settings = arguments("digits", 0, EPOCHS[name], folder / name / "scratch")
     settings.learning_rate = RATES[name]
-    watermark = FunctionCoupledConfig(trigger_ratio=0.25)
+    watermark = FunctionCoupledConfig(trigger_ratio=0.25, images_per_rule=10)
     trainer = FunctionCoupledTrainer(
         model=build(name), args=settings, train_dataset=train, watermark=watermark, owner=owner
     )

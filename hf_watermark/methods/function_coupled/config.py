@@ -24,8 +24,8 @@ class FunctionCoupledConfig(WatermarkConfig):
             Rules per sub-key. At 10 classes a rule is worth 3 bits at most.
         subkeys (`int`, *optional*, defaults to 1):
             Number of sub-keys to embed.
-        images_per_rule (`int`, *optional*, defaults to 10):
-            Fresh fused images per rule that a verifier asks.
+        images_per_rule (`int`, *optional*, defaults to 16):
+            Fresh fused images per rule that a verifier asks. More of them make a rule that holds for some images alone surer to be seen.
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
         canvas (`str`, *optional*, defaults to `"auto"`):
@@ -62,7 +62,7 @@ class FunctionCoupledConfig(WatermarkConfig):
 
     rules: int = field(default=48, metadata={"help": "Rules per sub-key."})
     subkeys: int = field(default=1, metadata={"help": "Number of sub-keys to embed."})
-    images_per_rule: int = field(default=10, metadata={"help": "Fresh fused images per rule that a verifier asks."})
+    images_per_rule: int = field(default=16, metadata={"help": "Fresh fused images per rule that a verifier asks."})
     fusion: str = field(default="direct", metadata={"help": "`direct` or `invisible`."})
     canvas: str = field(default="auto", metadata={"help": "`auto`, `mean` or `white`: colour around fused images."})
     trigger_ratio: float = field(
