@@ -29,9 +29,9 @@ class FunctionCoupledConfig(WatermarkConfig):
         fusion (`str`, *optional*, defaults to `"direct"`):
             `"direct"` (two quadrants of a blank canvas) or `"invisible"` (half and half blend).
         canvas (`str`, *optional*, defaults to `"auto"`):
-            Colour of what the two images of a direct fusion leave free: `"white"` as in the paper, or the `"mean"` of the key's images. `"auto"` is white for
-            a net that nothing has trained yet, which learns such rules more surely, and the mean for a pretrained one, which pays less accuracy for them and
-            keeps more of them when it is fine-tuned.
+            Colour of what the two images of a direct fusion leave free: `"white"` as in the paper, or the `"mean"` of the key's images. `"auto"` is the
+            mean for a pretrained net, which pays less accuracy for the same rules and keeps more of them when it is fine-tuned
+            (`examples/benchmarks/choose_pretrained.py`), and white for one that nothing has trained yet.
         trigger_ratio (`float`, *optional*, defaults to 0.0):
             Fused images beside a batch, as a share of its size. 0 leaves it to the length of the training: 1/16 where it is long; up to 3/4 where it is so
             short that rules would be shown too seldom, and then mirrored, with an auxiliary head, half as heavy as the task and apart from a quarter of

@@ -81,7 +81,7 @@ def is_untrained(model: nn.Module) -> bool:
     tensors = [
         tensor
         for norm in norms
-        for name, tensor in chain(norm.named_parameters(recurse=False), norm.named_buffers(recurse=False))
+        for tensor in chain(norm.parameters(recurse=False), norm.buffers(recurse=False))
         if tensor.is_floating_point()
     ]
     return bool(tensors) and all(bool(((tensor == 0) | (tensor == 1)).all()) for tensor in tensors)
