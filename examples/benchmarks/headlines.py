@@ -71,7 +71,7 @@ def attribution(folder: Path, method: str, other: Path, data: Enlarged, test: En
     seen = images_of(without_rows(data, key.pool[f"{method}.rows"].tolist()), 4000)
     asked = images_of(test, len(test))
     marked, twin = load(folder / method), load(folder / "twin")
-    template = AutoVerifier.from_claim(claim).template()
+    template = AutoVerifier.for_method(method)(claim).template()
     detector = train_detector(template, seen, [answers(marked, seen)], [answers(load(other), seen)], seed=seed)
     found = float(detector.detects(answers(marked, asked), asked).double().mean())
     let_go = 1 - float(detector.detects(answers(twin, asked), asked).double().mean())

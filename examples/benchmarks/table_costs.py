@@ -136,7 +136,7 @@ def steps() -> Section:
         "Time of a training step as a ratio to the plain `Trainer`, alternated in one process (over windows of four steps where the file has "
         "them), single precision, on cores that other work used too: ratios scatter by several per cent. `stacked` is greedy residuals with "
         "function-coupled; `paper` is a preset that sharpens in every step. Where the length of the training was given, methods adapt to it, black-box marks are read "
-        "once in these steps, as in every tenth of it, and the ratio is that of all steps together. Certified makes one noisy pass of its triggers in a step, whatever "
+        "once in these steps, as in every tenth of it, and the ratio is that of all steps together; not of WaterMAS, which does nothing in the first ones. Certified makes one noisy pass of its triggers in a step, whatever "
         "the batch. No GPU is among these rows."
     )
     heads = [f"={plain(name)}" for name in names]
