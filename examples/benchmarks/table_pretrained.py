@@ -107,7 +107,7 @@ def headlines() -> Section:
         "What the papers' abstracts say of their methods, on the marked nets of the short run: 98.68 % of single answers attributed (`usp`, `csp`; here the owner's "
         "detector, half of the answers an unmarked twin's), every authentication passed after fine-tuning at 1e-5 and after 50 to 90 % of the weights were "
         "pruned (function-coupled; the paper counts right answers of one rule on its own training images, here they are 48 rules on fresh ones, where one in ten "
-        "is right by chance), and triggers that hold under any change of half a sigma (certified)."
+        "is right by chance, and that net's key asked ten images of a rule), and triggers that hold under any change of half a sigma (certified)."
     )
     command = "python examples/benchmarks/headlines.py --cifar10 FOLDER --folder runs/pretrained --output runs/headlines.json"
     columns = ["method", "=seed", "what", "=right (%)", "=evidence (bits)", "=accuracy (%)"]
