@@ -227,8 +227,8 @@ def verify_sequentially(
 
     ```python
     >>> key = plan_key(model, ds, FunctionCoupledConfig(), owner)  # of a model that nobody has marked yet
-    >>> result = verify_sequentially(model, key, budget=500)
-    >>> result.queries <= 500, result.evidence.found
+    >>> result = verify_sequentially(model, key, budget=800)
+    >>> result.queries <= 800, result.evidence.found
     (True, False)
     ```
     """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from hf_watermark import InvalidInput
+from hf_watermark import FunctionCoupledConfig, InvalidInput
 from hf_watermark.evaluation.measured import MEASURED, fidelity_rows, rates_after, shipped_measurements
 from hf_watermark.evaluation.planning import expected_rate, plan_mark
 from hf_watermark.statistics import log2_rademacher_tail
@@ -39,7 +39,7 @@ def test_bits_of_a_white_box_mark(target_p, rate):
 def test_rules_triggers_and_their_queries():
     rules = plan_mark("function_coupled", 1e-9, 0.6)
     assert (rules.units, rules.needed) == smallest_by_hand(1e-9, 0.6, 1 / 8, 0.95)
-    assert rules.queries == 10 * rules.units
+    assert rules.queries == FunctionCoupledConfig().images_per_rule * rules.units
 
     # Two tests are run, plain and smoothed, at the price of one bit.
     triggers = plan_mark("certified", 1e-9, 0.6)
