@@ -7,9 +7,10 @@ Marks in a pretrained net: EfficientNet-Lite0 with its ImageNet weights, fine-tu
 
 The short run: 10,000 images, 3 epochs, batches of 64, AdamW at 1e-3, cosine; every method with its defaults, against the unmarked twin of the same
 seed, on 2,000 test images, which chose nothing. `--long` takes 50,000 images and 6 epochs; `--cifar100` 10,000 images of CIFAR-100 with its 20 groups of
-classes. Each marked net is fine-tuned on 2,000 images that it was not
-trained on in the short run, for 3 epochs, at 0.1 and 1 times the rate, held all the time, and at the whole rate that falls as it did in the training; and its
-BatchNorm statistics are taken anew. Rows that are in the output are not measured again. Models and keys stay in `--folder`, where `headlines.py` reads them. `--weights FILE` only writes the net's ImageNet weights as safetensors, for `preset: efficientnet_lite0` of `hf-watermark benchmark`.
+classes. Each marked net is fine-tuned on 2,000 images that it was not trained on in the short run, for 3 epochs, at 0.1 and 1 times the rate, held all the
+time, and at the whole rate that falls as it did in the training; and its BatchNorm statistics are taken anew. Rows that are in the output are not measured
+again. Models and keys stay in `--folder`, where `headlines.py` reads them. `--weights FILE` only writes the net's ImageNet weights as safetensors, for
+`preset: efficientnet_lite0` of `hf-watermark benchmark`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from alignment import Results, Row
 from data import ImagesInMemory, load_cifar10
+from depthwise import faster
 from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -125,7 +127,7 @@ class Mirrored(torch.nn.Module):
 def trained(config: WatermarkConfig | None, seed: int, epochs: float, data: Enlarged) -> Trainer:
     """The trainer after its run; without a config the twin."""
     # Channels last in memory: depthwise convolutions take half the time on a processor.
-    model: Any = pretrained_lite0(data.classes, seed).to(memory_format=torch.channels_last)
+    model: Any = faster(pretrained_lite0(data.classes, seed).to(memory_format=torch.channels_last))
     with tempfile.TemporaryDirectory() as folder:
         if config is None:
             trainer = Trainer(model, arguments(folder, seed, epochs), collate, train_dataset=data)

@@ -94,11 +94,10 @@ def told() -> Section:
 
 def headlines() -> Section:
     record, rows = read("headlines"), []
-    for name, methods in (("certified", ["certified"]), ("attribution", ["usp", "csp"])):
-        for method in methods:
-            for label, row in record.get(method, {}).items():
-                what = "certified within half a sigma" if name == "certified" else "single answers attributed"
-                rows.append([plain(method), label.split()[-1], what, percent(row["right"]), "", ""])
+    for method in ("certified", "usp", "csp"):
+        what = "certified within half a sigma" if method == "certified" else "single answers attributed"
+        for label, row in record.get(method, {}).items():
+            rows.append([plain(method), label.split()[-1], what, percent(row["right"]), "", ""])
     for label, row in record["function_coupled"].items():
         attack, _, seed = label.partition(" | ")
         cells = [percent(row["right"]), bits(row["log2_p"]), percent(row["accuracy"])]
