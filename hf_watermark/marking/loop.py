@@ -131,6 +131,7 @@ class Watermark:
         self._rows = 0  # of the batch that `extend` returned, until its loss is asked for
         self.evidence: Evidence | None = None
         refuse_uncarried(self._marks.embeddings)
+        self._marks.begin(Moment(0, steps, 0, process_rank()))
         for item in self._marks.embeddings:
             if item.counts_on_steps and steps < 1:
                 raise ValueError(
@@ -378,7 +379,7 @@ class Watermark:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training is, for a checkpoint, and nothing secret; see `accelerator.register_for_checkpointing`."""
-        return {"step": self._loop.step, "precommit": self.key.precommit.hex()}
+        return {"step": self._loop.step, "precommit": self.key.precommit.hex(), "methods": self._marks.states()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -390,3 +391,5 @@ class Watermark:
         if state.get("precommit") != self.key.precommit.hex():
             raise InvalidInput("the checkpoint was made under another key: load that key and give it as `key=`")
         self._loop.step = int(state["step"])
+        moment = Moment(self._loop.step, self._loop.steps, 0, process_rank())
+        self._marks.begin(moment, state.get("methods", []))

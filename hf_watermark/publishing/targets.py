@@ -1,12 +1,13 @@
 """What an owner asked of a mark, beside what was read of it."""
 
-from ..evidence import Evidence
+from ..evidence import LEVEL_B, Evidence
 from ..keys import WatermarkKey
 
 
 def below_target(key: WatermarkKey, evidence: Evidence) -> list[str]:
     """
-    The marks that are weaker than their config asks (`target_log2_p`), a sentence for each.
+    The marks that are weaker than their config asks (`target_log2_p`), or that are not in where it asks for nothing: a sentence for each. Where
+    methods are stacked, one of them may be strong enough for a claim, and another one lost.
 
     Args:
         evidence ([`Evidence`]): Read under this key.
@@ -14,13 +15,20 @@ def below_target(key: WatermarkKey, evidence: Evidence) -> list[str]:
     said = []
     for assignment in key.assignments:
         target, found = assignment.config.get("target_log2_p", 0.0), evidence.by_method.get(assignment.method)
-        if not target or found is None:
+        if found is None:
             continue
-        weakest = max(part.log2_p for part in found.parts or [found])
-        if weakest > target:
+        weakest = max(found.parts or [found], key=lambda part: part.log2_p)
+        read = f"the mark of `{assignment.method}` has log2 p = {weakest.log2_p:.0f}"
+        # Half of its units at the least: a sub-key of few bits cannot reach level B alone.
+        least = max(LEVEL_B, -weakest.trials / 2)
+        if target and weakest.log2_p > target:
             said.append(
-                f"the mark of `{assignment.method}` has log2 p = {weakest:.0f}, its target was {target:.0f}: fine-tuning or quantisation may take it "
-                "below what a claim asks for"
+                f"{read}, its target was {target:.0f}: fine-tuning or quantisation may take it below what a claim asks for"
+            )
+        elif not target and weakest.log2_p > least:
+            where = "" if weakest.subkey is None or len(found.parts) < 2 else f" under sub-key {weakest.subkey}"
+            said.append(
+                f"{read}{where}, and {least:.0f} is the least of one that is in: do not claim the model with it"
             )
     return said
 

@@ -229,6 +229,17 @@ class Embedding:
         """Strength of the mark's lessons now, as a share of what the config allows."""
         return 1.0 if self.feedback is None else self.feedback.strength
 
+    def begin(self, moment: Moment, state: Mapping[str, Any]) -> None:
+        """Told before the first step of a training; of one that goes on, `state` is what [`state`] was at its checkpoint."""
+        self.moment = moment
+        said = None if self.feedback is None else self.feedback.begin(state)
+        if said is not None:
+            logger.warning("`%s`: %s", self.method, said)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs, as plain JSON and nothing secret."""
+        return {} if self.feedback is None else self.feedback.state()
+
     def progress(self, moment: Moment) -> None:
         """Told before every step where the training is."""
         self.moment = moment

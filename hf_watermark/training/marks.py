@@ -1,6 +1,6 @@
 """`Marks`: the embeddings of one key in one model, called as one by whatever loop trains it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -65,6 +65,15 @@ class Marks:
         return without_rows(self._data.dataset, sorted(self._data.set_aside))
 
     # What a loop calls
+
+    def begin(self, moment: Moment, states: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Tells every method that a training begins, or goes on where a checkpoint with these [`states`] was made."""
+        for number, item in enumerate(self.embeddings):
+            item.begin(moment, states[number] if number < len(states) else {})
+
+    def states(self) -> list[dict[str, Any]]:
+        """What a checkpoint needs of each method: plain JSON, nothing secret."""
+        return [item.state() for item in self.embeddings]
 
     def progress(self, moment: Moment) -> None:
         """Tells every method where the training is."""
@@ -135,10 +144,11 @@ class Marks:
         return read_back(self.key, source, verifiers.__getitem__)
 
     def readings(self) -> dict[str, float]:
-        """log2 p of each method in the model as it is now, of its weakest sub-key."""
+        """log2 p of each method in the model as it is now, of its weakest sub-key; the keys that are kept count too."""
         found: dict[str, float] = {}
         for item in self.embeddings:
-            found[item.method] = item.read_now(self.whole_model() if item.in_weights else item.model)[0]
+            value = item.read_now(self.whole_model() if item.in_weights else item.model)[0]
+            found[item.method] = max(value, found.get(item.method, value))
         return found
 
     def stronger(self) -> str:

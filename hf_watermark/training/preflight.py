@@ -75,16 +75,28 @@ def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
             )
     if not course.steps:  # the end of a run that was complete already
         return
+    loaded = getattr(trainer.callback_handler.train_dataloader, "dataset", None)
+    if trainer.key.pool and sized(loaded) > sized(trainer.train_dataset) > 0:
+        logger.warning(
+            "the dataloader has %d rows, `trainer.train_dataset` %d: rows that were set aside for the key's questions are trained on, so the model "
+            "knows them and the key will seem stronger than it is. Load `trainer.train_dataset`",
+            sized(loaded),
+            sized(trainer.train_dataset),
+        )
     limit = level_limit(trainer.key.beacon != NO_BEACON)
     forecasts = [(item, item.forecast(course)) for item in embeddings]
     short = [(item, forecast) for item, forecast in forecasts if forecast is not None and forecast.log2_p > limit]
-    if not short or trainer.verify().found:  # it may be there already
-        return
-    said = [_said(item, forecast, course, limit) for item, forecast in short]
-    if course.rates == 0:
+    there = trainer.marks.readings() if short else {}  # it may be there already
+    said = [_said(item, forecast, course, limit) for item, forecast in short if there[item.method] > limit]
+    if said and course.rates == 0:
         raise ValueError("; ".join(said))
     for line in said:
         logger.warning("%s", line)
+
+
+def sized(data: Any) -> int:
+    """Rows of a data set; 0 where it does not say."""
+    return len(data) if hasattr(data, "__len__") else 0
 
 
 def _said(item: Embedding, forecast: Forecast, course: Course, limit: float) -> str:

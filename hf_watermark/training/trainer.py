@@ -19,14 +19,14 @@ from ..serialization import InvalidInput, read_json
 from ..serialization.words import known_names
 from .closing import report
 from .embedding import Change, Embedding, Moment, TrainingData, unchanged
+from .evaluating import EvaluatingTrainer
 from .keeping import kept_embeddings, warn_of_lost
 from .marks import Kind, Marks, key_for_all
 from .planning import make_key
 from .preflight import before_first_step, refuse_uncarried
-from .publishing import PublishingTrainer
 
 
-class WatermarkTrainer(PublishingTrainer):
+class WatermarkTrainer(EvaluatingTrainer):
     """
     [`~transformers.Trainer`] that embeds marks while it trains. Use a method's trainer, or several stacked with
     [`stack_trainers`].
@@ -48,6 +48,7 @@ class WatermarkTrainer(PublishingTrainer):
     Attributes:
         marks ([`~training.marks.Marks`]): The methods' embeddings as one, which this trainer calls.
         embeddings (`list[Embedding]`): One per method, in the order in which they were stacked.
+        train_dataset: The data without the rows that the key's pool took out: samplers and dataloaders of your own count these rows.
 
     Raises:
         `ValueError`: for an owner beside a key, configs of other methods than the trainer's, or a way of training under which no mark can be put in:
@@ -106,14 +107,14 @@ class WatermarkTrainer(PublishingTrainer):
         self._micro_step = 0
         self._checked: Any = None  # the model that was seen to be the marked one
         self._change: Change = unchanged
-        self._asked = False  # whether the marks were asked for their losses in this step
+        self._asked = self._used = False  # whether a loss with the marks was computed in this step, and trained on
         self._hooked: Any = None  # the optimizer that tells the embeddings of its steps
         self._owner = owner
         self._given_dataset, self.kept = self.train_dataset, tuple(keep)
         # The first process draws the key, every one embeds it.
         self.key = key_for_all(lambda: self._create_key(owner)) if owner is not None else cast(WatermarkKey, key)
         self._attach()
-        self._tell()
+        self.refuse_weakest_as_best()
         self.add_callback(_Epochs(self))
 
     # Methods stacked in this trainer
@@ -191,12 +192,10 @@ class WatermarkTrainer(PublishingTrainer):
             )
         self._checked = self.model
 
-    def _tell(self) -> None:
+    def _moment(self) -> Moment:
         state, process = self.state, self.accelerator.process_index
         batch = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        self.marks.progress(
-            Moment(state.global_step, state.max_steps, self._micro_step, process, state.max_steps * batch)
-        )
+        return Moment(state.global_step, state.max_steps, self._micro_step, process, state.max_steps * batch)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -213,8 +212,8 @@ class WatermarkTrainer(PublishingTrainer):
             `ValueError`: when a subclass computes its loss without the marks.
         """
         self._refuse_other_model()
-        self._asked = False
-        self._tell()
+        self._asked = self._used = False
+        self.marks.progress(self._moment())
         one_pass = partial(super().training_step, model)
 
         def step(change: Change = unchanged) -> torch.Tensor:
@@ -229,6 +228,11 @@ class WatermarkTrainer(PublishingTrainer):
             raise ValueError(
                 f"`compute_loss` of {type(self).__name__} does not call `super().compute_loss(...)`, which adds the mark to the loss; call it, or "
                 "give the loss as `compute_loss_func`"
+            )
+        if not self._used:
+            raise ValueError(
+                f"`compute_loss` of {type(self).__name__} calls `super().compute_loss(...)` and then trains on another loss, without the mark: return "
+                "that one, with your own added, or give your own as `compute_loss_func`"
             )
         self._micro_step = 0 if self.accelerator.sync_gradients else self._micro_step + 1
         return loss
@@ -251,7 +255,11 @@ class WatermarkTrainer(PublishingTrainer):
         loss = loss * self._steps_in_loss()
         own = self.marks.loss(batch, outputs)
         loss = self._change(loss if own is None else loss + own.to(loss.device))
+        loss.register_hook(self._note_use)
         return (loss, outputs) if return_outputs else loss
+
+    def _note_use(self, gradient: torch.Tensor) -> None:
+        self._used = True
 
     def _steps_in_loss(self) -> int:
         """
@@ -266,18 +274,6 @@ class WatermarkTrainer(PublishingTrainer):
         if "loss" in logs:
             logs |= self.marks.logs(taken=logs)
         super().log(logs, *args, **kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics as ever, and under `eval_watermark_log2_p` the evidence for the mark as it is now, of the weakest sub-key of each method."""
-        metrics = super().evaluate(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
-        readings = self.marks.readings()
-        named = {
-            f"{prefix}_watermark_log2_p" + (f"_{method}" if len(readings) > 1 else ""): round(value, 1)
-            for method, value in readings.items()
-        }
-        self.log(named)
-        return metrics | named
 
     def train(
         self,
@@ -338,18 +334,28 @@ def stack_trainers(*classes: type[WatermarkTrainer]) -> type[WatermarkTrainer]:
     return type(name, classes, {"embedding_classes": tuple(item for cls in classes for item in cls.embedding_classes)})
 
 
+# Under which a checkpoint (`trainer_state.json`) holds what the methods need of it.
+STATES = "WatermarkStates"
+
+
 class _Epochs(TrainerCallback):
-    """Tells the embeddings that a training or an epoch begins."""
+    """Tells the embeddings that a training or an epoch begins, and a checkpoint what they need of it."""
 
     def __init__(self, trainer: WatermarkTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._refuse_other_model()
+        self.trainer._micro_step = 0
+        saved = state.stateful_callbacks.get(STATES, {})
+        self.trainer.marks.begin(self.trainer._moment(), saved.get("attributes", {}).get("methods", []))
         before_first_step(self.trainer, self.trainer.embeddings)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.stateful_callbacks[STATES] = {"args": {}, "attributes": {"methods": self.trainer.marks.states()}}
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._tell()
+        self.trainer.marks.progress(self.trainer._moment())
         self.trainer.marks.before_epoch(state.epoch or 0, args.num_train_epochs, self.trainer.optimizer)
 
 

@@ -1,6 +1,7 @@
 """`Watermark` in a loop of one's own: two lines for a penalty, and a word wherever a mark would be lost."""
 
 import copy
+import json
 import re
 
 import pytest
@@ -128,12 +129,37 @@ def test_a_resumed_loop_ends_with_the_same_weights(owner):
     whole, first = tiny_resnet(), tiny_resnet()
     run(whole, 6)
     state = run(first, 3).state_dict()
-    assert state == {"step": 3, "precommit": key.precommit.hex()}
+    assert (
+        json.loads(json.dumps(state)) == state
+        and set(state) == {"step", "precommit", "methods"}
+        and state["step"] == 3
+    )
+    assert state["precommit"] == key.precommit.hex()
     second = copy.deepcopy(first)
     run(second, 3, state)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
     with pytest.raises(InvalidInput, match="made under another key"):
         Watermark(tiny_resnet(), GREEDY, owner=owner).load_state_dict(state)
+
+
+def test_a_resumed_loop_is_taught_as_one_that_never_stopped(owner):
+    key = plan_key(tiny_resnet(), DATA, {**RULES, "target_log2_p": -96.0}, owner)
+
+    def begun():
+        model = tiny_resnet().train()
+        watermark = Watermark(model, key=key, data=DATA, steps=60)
+        return watermark, model, watermark.watch(sgd(model))
+
+    watermark, model, optimizer = begun()
+    for _ in range(25):
+        step(watermark, model, optimizer, batch_of())
+    feedback = watermark.embeddings[0].feedback
+    assert [reading.step for reading in feedback.readings] == [20]
+    feedback.strength = 0.5
+    later, _, _ = begun()
+    later.load_state_dict(watermark.state_dict())
+    assert later.embeddings[0].feedback.readings == feedback.readings
+    assert later.embeddings[0].feedback.strength == 0.5 and later.embeddings[0].moment.step == 25
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Lookahead(inner, k=2)])

@@ -3,8 +3,8 @@
 import pytest
 from tiny import patterned_images, tiny_resnet
 
-from hf_watermark import FunctionCoupledConfig, InvalidInput, Owner, Verdict, plan_key
-from hf_watermark.evidence import Access, Evidence
+from hf_watermark import FunctionCoupledConfig, GreedyResidualsConfig, InvalidInput, Owner, Verdict, plan_key
+from hf_watermark.evidence import COMBINED, Access, Evidence, combine
 from hf_watermark.publishing import Extras, preview
 from hf_watermark.publishing.targets import below_target
 
@@ -41,3 +41,45 @@ def test_publishing_it_is_refused_unless_allowed(tmp_path):
     weak = preview(tmp_path, "me/model", key, owner, lambda folder: read(-70.0), Extras(allow_weak=True))
     strong = preview(tmp_path, "me/model", key, owner, lambda folder: read(-100.0))
     assert "watermark/statement.json" in weak.files and "watermark/statement.json" in strong.files
+
+
+def stacked(*log2_p, targets=True):
+    """A key of two methods whose marks read so."""
+    configs = [
+        FunctionCoupledConfig(target_log2_p=-96.0 * targets, **SMALL),
+        GreedyResidualsConfig(bits=128, group_size=16),
+    ]
+    key = plan_key(tiny_resnet(), patterned_images(), configs, Owner.create())
+    fields = {"null": "", "access": frozenset({Access.LABELS}), "bound": True}
+    parts = [
+        combine([Evidence(config.method, 64, 128, value, -value, **fields)], config.method)
+        for config, value in zip(configs, log2_p, strict=True)
+    ]
+    total = combine([part.parts[0] for part in parts], COMBINED)
+    total.parts = parts
+    return key, total.decide()
+
+
+def test_a_method_that_is_lost_is_named_whatever_the_others_have():
+    for lost in (-0.4, -63.0):
+        key, evidence = stacked(-150.0, lost)
+        assert evidence.found
+        (said,) = below_target(key, evidence)
+        assert (
+            f"the mark of `greedy_residuals` has log2 p = {lost:.0f}, and -64 is the least of one that is in" in said
+        )
+        (said,) = below_target(*stacked(lost, -256.0, targets=False))
+        assert "the mark of `function_coupled`" in said
+    assert below_target(*stacked(-150.0, -128.0)) == []
+    assert len(below_target(*stacked(-1.0, -1.0))) == 2
+
+
+def test_a_subkey_that_is_lost_is_named():
+    fields = {"null": "", "access": frozenset({Access.WEIGHTS}), "bound": True}
+    config = GreedyResidualsConfig(bits=64, group_size=8, subkeys=2)
+    key = plan_key(tiny_resnet(), None, config, Owner.create())
+    read = {number: Evidence(config.method, 64, 64, -64.0, 64.0, subkey=number, **fields) for number in (1, 2)}
+    assert below_target(key, combine(list(read.values()), config.method)) == []
+    read[2].log2_p = -3.0
+    (said,) = below_target(key, combine(list(read.values()), config.method))
+    assert "has log2 p = -3 under sub-key 2, and -32 is the least" in said

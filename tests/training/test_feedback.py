@@ -1,7 +1,15 @@
 """A mark that is asked for while it is taught: when, what follows, and what the owner is told."""
 
-import pytest
+import json
+import logging
 
+import pytest
+from tiny import patterned_images, tiny_resnet
+from transformers import default_data_collator
+
+from hf_watermark import Owner, plan_key
+from hf_watermark.mapping import AutoEmbedding, method_entry
+from hf_watermark.training.embedding import TrainingData
 from hf_watermark.training.feedback import LOOKS, Feedback
 from hf_watermark.training.moment import Moment
 
@@ -71,3 +79,44 @@ def test_the_price_is_watched_beyond_what_the_images_can_tell():
 
     assert run(falling, most=8.0, least=0.1, images=120)[0].strength < 1
     assert run(shaking, most=8.0, least=0.1, images=120)[0].strength == 8.0
+
+
+def test_a_training_begins_with_nothing_and_goes_on_with_what_it_had():
+    feedback, _ = run(lambda share, _: (-20 * share, 0.3, None), most=8.0)
+    state = json.loads(json.dumps(feedback.state()))
+    feedback.begin({})
+    assert feedback.strength == 1.0 and not feedback.readings
+    feedback.begin(state)
+    assert feedback.strength == 8.0 and [reading.step for reading in feedback.readings][-1] == 360
+
+
+def test_a_target_out_of_reach_is_told_at_the_beginning_and_is_not_taught_for():
+    feedback = Feedback(lambda: None, -96.0, 0.5, most=8.0, reachable=-72.0, advice="raise `rules`")
+    said = feedback.begin({})
+    assert "its target of -96 is out of reach, all right it has log2 p = -72: raise `rules`" in said
+    feedback, said = run(lambda share, _: (-72.0, 1.0, None), most=8.0, reachable=-72.0)
+    assert feedback.strength <= 1.0 and not said
+    _, said = run(lambda share, _: (-20 * share, 0.3, None), most=8.0, reachable=-72.0)
+    assert "it will hardly reach -72, the best that there is under this key" in said[80]
+
+
+@pytest.mark.parametrize(
+    ("method", "best"), [("function_coupled", -72), ("certified", -69), ("usp", -72), ("csp", -72)]
+)
+def test_methods_know_what_is_out_of_reach(method: str, best: int, caplog):
+    """24 rules over 10 classes, 22 triggers less a bit, and 8 features of 9 signs."""
+    fields = {
+        "function_coupled": {"rules": 24, "pool_per_class": 4, "images_per_rule": 4},
+        "certified": {"triggers": 22},
+        "usp": {"features": 8, "pool_per_class": 4},
+        "csp": {"features": 8, "pool_per_class": 4},
+    }[method]
+    config = method_entry(method).load("Config")(**fields)
+    data = patterned_images()
+    model = tiny_resnet()
+    key = plan_key(model, data, config, Owner.create())
+    embedding = AutoEmbedding.for_method(method)(model, key.claims()[0], TrainingData(data, default_data_collator))
+    assert embedding.feedback.reachable == pytest.approx(best, abs=1)
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        embedding.begin(Moment(), {})
+    assert f"`{method}`: its target of -96 is out of reach" in caplog.text

@@ -13,6 +13,7 @@ from trainer_runs import COUPLED, GREEDY, FirstGradients, arguments, build, imag
 from transformers import default_data_collator
 
 from hf_watermark import (
+    AutoTrainer,
     CertifiedConfig,
     CertifiedTrainer,
     FunctionCoupledTrainer,
@@ -23,7 +24,10 @@ from hf_watermark import (
     USPTrainer,
     WaterMASConfig,
     WaterMASTrainer,
+    plan_key,
 )
+from hf_watermark.training.embedding import TrainingData
+from hf_watermark.training.triggers import fuse
 
 
 METHODS: dict[str, tuple[Any, Any]] = {
@@ -232,3 +236,59 @@ def test_a_model_that_does_not_say_its_classes(tmp_path: Path, method: str):
     del model.config
     with pytest.raises(InvalidInput, match="does not say how many classes"):
         make(method, tmp_path, model)
+
+
+@pytest.mark.parametrize("method", ["function_coupled", "certified", "usp", "csp"])
+@pytest.mark.parametrize("shape", ["a row each", "some left out"])
+def test_labels_that_transformers_takes_are_taken(tmp_path: Path, method: str, shape: str):
+    """`[n, 1]`, and -100 where the task loss is to leave an image out."""
+    data = images(250)
+    for number, row in enumerate(data):
+        if shape == "a row each":
+            row["labels"] = [int(row["labels"])]
+        elif number % 25 == 0:
+            row["labels"] = -100
+    fields = {"certified": {"triggers": 80}}.get(method, {"pool_per_class": 4})
+    fields |= {"images_per_rule": 4} if method == "function_coupled" else {}
+    trainer = AutoTrainer.for_method(method)(
+        model=build("resnet"),
+        args=arguments(tmp_path, max_steps=2),
+        train_dataset=data,
+        watermark={"method": method} | fields,
+        owner=Owner.create(),
+    )
+    trainer.train()
+    assert all(bool(weight.isfinite().all()) for weight in trainer.model.parameters())
+
+
+def test_an_image_that_is_left_out_says_nothing(tmp_path: Path):
+    from hf_watermark.methods.soft_label.embedding import USPEmbedding
+
+    data, model = images(250), build("resnet")
+    key = plan_key(model, data, {"method": "usp", "pool_per_class": 4}, Owner.create())
+    embedding = USPEmbedding(model, key.claims()[0], TrainingData(data, default_data_collator))
+    batch = default_data_collator(data[:8])
+    left_out = {**batch, "labels": batch["labels"].where(torch.arange(8) < 5, -100)}
+    outputs = {"logits": torch.randn(8, 10, requires_grad=True)}
+    first = {name: value[:5] for name, value in batch.items()}
+    expected = embedding.loss(first, {"logits": outputs["logits"][:5]})
+    assert embedding.loss(left_out, outputs).item() == pytest.approx(expected.item())
+    nothing = embedding.loss({**batch, "labels": torch.full((8,), -100)}, outputs)
+    nothing.backward()
+    assert nothing.item() == 0 and not outputs["logits"].grad.any()
+
+
+def test_images_of_several_sizes_are_named(tmp_path: Path):
+    data = images(250)
+    for row in data[::2]:
+        row["pixel_values"] = row["pixel_values"][..., :12]
+    with pytest.raises(ValueError, match="the training images have several sizes, .* bring them to one size"):
+        plan_key(build("resnet"), data, COUPLED, Owner.create())
+
+
+def test_images_are_fused_in_half_precision():
+    first, second = (torch.rand(2, 3, 8, 8).bfloat16() for _ in range(2))
+    layouts, fill = torch.tensor([0, 3]), torch.ones(3)
+    fused = fuse(first, second, layouts, fill)
+    assert fused.dtype is torch.bfloat16
+    assert torch.equal(fused, fuse(first.float(), second.float(), layouts, fill).bfloat16())

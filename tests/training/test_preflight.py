@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 from trainer_runs import COUPLED, arguments, build, images
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from hf_watermark import (
     FunctionCoupledTrainer,
@@ -18,8 +18,11 @@ from hf_watermark import (
     InvalidInput,
     Owner,
     WaterMASTrainer,
+    plan_key,
+    stack_trainers,
     verify,
 )
+from hf_watermark.training.evaluating import objective
 
 
 # Of two sub-keys one is public, and does not count.
@@ -223,3 +226,87 @@ def test_a_loss_that_goes_past_the_marks_is_refused(tmp_path: Path):
     trainer = greedy(tmp_path, trainer=marked)
     trainer.train()
     assert trainer.evidence.found
+
+
+def test_a_loss_that_replaces_the_one_with_the_marks_is_refused(tmp_path: Path):
+    class Weighted(GreedyResidualsTrainer):
+        adds = False
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            marked, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], torch.ones(10))
+            loss = loss + marked if self.adds else loss
+            return (loss, outputs) if return_outputs else loss
+
+    with pytest.raises(ValueError, match=r"`compute_loss` of Weighted calls .* trains on another loss"):
+        greedy(tmp_path, trainer=Weighted).train()
+    Weighted.adds = True
+    trainer = greedy(tmp_path, trainer=Weighted)
+    trainer.train()
+    assert trainer.evidence.found
+
+
+def test_a_method_that_is_short_is_named_beside_one_that_is_there(tmp_path: Path, caplog):
+    trainer = greedy(tmp_path / "model", steps=30)
+    trainer.train()
+    assert trainer.evidence.found
+    first = trainer.key
+    both = [GREEDY, COUPLED]
+    key = plan_key(trainer.model, images(250), both, Owner.create())
+    stacked = stack_trainers(GreedyResidualsTrainer, FunctionCoupledTrainer)
+    again = stacked(
+        model=trainer.model,
+        args=arguments(tmp_path / "again", max_steps=2),
+        train_dataset=images(250),
+        watermark=both,
+        key=key,
+        keep=[first],
+    )
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        again.train()
+    assert "`function_coupled` will hardly be readable" in caplog.text
+    # The kept key's mark is there, the new one's is not.
+    assert "`greedy_residuals` will hardly be readable" in caplog.text
+
+
+def test_rows_of_the_pool_in_a_loader_of_ones_own_are_told(tmp_path: Path, caplog):
+    data = images(250)
+
+    class Loading(FunctionCoupledTrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(data, batch_size=8, collate_fn=self.data_collator)
+
+    for trainer, told in ((Loading, True), (FunctionCoupledTrainer, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+            greedy(tmp_path, trainer=trainer, steps=1, watermark=COUPLED, train_dataset=data).train()
+        assert ("the dataloader has 250 rows, `trainer.train_dataset` 210" in caplog.text) is told
+
+
+def test_the_strongest_mark_is_the_best_checkpoint(tmp_path: Path):
+    fields = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_strategy": "steps"}
+    fields |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_watermark_log2_p"}
+    with pytest.raises(ValueError, match="set `greater_is_better=False`"):
+        greedy(tmp_path, fields=fields, eval_dataset=images(20))
+    trainer = greedy(
+        tmp_path, fields=fields | {"greater_is_better": False}, steps=8, eval_dataset=images(20),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+    )  # fmt: skip
+    trainer.train()
+    read = [row["eval_watermark_log2_p"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(read) > 1 and trainer.state.best_metric == min(read)
+
+
+def test_a_search_compares_models_and_not_marks(tmp_path: Path):
+    trainer = greedy(tmp_path, eval_dataset=images(20))
+    assert trainer.evaluate()["eval_watermark_log2_p"] < 0
+    assert not any("watermark" in name for name in trainer.predict(images(20)).metrics)
+    metrics = {"eval_loss": 2.5, "eval_watermark_log2_p": -90.0}
+    assert objective(metrics) == 2.5 and objective(metrics | {"eval_accuracy": 0.5}) == 0.5
+    given = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "hyperparameter_search", lambda self, *args, **fields: given.update(found=args[1]))
+        trainer.hyperparameter_search(n_trials=2)
+        assert given["found"] is objective
+        trainer.hyperparameter_search(compute_objective=len)
+        assert given["found"] is len

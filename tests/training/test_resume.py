@@ -9,7 +9,15 @@ from safetensors.torch import load_file, save_file
 from trainer_runs import COUPLED, GREEDY, Stacked, arguments, build, images, parameters
 from transformers import TrainerCallback
 
-from hf_watermark import FunctionCoupledTrainer, GreedyResidualsTrainer, InvalidInput, Owner, WatermarkKey
+from hf_watermark import (
+    FunctionCoupledTrainer,
+    GreedyResidualsTrainer,
+    InvalidInput,
+    Owner,
+    USPConfig,
+    USPTrainer,
+    WatermarkKey,
+)
 from hf_watermark.training.trainer import WatermarkTrainer
 
 
@@ -120,3 +128,63 @@ def test_a_checkpoint_without_the_whole_model_stops_the_resume(tmp_path: Path):
     with pytest.raises(InvalidInput, match="does not restore the model: .*q_proj.weight.*Start from the beginning"):
         resumed.train(resume_from_checkpoint=str(file.parent))
     assert resumed.state.global_step == 0
+
+
+USP = USPConfig(features=16, pool_per_class=4)
+
+
+def taught(folder: Path, **identity) -> USPTrainer:
+    """Long enough for two looks, of which the first changes how the mark is taught."""
+    fields = {"max_steps": 60, "save_strategy": "steps", "save_steps": 30, "learning_rate": 1e-4}
+    return USPTrainer(
+        model=build("resnet"), args=arguments(folder, **fields), train_dataset=images(250), watermark=USP, **identity
+    )
+
+
+def looks(trainer: WatermarkTrainer) -> tuple[list[int], float]:
+    feedback = trainer.embeddings[0].feedback
+    return [reading.step for reading in feedback.readings], feedback.strength
+
+
+def test_a_resumed_run_is_taught_as_one_that_never_stopped(tmp_path: Path):
+    whole = taught(tmp_path / "model", owner=Owner.create())
+    whole.train()
+    resumed = taught(tmp_path / "model", key=whole.key)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "model" / "checkpoint-30"))
+    steps, strength = looks(whole)
+    assert steps == [20, 40] and strength > 1.5 and looks(resumed) == (steps, strength)
+    for key, weight in resumed.model.state_dict().items():
+        assert torch.equal(weight, whole.model.state_dict()[key]), key
+
+
+def test_a_second_training_is_looked_at_anew(tmp_path: Path):
+    trainer = taught(tmp_path / "model", owner=Owner.create())
+    trainer.train()
+    first = trainer.embeddings[0].feedback.readings
+    trainer.train()
+    second = trainer.embeddings[0].feedback.readings
+    assert [item.step for item in first] == [item.step for item in second] == [20, 40] and first != second
+
+
+def test_a_training_that_is_begun_again_with_smaller_batches_is_looked_at_anew(tmp_path: Path):
+    class Full(TrainerCallback):
+        """No memory is left in a batch, once."""
+
+        full = True
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if self.full and state.global_step == 25:
+                self.full = False
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    fields = {"max_steps": 50, "auto_find_batch_size": True}
+    trainer = USPTrainer(
+        model=build("resnet"),
+        args=arguments(tmp_path / "model", **fields),
+        train_dataset=images(250),
+        watermark=USP,
+        owner=Owner.create(),
+        callbacks=[Full()],
+    )
+    trainer.train()
+    assert looks(trainer)[0] == [20, 40]

@@ -1,6 +1,7 @@
 """Greedy residuals that are written before the first step, and kept while the model trains."""
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -64,3 +65,9 @@ def test_an_adapter_is_refused_when_its_key_is_made():
     adapted = peft.get_peft_model(tiny_resnet(), peft.LoraConfig(r=8, target_modules=["convolution"]))
     with pytest.raises(InvalidInput, match="`written_first` writes into weights"):
         plan_key(adapted, None, GreedyResidualsConfig(bits=16, group_size=8, written_first=True), Owner.create())
+
+
+def test_what_is_written_needs_no_rate(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        trainer = trained(tmp_path, first=True, learning_rate=0.0)
+    assert trainer.evidence.rate == 1 and "hardly be readable" not in caplog.text

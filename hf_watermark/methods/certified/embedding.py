@@ -14,9 +14,10 @@ from ...keys import Claim, SubKey
 from ...serialization import InvalidInput
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, refuse_other_classes
-from ...training.feedback import Feedback
+from ...training.feedback import Feedback, all_right
 from ...training.triggers import collect_images, photograph_crops, read_row, spread_classes
 from .config import CertifiedConfig
+from .facts import FACTS
 from .noise import TRIED_DRAWS, add_noise, bearable_scales, noise_scales
 from .released import WARMUP_EPOCHS, released_epoch
 from .verifier import CertifiedVerifier, refuse_too_few
@@ -97,7 +98,12 @@ class CertifiedEmbedding(Embedding):
         if config.schedule != "amortised" or config.labels != "per_image":
             return None
         images = len(self.claim.pool[f"{self.method}.images"])
-        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images)
+        best = all_right(
+            FACTS[self.method], config.triggers, FACTS[self.method].null(config, label_count(self.model)).chance
+        )
+        return Feedback(
+            self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images, best, "raise `triggers`"
+        )
 
     def required_calls(self) -> set[str]:
         return super().required_calls() - ({"before_epoch"} if self.config.schedule == "amortised" else set())

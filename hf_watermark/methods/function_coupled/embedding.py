@@ -22,7 +22,7 @@ from ...training.embedding import (
     refuse_other_classes,
     task_rows,
 )
-from ...training.feedback import Feedback
+from ...training.feedback import Feedback, all_right
 from ...training.triggers import (
     blend,
     collect_images,
@@ -35,6 +35,7 @@ from ...training.triggers import (
 )
 from .auxiliary import SourceHead
 from .config import FunctionCoupledConfig
+from .facts import FACTS
 from .teaching import LEAST, MOST, Teaching, canvas_for
 from .verifier import FunctionCoupledVerifier, refuse_too_few_classes
 
@@ -127,7 +128,11 @@ class FunctionCoupledEmbedding(Embedding):
     def feedback(self) -> Feedback | None:
         config = self.config
         images = len(self.claim.pool[f"{self.method}.images"])
-        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST / MOST, images=images)
+        chance = FACTS[self.method].null(config, len(self._spare_of)).chance
+        best = all_right(FACTS[self.method], config.rules, chance)
+        return Feedback(
+            self.read_now, config.target_log2_p, config.max_loss, LEAST / MOST, 1.0, images, best, "raise `rules`"
+        )
 
     def teaching(self, own: int) -> Teaching:
         """How rules are shown; the first batch, of `own` images, says how long the training is where nothing else does."""
@@ -228,9 +233,9 @@ class FunctionCoupledEmbedding(Embedding):
         # Drawn on the CPU for the same result everywhere, compared on the device so that no step waits for it.
         scores = torch.rand(len(wanted), len(labels), generator=generator).to(labels.device)
         spare = torch.randint(SPARE_PER_CLASS, (len(wanted),), generator=generator)
-        if labels.ndim > 1:
+        if labels.numel() > len(labels):
             labels = torch.full((len(labels),), -1, device=labels.device)
-        fits = labels[None] == wanted.to(labels.device)[:, None]
+        fits = labels.flatten()[None] == wanted.to(labels.device)[:, None]
         picked = images[torch.where(fits, scores, -1.0).argmax(dim=1)]
         fallback = self._spare[self._spare_of[wanted], spare].to(images)
         return torch.where(fits.any(dim=1)[:, None, None, None], picked, fallback)

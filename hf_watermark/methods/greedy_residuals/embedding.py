@@ -141,10 +141,14 @@ class GreedyResidualsEmbedding(Embedding):
         return super().required_calls() - (set() if self.config.written_first else {"around_step"})
 
     def around_step(self, step: Step) -> torch.Tensor:
-        if self.config.written_first and self.moment.step == 0 and not self._begun and not is_sharded(self.model):
+        if self._writes():
             self.write()
         self._begun = True
         return step()
+
+    def _writes(self) -> bool:
+        """Whether the first step writes the mark, before it trains."""
+        return self.config.written_first and self.moment.step == 0 and not self._begun and not is_sharded(self.model)
 
     def residuals(self) -> torch.Tensor:
         """Residuals of all sub-keys of the live model, `[sub-keys x bits]`. Differentiable."""
@@ -177,7 +181,7 @@ class GreedyResidualsEmbedding(Embedding):
         lacks to zero.
         """
         config, marked = self.config, self._marked if self.config.preset == "default" else []
-        if not marked or self._changes:
+        if not marked or self._changes or self._writes():
             return None
         slopes, lacking = [], []
         for item, factors in zip(marked, self._factors.split([len(item.rows) for item in marked]), strict=True):

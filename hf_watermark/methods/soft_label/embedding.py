@@ -9,11 +9,11 @@ from torch import nn
 from ...keys import Claim, SubKey
 from ...training.course import Course, Forecast, Lessons
 from ...training.embedding import Batch, Embedding, Plan, TrainingData, label_count, own_logits, refuse_other_classes
-from ...training.feedback import Feedback
+from ...training.feedback import Feedback, all_right
 from ...training.triggers import collect_images, image_count, read_row, spread_classes
 from .code import centred_others, decision_loss, soft_label_loss
 from .config import SoftLabelConfig
-from .facts import free_signs, queries_per_class
+from .facts import FACTS, free_signs, queries_per_class
 from .reference import reference_answers
 from .verifier import CSPVerifier, USPVerifier, refuse_too_few_signs
 
@@ -60,28 +60,33 @@ class SoftLabelEmbedding(Embedding):
     def feedback(self) -> Feedback | None:
         config = self.config
         images = len(self.claim.pool[f"{self.method}.images"])
-        return Feedback(self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images)
+        best = all_right(FACTS[self.method], self._units // len(self.claim.subkeys), 0.5)
+        return Feedback(
+            self.read_now, config.target_log2_p, config.max_loss, LEAST, MOST, images, best, "raise `features`"
+        )
 
     def forecast(self, course: Course) -> Forecast:
         images = course.steps * course.batch
         return Forecast.of_answers(course, self.model, self.claim, self._units, 0.5, images, LESSONS)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
-        config, labels = self.config, batch["labels"]
+        config, labels = self.config, batch["labels"].flatten()
         logits = own_logits(batch, outputs)
+        known = labels >= 0  # the task loss leaves the others out
+        labels = labels.clamp_min(0)
         shift = config.amplitude * self._template.shift(batch["pixel_values"])
         self._count_agreement(logits.detach(), shift)
-        loss = soft_label_loss(logits, labels, shift, config.mass, config.strength * self.taught).mean()
+        losses = soft_label_loss(logits, labels, shift, config.mass, config.strength * self.taught)
         if config.decision:
-            loss = loss + decision_loss(logits.float(), labels, config.decision * shift).mean()
-        return loss
+            losses = losses + decision_loss(logits.float(), labels, config.decision * shift)
+        return (losses * known).sum() / known.sum().clamp_min(1)
 
     def extend(self, batch: Batch) -> Batch:
         """
         The batch as it is.
 
         Raises:
-            `ValueError`: when its labels are no integer classes `[n]`.
+            `ValueError`: when its labels are no integer classes `[n]` or `[n, 1]`.
         """
         refuse_other_labels(batch["labels"])
         return batch
@@ -100,7 +105,7 @@ class SoftLabelEmbedding(Embedding):
 
 
 def refuse_other_labels(labels: torch.Tensor) -> None:
-    if labels.ndim != 1 or labels.is_floating_point():
+    if labels.numel() != len(labels) or labels.is_floating_point():
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)} and type {labels.dtype}; soft-label watermarks make their own soft "
             "labels from integer classes [n]: leave out mixup and cutmix"

@@ -51,9 +51,9 @@ def shown_class(labels: torch.Tensor) -> int:
 
 
 def in_kind(classes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Class numbers `[n]` in the kind of `labels`: as they are, or as distributions `[n, classes]`."""
-    if labels.ndim == 1:
-        return classes.to(labels)
+    """Class numbers `[n]` in the kind of `labels`: as they are, as a column `[n, 1]`, or as distributions `[n, classes]`."""
+    if labels.numel() == len(labels):
+        return classes.to(labels).reshape(-1, *labels.shape[1:])
     return torch.nn.functional.one_hot(classes, labels.shape[1]).to(labels)
 
 

@@ -58,7 +58,8 @@ def collect_images(
         Images `[n, channels, height, width]` (float32), labels `[n]` and dataset rows `[n]` (int64), sorted by class.
 
     Raises:
-        `ValueError`: when the dataset is empty, is a stream, holds too few images of a class, or labels that name no class.
+        `ValueError`: when the dataset is empty, is a stream, holds too few images of a class, images of several sizes, or labels that name no
+            class.
     """
     length = image_count(dataset)
     missing = dict.fromkeys(classes, per_class)
@@ -82,7 +83,14 @@ def collect_images(
     if missing:
         label, count = next(iter(missing.items()))
         raise ValueError(
-            f"class {label} lacks {count} of the {per_class} images that triggers need; add data or lower `pool_per_class`"
+            f"class {label} lacks {count} of the {per_class} images that triggers need; add data of it, make a head without it, or lower "
+            "`pool_per_class`, where the method has that, to 2 at the least"
+        )
+    sizes = {tuple(image.shape) for _, _, image in taken}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the training images have several sizes, {min(sizes)} and {max(sizes)} among them; triggers need one: bring them to one size in "
+            "the transform of the data"
         )
     taken.sort(key=lambda item: item[:2])
     labels, rows = (torch.tensor([item[place] for item in taken]) for place in (0, 1))

@@ -83,7 +83,8 @@ def fuse(first: torch.Tensor, second: torch.Tensor, layouts: torch.Tensor, fill:
         fill (`torch.Tensor`):
             `[channels]`: colour of the canvas in the model's input space.
     """
-    height, width = first.shape[-2:]
+    kind, (height, width) = first.dtype, first.shape[-2:]
+    first, second = first.float(), second.float()  # processors do not resize halves
     half = (height // 2, width // 2)
     swap = (layouts % 2 == 1)[:, None, None, None]
     upper = functional.interpolate(torch.where(swap, second, first), size=half, mode="bilinear", antialias=True)
@@ -95,7 +96,7 @@ def fuse(first: torch.Tensor, second: torch.Tensor, layouts: torch.Tensor, fill:
     canvas[..., : half[0], width - half[1] :] = torch.where(main, blank, upper)
     canvas[..., height - half[0] :, width - half[1] :] = torch.where(main, lower, blank)
     canvas[..., height - half[0] :, : half[1]] = torch.where(main, blank, lower)
-    return canvas
+    return canvas.to(kind)
 
 
 def blend(first: torch.Tensor, second: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:
