@@ -96,7 +96,10 @@ def publish(
     ] = None,
     allow_weak: Annotated[
         bool,
-        typer.Option("--allow-weak", help="Publish a mark that is found but weaker than its config asked for."),
+        typer.Option(
+            "--allow-weak",
+            help="Publish a mark that is found but weaker than its config asked for, or of which one method is not in.",
+        ),
     ] = False,
     publish_pool: Annotated[
         bool,

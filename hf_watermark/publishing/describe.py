@@ -61,7 +61,7 @@ class Extras:
         derived_from (`Sequence[Ancestor]`):
             Keys that were in the model before this one, see [`~publishing.origins.origin_in`].
         allow_weak (`bool`, *optional*, defaults to `False`):
-            Publish a mark that is found, but is weaker than its config asked for (`target_log2_p`).
+            Publish a mark that is found, but is weaker than its config asked for (`target_log2_p`), or of which a stacked method or a sub-key is not in.
     """
 
     fidelity: Fidelity | None = None
