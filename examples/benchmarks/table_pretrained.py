@@ -28,6 +28,19 @@ def pretrained() -> Section:
             method, _, seed = label.partition(" | ")
             if method != "twin":
                 marked.setdefault(method, []).append((found[f"twin | {seed}"]["accuracy"], row))
+        if not marked:  # so far
+            twins = [row["accuracy"] for row in found.values()]
+            rows.append(
+                [
+                    RUNS[run],
+                    "unmarked",
+                    percent(sum(twins) / len(twins)),
+                    "",
+                    "",
+                    str(len(twins)),
+                    *[""] * (len(AFTER) + 2),
+                ]
+            )
         for method, pairs in marked.items():
             gap, half, seeds = spread([row["accuracy"] - twin for twin, row in pairs])
             weakest = max((row for _, row in pairs), key=lambda row: row["log2_p"])
