@@ -63,7 +63,7 @@ def make(tmp_path, config=AT_ONCE, model=None, **changes) -> WaterMASTrainer:
 
 def embedding(trainer: WaterMASTrainer) -> WaterMASEmbedding:
     """Told where the training is."""
-    trainer._tell()
+    trainer.marks.progress(trainer._moment())
     return trainer.embedding(WaterMASEmbedding)
 
 
