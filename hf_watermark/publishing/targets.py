@@ -18,7 +18,7 @@ def below_target(key: WatermarkKey, evidence: Evidence) -> list[str]:
         if found is None:
             continue
         weakest = max(found.parts or [found], key=lambda part: part.log2_p)
-        read = f"the mark of `{assignment.method}` has log2 p = {weakest.log2_p:.0f}"
+        read = f"the mark of `{assignment.method}` has log2 p = {round(weakest.log2_p)}"
         # Half of its units at the least: a sub-key of few bits cannot reach level B alone.
         least = max(LEVEL_B, -weakest.trials / 2)
         if target and weakest.log2_p > target:

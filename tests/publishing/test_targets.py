@@ -66,7 +66,8 @@ def test_a_method_that_is_lost_is_named_whatever_the_others_have():
         assert evidence.found
         (said,) = below_target(key, evidence)
         assert (
-            f"the mark of `greedy_residuals` has log2 p = {lost:.0f}, and -64 is the least of one that is in" in said
+            f"the mark of `greedy_residuals` has log2 p = {round(lost)}, and -64 is the least of one that is in"
+            in said
         )
         (said,) = below_target(*stacked(lost, -256.0, targets=False))
         assert "the mark of `function_coupled`" in said
