@@ -2,7 +2,7 @@
 Depthwise convolutions of small images on a processor, while a net trains.
 
 Where an image is as small as the kernel (the last blocks of EfficientNet-Lite0 at 64 x 64 pixels: kernels of 5 x 5 on 2 x 2 and 4 x 4), the backward pass of
-PyTorch's kernels takes most of a step. There each channel is a small matrix from its pixels to its outputs: the same sums, half the time.
+PyTorch's kernels is slow on some processors. There each channel is a small matrix from its pixels to its outputs: the same sums, faster.
 """
 
 from functools import lru_cache

@@ -86,8 +86,12 @@ def before_first_step(trainer: Any, embeddings: Sequence[Embedding]) -> None:
     limit = level_limit(trainer.key.beacon != NO_BEACON)
     forecasts = [(item, item.forecast(course)) for item in embeddings]
     short = [(item, forecast) for item, forecast in forecasts if forecast is not None and forecast.log2_p > limit]
-    there = trainer.marks.readings() if short else {}  # it may be there already
-    said = [_said(item, forecast, course, limit) for item, forecast in short if there[item.method] > limit]
+    there = trainer.verify().by_method if short else {}  # it may be there already
+    said = [
+        _said(item, forecast, course, limit)
+        for item, forecast in short
+        if item.method not in there or there[item.method].log2_p > limit
+    ]
     if said and course.rates == 0:
         raise ValueError("; ".join(said))
     for line in said:

@@ -22,6 +22,7 @@ from hf_watermark import (
     stack_trainers,
     verify,
 )
+from hf_watermark.training.course import Forecast
 from hf_watermark.training.evaluating import objective
 
 
@@ -267,6 +268,21 @@ def test_a_method_that_is_short_is_named_beside_one_that_is_there(tmp_path: Path
     assert "`function_coupled` will hardly be readable" in caplog.text
     # The kept key's mark is there, the new one's is not.
     assert "`greedy_residuals` will hardly be readable" in caplog.text
+
+
+def test_what_several_subkeys_have_together_is_there(tmp_path: Path, caplog, monkeypatch):
+    """None of them reaches the level alone."""
+    config = GreedyResidualsConfig(bits=64, subkeys=4, group_size=8, strength=0.1, written_first=True)
+    trainer = greedy(tmp_path, steps=2, watermark=config, fields={"learning_rate": 1e-6})
+    trainer.train()
+    assert trainer.evidence.found and max(part.log2_p for part in trainer.evidence.parts) > -128
+    monkeypatch.setattr(
+        trainer.embeddings[0], "forecast", lambda course: Forecast(0, 64, "bits", 0.0, "nothing moves")
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="hf_watermark"):
+        trainer.train()
+    assert "hardly be readable" not in caplog.text
 
 
 def test_rows_of_the_pool_in_a_loader_of_ones_own_are_told(tmp_path: Path, caplog):
