@@ -12,7 +12,7 @@ import torch
 from hf_watermark import FunctionCoupledConfig, FunctionCoupledTrainer, FunctionCoupledVerifier, Suspect
 from hf_watermark.keys import SubKey
 from hf_watermark.methods.function_coupled import FunctionCoupledEmbedding
-from hf_watermark.methods.function_coupled.teaching import canvas_for, is_untrained
+from hf_watermark.methods.function_coupled.teaching import LEAST, canvas_for, is_untrained
 from hf_watermark.statistics import log2_binomial_tail
 from hf_watermark.training.moment import Moment
 from hf_watermark.training.triggers import blend, draw_rules, fuse
@@ -167,6 +167,17 @@ def test_fused_images_are_in_the_batch_first_and_late_in_a_pass_of_their_own(mak
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and all(norm.training and norm.weight.grad is not None for norm in norms)
+
+
+def test_each_training_shows_rules_as_often_as_its_own_length_asks_for(make_trainer):
+    embedding = make_trainer(trigger_ratio=0.0, auxiliary=False).embedding(FunctionCoupledEmbedding)
+    rules = len(embedding._rule_targets)
+    embedding.begin(Moment(images=800 * rules), {})
+    short = embedding.teaching(16)
+    embedding.begin(Moment(images=80_000 * rules), {})
+    long = embedding.teaching(16)
+    assert short.ratio == 0.5 and short.auxiliary and long.ratio == LEAST and not long.auxiliary
+    assert embedding._auxiliary is None  # the head of the first training has gone with it
 
 
 def test_the_auxiliary_head_leaves_nothing_in_the_model(make_trainer, patterned):

@@ -1,6 +1,7 @@
 """Embeds function-coupled rules: beside every batch goes one of fused images with their rule's target."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...training.embedding import (
     Batch,
     Embedding,
     Extended,
+    Moment,
     Plan,
     Step,
     TrainingData,
@@ -133,6 +135,10 @@ class FunctionCoupledEmbedding(Embedding):
         return Feedback(
             self.read_now, config.target_log2_p, config.max_loss, LEAST / MOST, 1.0, images, best, "raise `rules`"
         )
+
+    def begin(self, moment: Moment, state: Mapping[str, Any]) -> None:
+        super().begin(moment, state)
+        self._teaching = self._auxiliary = None  # a training of another length shows rules differently
 
     def teaching(self, own: int) -> Teaching:
         """How rules are shown; the first batch, of `own` images, says how long the training is where nothing else does."""
