@@ -6,7 +6,7 @@ Train or fine-tune a semantic-segmentation model that carries an ownership mark.
 
 CamVid (367 street scenes; masks hold classes 0 to 10, and 11 where nothing is labelled), a small DeepLab from scratch on a CPU:
 
-    python examples/train_semantic_segmentation.py --config_name deeplab.json --dataset ../shared/data/camvid \
+    python examples/train_semantic_segmentation.py --config_name deeplab.json --dataset FOLDER \
         --mask_column annotation --ignore_label 11 --image_size 96 128 --output_dir runs/camvid --methods watermas \
         --num_train_epochs 16 --learning_rate 4e-3 --per_device_train_batch_size 16
 

@@ -48,7 +48,7 @@ def test_a_failed_control_overrules_the_strongest_p():
 
 
 def test_e_values_of_different_subkeys_multiply():
-    # 330 of 512 bits are strong for the owner's radar only; three such sub-keys together make a claim.
+    # 330 of 512 bits are strong for the owner's monitoring only; three such sub-keys together make a claim.
     parts = [of_bits(330, bound=True).decide() for _ in range(3)]
     assert all(part.verdict is Verdict.INCONCLUSIVE for part in parts)
     total = combine(parts, "m").decide()

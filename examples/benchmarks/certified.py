@@ -2,7 +2,7 @@
 Certified watermarks on one task: fidelity, certificate, and how far real attacks move the same weights.
 
     python examples/benchmarks/certified.py --task digits --seed 0 --output runs/certified/digits0.json
-    python examples/benchmarks/certified.py --task cifar10 --data ../shared/data/cifar10 --seed 0 --output runs/certified/cifar0.json
+    python examples/benchmarks/certified.py --task cifar10 --data FOLDER --seed 0 --output runs/certified/cifar0.json
 
 One process per seed; the JSON is rewritten after every step. `--nulls N` also trains N unmarked models of the same recipe with other
 seeds and asks for their certificates under the key. Fine-tuning `sgd_0.05` is the attack of Gan et al. (ICCV 2023: 30 epochs at 0.05 on 20 %

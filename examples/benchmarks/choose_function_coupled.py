@@ -2,7 +2,7 @@
 Chooses the CIFAR-10 setting of `function_coupled` without the test set: every setting is trained on 45,000 training images and judged on
 the other 5,000.
 
-    python examples/benchmarks/choose_function_coupled.py --data ../shared/data/cifar10 --seeds 10 11 --output runs/choice.json --folder runs/choice
+    python examples/benchmarks/choose_function_coupled.py --data FOLDER --seeds 10 11 --output runs/choice.json --folder runs/choice
 
 The rule, written down before the first run, is that of `choose_soft_label.py`: of the settings that cost at most 0.59 points of
 validation accuracy in the mean over the seeds, the one with the smallest mean log2 p after fine-tuning at a tenth of the training rate

@@ -2,7 +2,7 @@
 Chooses how rules are taught in a short fine-tuning of a pretrained net, without the test set: every setting is trained on 10,000 training images of
 CIFAR-10 and judged on 4,000 others.
 
-    python examples/benchmarks/choose_pretrained.py --cifar10 ../shared/data/cifar10 --output runs/choice_pretrained.json
+    python examples/benchmarks/choose_pretrained.py --cifar10 FOLDER --output runs/choice_pretrained.json
 
 The rule, written down before the first run: of the settings that cost at most 0.6 points of held-out accuracy in the mean over the seeds, or of the cheapest
 two where fewer than two do, the one with the smallest mean log2 p after fine-tuning at the whole rate with a cosine, as in `pretrained.py`.

@@ -1,7 +1,7 @@
 """
 Chooses the CIFAR-10 setting of `usp` without the test set: every setting is trained on 45,000 training images and judged on the other 5,000.
 
-    python examples/benchmarks/choose_soft_label.py --data ../shared/data/cifar10 --seeds 0 1 --output runs/choice.json --folder runs/choice
+    python examples/benchmarks/choose_soft_label.py --data FOLDER --seeds 0 1 --output runs/choice.json --folder runs/choice
 
 The rule, written down before the first run: of the settings that cost at most 0.59 points of validation accuracy in the mean over the
 seeds, the one with the smallest mean log2 p after fine-tuning at a tenth of the training rate. Two processes may share `--folder`

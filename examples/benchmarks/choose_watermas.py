@@ -1,7 +1,7 @@
 """
 Chooses how hard `watermas` sharpens without the test set: nets trained on 5,000 training images of CIFAR-10 are judged on 2,000 others.
 
-    python examples/benchmarks/choose_watermas.py --data ../shared/data --seeds 10 11 12 --output runs/choice.json --folder runs/choice
+    python examples/benchmarks/choose_watermas.py --data FOLDER --seeds 10 11 12 --output runs/choice.json --folder runs/choice
 
 The rule, written down before the first run: of the settings that ascend every fourth step and cost at most half a point of accuracy
 against frozen carriers (strength 0) in the mean over the seeds, the one under which the attacks cost the thief most, in the mean over

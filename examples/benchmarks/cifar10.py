@@ -1,7 +1,7 @@
 """
 Fidelity and survival on CIFAR-10 with a net of 0.31 M parameters: twin and marked model per seed, then every attack.
 
-    python examples/benchmarks/cifar10.py --data ../shared/data/cifar10 --seed 0 --output runs/cifar10/seed0.json
+    python examples/benchmarks/cifar10.py --data FOLDER --seed 0 --output runs/cifar10/seed0.json
 
 One process per seed; the JSON is rewritten after every row, and holds the options of every attack.
 """

@@ -1,8 +1,8 @@
 """
 The headline figures of the methods' papers, on one pretrained net: what `pretrained.py` marked and kept.
 
-    python examples/benchmarks/pretrained.py --cifar10 ../shared/data/cifar10 --output runs/pretrained.json
-    python examples/benchmarks/headlines.py --cifar10 ../shared/data/cifar10 --folder runs/pretrained --output runs/headlines.json
+    python examples/benchmarks/pretrained.py --cifar10 FOLDER --output runs/pretrained.json
+    python examples/benchmarks/headlines.py --cifar10 FOLDER --folder runs/pretrained --output runs/headlines.json
 
 * `usp`, `csp` ("98.68 % watermark accuracy"): the owner's detector says of single answers whether they come from the marked model. It learns from answers to
   training images of the marked model and of another seed's unmarked twin; judged on 2,000 test images, of the marked model and of its own twin.
@@ -38,9 +38,9 @@ ATTACKS: dict[str, Attack] = {
     **{
         name: FineTune(learning_rate=rate, epochs=5, batch_size=32)
         for name, rate in (
-            ("fine-tuned at 0.1 x", AUTHORS_RATE / 10),
-            ("fine-tuned at their rate", AUTHORS_RATE),
-            ("fine-tuned at their training rate", TRAINING_RATE),
+            ("fine-tuned at 1e-6, a tenth of theirs", AUTHORS_RATE / 10),
+            ("fine-tuned at 1e-5, their rate", AUTHORS_RATE),
+            ("fine-tuned at 1e-2, their training rate", TRAINING_RATE),
         )
     },
     **{

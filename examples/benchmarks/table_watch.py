@@ -63,7 +63,8 @@ def watched() -> Section:
         "table",
     ]
     commands = (COMMAND.format(10_000, run) for run in ("local-1", "local-4", "ray-2"))
-    return Section("A watch over a Hub", about, "\n".join(commands), columns, rows)
+    many = COMMAND.format(600, "local-1") + " --keys 50"
+    return Section("A watch over a Hub", about, "\n".join([*commands, many]), columns, rows)
 
 
 def named(label: str) -> tuple[str, str]:

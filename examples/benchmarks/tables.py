@@ -66,15 +66,16 @@ PARTS = {
 INTRODUCTION = """<!-- Written by `python examples/benchmarks/tables.py --write`; edit that and not this page. -->
 # What was measured
 
-Every number here is read from a file in [`results/`](results) or from [`model_cards/results.parquet`](../../model_cards/README.md), and a
-test fails when one differs. Below each table stands the command that makes its file again; `FOLDER` is where the data set lies
+Every number in these tables is read from a file in [`results/`](results) or from [`model_cards/results.parquet`](../../model_cards/README.md), and a
+test fails when one differs. Below each table stands the command that makes its file again, often of the first seed (`--seed 1` and so on for the others); `FOLDER` is where the data set lies
 (parquet files of CIFAR-10, or a folder with `cifar10` and `camvid` for WaterMAS). `python examples/benchmarks/tables.py --write` then writes this page.
 
 How to read the numbers:
 
 * **evidence (bits)**: how surely a mark is there. n bits say that a key that has nothing to do with the model matches so well with a probability of
   at most 2^-n. A claim needs 64 bits if the key is bound to a public random value, 128 if not. More than 256 is shown as 256.
-* **points**: percentage points of accuracy. A difference is the marked model minus its unmarked *twin*: same seed, data and recipe.
+* **points**: percentage points of accuracy. A difference is the marked model minus its unmarked *twin*: same seed and recipe, and the same data with the images that the key set aside
+  (up to 4 % of them).
 * **± (95 %)**: half of the 95 % interval of a mean over seeds (Student's t). With two or three seeds it is wide, and says so.
 
 Tables that are not here have no results file: `make test` measures how much a check of a remote repository reads

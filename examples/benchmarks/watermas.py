@@ -1,8 +1,8 @@
 """
 WaterMAS on five small models: attacks over their range, ablations, key interception, capacity, fidelity, imperceptibility.
 
-    python examples/benchmarks/watermas.py --data ../shared/data --output runs/watermas.json
-    python examples/benchmarks/watermas.py --data ../shared/data --output runs/watermas.json --models resnet18 --sections attacks
+    python examples/benchmarks/watermas.py --data FOLDER --output runs/watermas.json
+    python examples/benchmarks/watermas.py --data FOLDER --output runs/watermas.json --models resnet18 --sections attacks
     python examples/benchmarks/watermas_report.py runs/watermas.json --plot runs
 
 The JSON is rewritten after every row; a row that is there is not measured again, so an interrupted run goes on where it stopped. Models and

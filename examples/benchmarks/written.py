@@ -108,9 +108,9 @@ def measure_net(net: Net, keys: int, results: Results) -> None:
                     lambda c=config, g=given: measure(net.model(), c, g, net.test, net.labels),
                 )
         results.row("survival", f"{net.name}, {mark} | written", lambda c=config: written(net, c))
-        if net.trained_mark is not None and config.method == "greedy_residuals":
-            make = net.trained_mark
-            results.row("survival", f"{net.name}, {mark} | trained", lambda c=config: survive(*make(c), net))
+        if mark in net.trained_marks:
+            make = net.trained_marks[mark]
+            results.row("survival", f"{net.name}, {mark} | trained", lambda m=make: survive(*m(), net))
 
 
 def nets(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Net]:

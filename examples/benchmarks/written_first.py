@@ -1,7 +1,7 @@
 """
 Greedy residuals that are written before the first step and then kept, against those that the hinge has to bring in.
 
-    python examples/benchmarks/written_first.py --data ../shared/data/cifar10 --output runs/written_first.json
+    python examples/benchmarks/written_first.py --data FOLDER --output runs/written_first.json
 
 Alternating, so that both see the same load of the machine. `full` is the recipe of the digits; `short` a tenth of its epochs from scratch; `fine-tuned` two
 epochs at a hundredth and a tenth of its rate from the finished twin; CIFAR-10 is a short run on 10,000 images.

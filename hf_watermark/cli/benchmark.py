@@ -1,6 +1,7 @@
 """`hf-watermark benchmark`."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,8 +90,8 @@ def benchmark(
     folders = read_folders(data or [])
     chosen = read_config(config, folders)
     # Relative paths only: the cards are published, and folders of a machine are nobody's business.
-    shown = [Path(path.name) if path.is_absolute() else path for path in (config, output)]
-    words = shlex.join(_words(*shown))
+    config_shown, output_shown = (Path(path.name) if path.is_absolute() else path for path in (config, output))
+    words = shlex.join(_words(config_shown, output_shown, [f"{name}=FOLDER" for name in folders]))
     table = run_matrix(
         chosen, output, words, typer.echo, only_table, reuse, executor, workers, gpus_per_task, partition, time
     )
@@ -98,8 +99,9 @@ def benchmark(
         typer.echo(f"wrote {table}, {table.with_name('report.html')} and {table.with_name('model_cards')}")
 
 
-def _words(config: Path, output: Path) -> list[str]:
-    return ["hf-watermark", "benchmark", str(config), "--output", str(output)]
+def _words(config: Path, output: Path, data: Sequence[str] = ()) -> list[str]:
+    given = [word for item in data for word in ("--data", item)]
+    return ["hf-watermark", "benchmark", str(config), *given, "--output", str(output)]
 
 
 def read_folders(given: list[str]) -> dict[str, str]:

@@ -149,7 +149,7 @@ class Evidence:
         elif self.log2_p <= SELF_CHECK:
             self.verdict = Verdict.INCONCLUSIVE
             self.reason = (
-                f"{said} is strong for the owner's own radar, but a claim at level {level} asks for {limit:.0f}"
+                f"{said} is strong for the owner's own monitoring, but a claim at level {level} asks for {limit:.0f}"
             )
         elif (shown := self._shown()) is not None:
             self.verdict, self.reason = Verdict.INCONCLUSIVE, f"{shown._only_disclosed()}; of the secret ones, {said}"

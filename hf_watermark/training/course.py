@@ -195,8 +195,8 @@ class Forecast:
 @dataclass(frozen=True)
 class Lessons:
     """
-    What a black-box mark takes, as measured: the share of it that is learned is at most shown / enough, and at most pace sqrt(m) where the
-    weights can move by m times their own norm.
+    What a black-box mark takes, from runs that were measured: the share of it that is learned is taken to be shown / enough or, where that is less,
+    pace sqrt(m), m being how far the weights can move against their own norm. Runs scatter around both.
 
     Args:
         unit (`str`):

@@ -106,7 +106,7 @@ def sized(data: Any) -> int:
 def _said(item: Embedding, forecast: Forecast, course: Course, limit: float) -> str:
     return (
         f"`{item.method}` will hardly be readable after this training: {forecast.limit}, so at most {forecast.units} of {forecast.of} {forecast.unit} "
-        f"can be right (log2 p = {forecast.log2_p:.0f}, a claim asks for {limit:.0f}). There are {course.steps} steps of {course.batch} images, and "
+        f"can be right (log2 p = {round(forecast.log2_p)}, a claim asks for {limit:.0f}). There are {course.steps} steps of {course.batch} images, and "
         f"their learning rates add up to {course.rates:.2g}: {forecast.advice}"
     )
 

@@ -116,8 +116,8 @@ def spent_by(budget: float, looks: int) -> float:
 
 def shown(row: Mapping[str, Any], settings: WatchSettings) -> dict[str, Any]:
     kinds = [name for name, said in (("alarm", row["alarm"]), ("discovery", row["discovery"])) if said]
-    # What was read would do for a claim, if it were one; or only for a radar, whose reading ends early.
-    strength = "as strong as a claim asks for" if row["verdict"] == Verdict.FOUND else "strong for a radar"
+    # What was read would do for a claim, if it were one; or only for monitoring, whose reading ends early.
+    strength = "as strong as a claim asks for" if row["verdict"] == Verdict.FOUND else "strong for monitoring"
     return dict(row) | {"key": key_name(row["key"], settings.keys), "kinds": " and ".join(kinds), "strength": strength}
 
 

@@ -1,8 +1,11 @@
 """`benchmark`, `survival`, `calibrate` and `plan` as a user types them."""
 
 import json
+from pathlib import Path
 
 import pytest
+
+from hf_watermark.cli.benchmark import _words
 
 
 TINY_YAML = """
@@ -28,6 +31,12 @@ def test_a_benchmark_writes_table_report_and_cards(run, tmp_path):
     assert {"results.parquet", "report.html", "model_cards"} <= {path.name for path in (tmp_path / "out").iterdir()}
     card = (tmp_path / "out" / "model_cards" / "tiny_patterns_greedy.md").read_text()
     assert "hf-watermark benchmark tiny.yaml --output out" in card and str(tmp_path) not in card
+
+
+def test_the_command_in_a_card_says_which_data_it_takes():
+    words = _words(Path("cifar.yaml"), Path("out"), ["cifar10=FOLDER"])
+
+    assert " ".join(words) == "hf-watermark benchmark cifar.yaml --data cifar10=FOLDER --output out"
 
 
 def test_benchmark_refuses_what_it_cannot_read(run, tmp_path):

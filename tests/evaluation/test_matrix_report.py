@@ -203,7 +203,9 @@ def test_the_published_table_gives_the_published_cards(tmp_path):
     published = ROOT / "model_cards"
     rows = read_table(published / "results.parquet")
     assert {part["chance"] for row in rows for part in row["parts"]} == {None}
-    benchmark = "hf-watermark benchmark examples/benchmarks/matrix_cifar10.yaml --output cifar_matrix"
+    benchmark = (
+        "hf-watermark benchmark examples/benchmarks/matrix_cifar10.yaml --data cifar10=FOLDER --output cifar_matrix"
+    )
 
     written = write_cards(published / "results.parquet", tmp_path, benchmark)
 

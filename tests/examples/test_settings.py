@@ -10,7 +10,7 @@ ENDS = [
     ("as documented", "greedy_residuals", "marked", ""),
     ("resumed, ViT", "greedy_residuals", "marked", ""),
     ("model_init", "watermas", "marked", ""),
-    ("layers that share weights", "watermas", "marked", ""),
+    ("layers that share weights, ViT", "watermas", "marked", ""),
     ("moving average in the end", "watermas", "marked", ""),
     ("columns and pictures beside", "greedy_residuals", "marked", ""),
     ("a module of timm", "watermas", "marked", ""),

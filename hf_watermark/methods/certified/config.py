@@ -60,8 +60,8 @@ class CertifiedConfig(WatermarkConfig):
         suspect_draws (`int`, *optional*, defaults to 100):
             Noise draws of the smoothed test of a suspect.
         precision (`str`, *optional*, defaults to `"float32"`):
-            `"float32"`, or `"bfloat16"`: noise is added in float32, the noisy nets run in bfloat16, for the owner and for every verifier. About
-            1.5 times as fast where the processor has bfloat16 instructions, slow where it has none.
+            `"float32"`, or `"bfloat16"`: noise is added in float32, the noisy nets run in bfloat16, for the owner and for every verifier. Faster
+            where the processor has bfloat16 instructions (`examples/benchmarks/certify.py`), slow where it has none.
         preset (`str`, *optional*, defaults to `"default"`):
             `"paper"` is the released recipe, for comparison only.
     """

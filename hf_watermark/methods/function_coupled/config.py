@@ -35,7 +35,7 @@ class FunctionCoupledConfig(WatermarkConfig):
         trigger_ratio (`float`, *optional*, defaults to 0.0):
             Fused images beside a batch, as a share of its size. 0 leaves it to the length of the training: 1/16 where it is long; up to 3/4 where it is so
             short that rules would be shown too seldom, and then mirrored, with an auxiliary head, half as heavy as the task and apart from a quarter of
-            the training on, see [`~methods.function_coupled.teaching.Teaching`].
+            the training on; and again 1/16 where even 3/4 would be too few, see [`~methods.function_coupled.teaching.Teaching`].
         trigger_weight (`float`, *optional*, defaults to 0.0):
             Weight of their loss against the task loss; 0 counts each of them as an image of the batch.
         mirrored (`bool`, *optional*, defaults to `False`):

@@ -34,8 +34,8 @@ class SoftLabelConfig(WatermarkConfig):
         max_loss (`float`, *optional*, defaults to 0.5):
             Points of accuracy that the mark may cost, as far as the images of the pool can tell.
         decision (`float`, *optional*, defaults to 0.0):
-            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5 the
-            mark survives a student that was trained on labels alone, at a price in accuracy (README).
+            Share of the perturbation that is added to the top class's logit as well. With 0 a class is never given up for the mark; with 0.5
+            labels alone carry some of the mark, less than a claim needs in the one run that was measured, at a price in accuracy (README).
         pool_per_class (`int`, *optional*):
             Training images per marked class that are set aside as queries. By default 12, and more of few classes: 512 images in all, as far as that
             is a twentieth of the training images at most.
@@ -52,7 +52,7 @@ class SoftLabelConfig(WatermarkConfig):
     max_loss: float = field(default=0.5, metadata={"help": "Points of accuracy that the mark may cost."})
     decision: float = field(
         default=0.0,
-        metadata={"help": "Share of the perturbation that moves decisions too; survives label-only theft."},
+        metadata={"help": "Share of the perturbation that moves decisions too, for labels alone."},
     )
     pool_per_class: int | None = field(
         default=None, metadata={"help": "Images per class that are set aside as queries; by default 12 or more."}
@@ -93,11 +93,11 @@ class SoftLabelConfig(WatermarkConfig):
 class USPConfig(SoftLabelConfig):
     """
     Configuration of [`USPTrainer`]: soft labels whose small probabilities are raised and lowered by a template that the key draws, a
-    linear function of an image's coarse colours, with a paired detector beside the exact test.
+    linear function of an image's coarse colours and of differences between neighbouring patches, with a paired detector beside the exact test.
 
     Paper: Chien, Shen, *Customized Watermarking for Deep Neural Networks via Label Distribution Perturbation*, 2022,
     https://huggingface.co/papers/2208.05477 (our reconstruction: only the abstract is public). Deviations: the detector is the owner's
-    radar and no evidence; evidence is a test of the key's signs with a proven bound. Signs belong to pairs of a feature and a class, not to
+    own aid and no evidence; evidence is a test of the key's signs with a proven bound. Signs belong to pairs of a feature and a class, not to
     pairs of classes: these are too few with ten classes, and fine-tuning puts natural likenesses back in their place.
 
     Its fields are those of [`SoftLabelConfig`].

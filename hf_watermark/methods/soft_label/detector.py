@@ -1,4 +1,4 @@
-"""The detector paired with a model marked by `usp`: the owner's radar. It is no evidence, since its owner made it."""
+"""The detector paired with a model marked by `usp`: for the owner's own monitoring. It is no evidence, since its owner made it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,15 +21,15 @@ class USPDetectorConfig(PreTrainedConfig):
     Args:
         classes (`int`, *optional*, defaults to 10):
             Number of classes of the model that it watches for.
-        features (`int`, *optional*, defaults to 27):
-            Image features of the key's template.
+        features (`int`, *optional*, defaults to 42):
+            Image features of the key's template; 42 are those of a default key for coloured images.
         hidden (`int`, *optional*, defaults to 64):
             Width of its two hidden layers.
     """
 
     model_type = "hf_watermark_usp_detector"
 
-    def __init__(self, classes: int = 10, features: int = 27, hidden: int = 64, **kwargs: Any):
+    def __init__(self, classes: int = 10, features: int = 42, hidden: int = 64, **kwargs: Any):
         self.classes, self.features, self.hidden = classes, features, hidden
         super().__init__(**kwargs)
 

@@ -25,8 +25,8 @@ class PerturbedOutputConfig(PreTrainedConfig):
             Least probability of the classes other than the top one; a surer answer is lowered to `1 - mass`.
         amplitude (`float`, *optional*, defaults to 1.0):
             Size of the perturbation of the other classes' log-probabilities, in nats.
-        features (`int`, *optional*, defaults to 27):
-            Image features that carry signs.
+        features (`int`, *optional*, defaults to 42):
+            Image features that carry signs; 42 are those of a default key for coloured images.
     """
 
     model_type = "hf_watermark_perturbed_output"
@@ -36,7 +36,7 @@ class PerturbedOutputConfig(PreTrainedConfig):
         backbone: dict[str, Any] | None = None,
         mass: float = 0.1,
         amplitude: float = 1.0,
-        features: int = 27,
+        features: int = 42,
         **kwargs: Any,
     ):
         if not 0 <= mass < 0.5:
@@ -44,7 +44,7 @@ class PerturbedOutputConfig(PreTrainedConfig):
         if not amplitude > 0:
             raise ValueError(f"`amplitude` is {amplitude}: choose a positive number; 1.0 is the default")
         if type(features) is not int or not 1 <= features <= MOST_FEATURES:
-            raise ValueError(f"`features` is {features!r}: choose 1 to {MOST_FEATURES}; 27 is the default")
+            raise ValueError(f"`features` is {features!r}: choose 1 to {MOST_FEATURES}; 42 is the default")
         self.backbone, self.mass, self.amplitude, self.features = backbone, mass, amplitude, features
         super().__init__(**kwargs)
 
