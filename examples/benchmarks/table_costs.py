@@ -192,6 +192,12 @@ def readings(row: dict[str, Any], *states: str) -> Iterator[str]:
         yield percent(row.get(state, {}).get("bits_right"))
 
 
+CHANGES = (
+    "*Everything free*: channels permuted and rescaled, residual streams rotated, heads and bottlenecks mixed. *Split units*: units in two that share their outgoing "
+    "weights."
+)
+
+
 def aligned_large() -> Section:
     rows = []
     for label, row in read("alignment")["large"].items():
@@ -204,7 +210,7 @@ def aligned_large() -> Section:
                 rows.append([net, change, plain(method), *cells, share, evidence, str(row["seconds"])])
     columns = ["net", "change", "method", "=right before (%)", "=changed (%)", "=aligned (%)", "=readable (%)"]
     about = (
-        "Nets of full width with random weights, marked, then changed. All changes but the last of each net leave every answer as it was. "
+        f"Nets of full width with random weights, marked, then changed. {CHANGES} *Clique units*: pairs of equal units beside them whose outgoing weights cancel. All changes but the last of each net leave every answer as it was. "
         "Half of the bits are right by chance; empty: nothing could be read. Seconds are for alignment alone, one thread on busy cores."
     )
     command = "python examples/benchmarks/alignment.py --sections large --output runs/alignment.json"
@@ -222,7 +228,8 @@ def aligned_trained() -> Section:
     columns = ["net", "method", "change", "=right before (%)", "=changed (%)", "=aligned (%)", "=tuned only (%)"]
     about = (
         "Digits nets of five families, changed without changing an answer, and fine-tuned for an epoch at a tenth of the training rate: alone, "
-        "and after the change. The evidence is that of the last state. Nets in which the certified mark was weak before were too small for it."
+        "and after the change. The evidence is that of the last state. Nets in which the certified mark was weak before were too small for it. "
+        f"{CHANGES}"
     )
     command = "python examples/benchmarks/alignment.py --sections trained --output runs/alignment.json"
     heads = [*columns, "=changed, tuned, aligned (%)", "=evidence (bits)"]
