@@ -87,7 +87,7 @@ def chooser() -> str:
     short = read("overhead_lite0")["rows"]["function_coupled"]["whole_ratio"]
     about = (
         f"{setting()}, settings of `examples/benchmarks/matrix_cifar10.yaml`; `usp` and `csp` {BEFORE}. Training time "
-        f"is of default settings in a long training; in a short one `function_coupled` shows more triggers and took {short:.2f} ×."
+        f"is of default settings in a long training; in a short one of EfficientNet-Lite0 `function_coupled` shows more triggers and took {short:.2f} ×."
     )
     return f"{found}\n\n{about}"
 

@@ -74,8 +74,7 @@ How to read the numbers:
 
 * **evidence (bits)**: how surely a mark is there. n bits say that a key that has nothing to do with the model matches so well with a probability of
   at most 2^-n. A claim needs 64 bits if the key is bound to a public random value, 128 if not. More than 256 is shown as 256.
-* **points**: percentage points of accuracy. A difference is the marked model minus its unmarked *twin*: same seed and recipe, and the same data with the images that the key set aside
-  (up to 4 % of them).
+* **points**: percentage points of accuracy. A difference is the marked model minus its unmarked *twin*: same seed and recipe, and the same data with the images that the key set aside.
 * **± (95 %)**: half of the 95 % interval of a mean over seeds (Student's t). With two or three seeds it is wide, and says so.
 
 Tables that are not here have no results file: `make test` measures how much a check of a remote repository reads
